@@ -1,0 +1,186 @@
+r"""Any network as one function: ``denoiser(x, sigma)``, the predicted clean picture.
+
+Inside, a network sees the process on its own scale, :math:`x_t = \alpha_t x_0 + \sigma_t \epsilon`, and predicts one
+of these:
+
+==============  ==========================================  =========================================
+prediction      the network returns                         clean prediction
+==============  ==========================================  =========================================
+``noise``       eps                                         (x_t - sigma_t eps) / alpha_t
+``data``        x_0                                         itself
+``v``           alpha_t eps - sigma_t x_0                   alpha_t x_t - sigma_t v
+``flow``        eps - x_0                                   x_t - sigma_t u
+``score``       -eps / sigma_t                              (x_t + sigma_t² score) / alpha_t
+==============  ==========================================  =========================================
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from functools import lru_cache
+from typing import Any, Literal, get_args
+
+import torch
+from torch import Tensor
+
+from longstride.errors import InputError, unknown
+from longstride.schedule import Schedule
+
+__all__ = ["Denoiser", "Prediction", "as_denoiser"]
+
+Prediction = Literal["noise", "data", "v", "flow", "score"]
+
+#: Names that diffusers gives to prediction types.
+DIFFUSERS_PREDICTIONS: dict[str, Prediction] = {
+    "epsilon": "noise",
+    "sample": "data",
+    "v_prediction": "v",
+    "flow_prediction": "flow",
+}
+
+
+class Denoiser:
+    """A network wrapped as ``denoiser(x, sigma)``; made by :func:`as_denoiser`.
+
+    Attributes:
+        schedule: The network's schedule; ``sigma`` is in its frame.
+        calls: Forward passes of the network so far, in samples: a batch of 16 counts 16, a guided batch 32.
+        cost: Network calls that one sample costs: 2 when guided, else 1.
+        guidance: Guidance scale, or None.
+    """
+
+    def __init__(
+        self,
+        model: Callable[..., Any],
+        schedule: Schedule,
+        prediction: Prediction,
+        *,
+        condition: Mapping[str, Any],
+        uncondition: Mapping[str, Any] | None,
+        guidance: float | None,
+        threshold: Callable[[Tensor], Tensor] | None,
+        dtype: torch.dtype | None,
+    ) -> None:
+        self.model, self.schedule, self.prediction = model, schedule, prediction
+        self.condition, self.uncondition, self.guidance = dict(condition), uncondition, guidance
+        self.threshold, self.dtype = threshold, dtype
+        self.calls = 0
+        self._level = lru_cache(maxsize=1024)(self._level_uncached)
+
+    @property
+    def cost(self) -> int:
+        """Network calls per sample and step."""
+        return 1 if self.guidance is None else 2
+
+    def with_condition(self, **condition: Any) -> Denoiser:
+        """The same network with other conditioning, such as ``class_labels`` for another batch; counts on its own."""
+        return as_denoiser(
+            self.model,
+            self.schedule,
+            self.prediction,
+            condition={**self.condition, **condition},
+            uncondition=self.uncondition,
+            guidance=self.guidance,
+            threshold=self.threshold,
+            dtype=self.dtype,
+        )
+
+    def _level_uncached(self, sigma: float) -> tuple[float, float, float]:
+        """Network time, and alpha and sigma on the network's own scale, as Python floats."""
+        t = float(self.schedule.time(sigma))
+        if not self.schedule.scaled:
+            return t, float(self.schedule.frame_alpha(sigma)), sigma
+        alpha = float(self.schedule.alpha(t)) if self.schedule.family == "vp" else 1.0
+        return t, alpha, alpha * sigma
+
+    def __call__(self, x: Tensor, sigma: float, /) -> Tensor:
+        t, alpha, own_sigma = self._level(float(sigma))
+        x_t = x * alpha if self.schedule.scaled else x
+        if self.guidance is None:
+            return self._finish(self._predict(x_t, t, self.condition), x_t, alpha, own_sigma)
+        both = {name: _stack(value, self._unconditional(name, value)) for name, value in self.condition.items()}
+        out_c, out_u = self._predict(torch.cat([x_t, x_t]), t, both).chunk(2)
+        return self._finish(out_u + self.guidance * (out_c - out_u), x_t, alpha, own_sigma)
+
+    def _unconditional(self, name: str, value: Any) -> Any:
+        return value if self.uncondition is None or name not in self.uncondition else self.uncondition[name]
+
+    def _predict(self, x_t: Tensor, t: float, condition: Mapping[str, Any]) -> Tensor:
+        network_input = x_t if self.dtype is None else x_t.to(self.dtype)
+        times = torch.full((len(x_t),), t, device=x_t.device, dtype=torch.float32)
+        self.calls += len(x_t)
+        returned = self.model(network_input, times, **condition)
+        out: Tensor = returned[0] if isinstance(returned, tuple) else getattr(returned, "sample", returned)
+        if out.shape[1] == 2 * x_t.shape[1]:  # a learned variance comes behind the prediction
+            out = out[:, : x_t.shape[1]]
+        return out.to(torch.promote_types(x_t.dtype, torch.float32))
+
+    def _finish(self, out: Tensor, x_t: Tensor, alpha: float, sigma: float) -> Tensor:
+        if self.prediction == "noise":
+            clean = (x_t - sigma * out) / alpha
+        elif self.prediction == "data":
+            clean = out
+        elif self.prediction == "v":
+            clean = alpha * x_t - sigma * out
+        elif self.prediction == "flow":
+            clean = x_t - sigma * out
+        else:
+            clean = (x_t + sigma**2 * out) / alpha
+        return clean if self.threshold is None else self.threshold(clean)
+
+
+def _stack(conditional: Any, unconditional: Any) -> Any:
+    if isinstance(conditional, Tensor) and isinstance(unconditional, Tensor):
+        return torch.cat([conditional, unconditional.expand_as(conditional)])
+    return conditional
+
+
+def as_denoiser(
+    model: Callable[..., Any],
+    schedule: Schedule,
+    prediction: Prediction = "noise",
+    *,
+    condition: Mapping[str, Any] | None = None,
+    uncondition: Mapping[str, Any] | None = None,
+    guidance: float | None = None,
+    threshold: Callable[[Tensor], Tensor] | None = None,
+    dtype: torch.dtype | None = None,
+) -> Denoiser:
+    """Wrap a network as ``denoiser(x, sigma)``.
+
+    Args:
+        model: Called as ``model(x_t, t, **condition)`` with ``x_t`` on the network's own scale, shape ``(B, *)``, and
+            times ``(B,)``; returns a tensor, a tuple, or an object with ``.sample`` as in diffusers. A learned
+            variance (twice the channels) is cut.
+        schedule: What the times mean.
+        prediction: What the network predicts: ``noise``, ``data``, ``v``, ``flow`` or ``score``.
+        condition: Keyword arguments of every call, such as ``class_labels`` of shape ``(B,)``.
+        uncondition: Their unconditional counterparts, by name, in a shape that expands to the conditional one.
+        guidance: Classifier-free guidance scale w: ``u + w (c - u)`` on the network's output, from one call at twice
+            the batch (Ho & Salimans, 2022). ``None``: the conditional prediction alone.
+        threshold: Applied to the clean prediction, such as clamping; it belongs here, inside the denoiser, and not in
+            a sampler.
+        dtype: Precision of the network's input; default: that of the state.
+
+    Raises:
+        InputError: an unknown prediction, or guidance without ``uncondition``.
+
+    References:
+        Karras et al., 2022, Sec. 2 (the denoiser D); Salimans & Ho, 2022, App. D (v).
+    """
+    if prediction not in get_args(Prediction):
+        raise unknown("prediction", prediction, get_args(Prediction))
+    if prediction == "flow" and schedule.family != "flow":
+        raise InputError(f"a flow prediction needs a flow schedule, got family {schedule.family!r}")
+    if guidance is not None and not uncondition:
+        raise InputError("guidance needs uncondition={...}: what the network is told for the unconditional call")
+    return Denoiser(
+        model,
+        schedule,
+        prediction,
+        condition=condition or {},
+        uncondition=uncondition,
+        guidance=guidance,
+        threshold=threshold,
+        dtype=dtype,
+    )

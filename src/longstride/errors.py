@@ -1,0 +1,38 @@
+"""The errors that longstride raises: each names what was wrong, what was expected, and what to do."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable
+
+__all__ = ["CardError", "InputError", "LongstrideError", "NonFiniteError", "unknown"]
+
+
+class LongstrideError(Exception):
+    """Base of every error raised on purpose; the command line prints its message and exits with 2."""
+
+
+class InputError(LongstrideError, ValueError):
+    """An argument cannot be used: wrong name, number, shape or combination."""
+
+
+class CardError(LongstrideError, ValueError):
+    """A coefficient card cannot be read, was edited, is too new, or belongs to another model."""
+
+
+class NonFiniteError(LongstrideError, ArithmeticError):
+    """A network returned NaN or infinity; the message names the step and the level."""
+
+
+def unknown(kind: str, name: str, known: Iterable[str]) -> InputError:
+    """Error for a name that is not in a registry, with the closest known names first.
+
+    Args:
+        kind: What the name stands for, such as ``"solver"``.
+        name: The name that was given.
+        known: All valid names.
+    """
+    names = sorted(known)
+    close = difflib.get_close_matches(name, names, n=3, cutoff=0.5)
+    hint = f"did you mean {' or '.join(map(repr, close))}? " if close else ""
+    return InputError(f"unknown {kind} {name!r}: {hint}known: {', '.join(names)}")

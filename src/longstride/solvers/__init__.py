@@ -1,0 +1,112 @@
+"""Every classical solver, one file per paper: a builder turns grid levels into a :class:`~longstride.SolverTable`."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+from numpy.typing import ArrayLike
+
+from longstride.errors import InputError, unknown
+from longstride.nodes import Nodes
+from longstride.schedule import Schedule
+from longstride.solvers.adams import ipndm, pndm, spndm
+from longstride.solvers.ddim import ddim
+from longstride.solvers.deis import deis
+from longstride.solvers.dpm_multistep import dpm_solver_2m, dpm_solver_3m, dpmpp_2m, dpmpp_3m
+from longstride.solvers.dpm_singlestep import dpm_solver_2, dpm_solver_3, dpmpp_2s
+from longstride.solvers.heun import heun
+from longstride.solvers.unipc import unipc
+from longstride.table import SolverTable
+
+__all__ = ["SOLVERS", "build", "steps_for_nfe"]
+
+#: Name of every solver and its builder. Adding a solver is one builder and one line here.
+SOLVERS: dict[str, Callable[..., SolverTable]] = {
+    "ddim": ddim,
+    "spndm": spndm,
+    "pndm": pndm,
+    "ipndm": ipndm,
+    "deis": deis,
+    "heun": heun,
+    "dpm_solver_2": dpm_solver_2,
+    "dpm_solver_3": dpm_solver_3,
+    "dpm_solver_2m": dpm_solver_2m,
+    "dpm_solver_3m": dpm_solver_3m,
+    "dpmpp_2s": dpmpp_2s,
+    "dpmpp_2m": dpmpp_2m,
+    "dpmpp_3m": dpmpp_3m,
+    "unipc": unipc,
+}
+
+
+def build(
+    name: str,
+    sigmas: ArrayLike,
+    *,
+    alphas: ArrayLike | None = None,
+    schedule: Schedule | None = None,
+    **options: Any,
+) -> SolverTable:
+    """The table of a classical solver on given levels.
+
+    Args:
+        name: One of :data:`SOLVERS`.
+        sigmas: Levels from noisy to clean, shape ``(N + 1,)``, strictly decreasing; the last may be 0.
+        alphas: Alphas of the levels; default: the schedule's in its frame, or 1.
+        schedule: The model's schedule; gives alphas, and network times to the solvers that use them.
+        **options: The solver's own options, such as ``order=``; see its docstring.
+
+    Raises:
+        InputError: unknown name or option, or levels that the solver cannot use.
+
+    Examples:
+        >>> import longstride as ls
+        >>> table = ls.build("ddim", [80.0, 5.0, 0.5, 0.0])
+        >>> table.nfe, table.a.round(5).tolist()
+        (3, [1.0, 0.0625, 0.00625, 0.0])
+    """
+    if name not in SOLVERS:
+        raise unknown("solver", name, SOLVERS)
+    nodes = Nodes.of(sigmas, alphas, schedule)
+    try:
+        return SOLVERS[name](nodes, **options)
+    except TypeError as error:
+        if "unexpected keyword argument" not in str(error):
+            raise
+        raise InputError(f"solver {name!r}: {str(error).split('() ')[-1]}") from None
+
+
+def steps_for_nfe(name: str, nfe: int, *, final_zero: bool = False, **options: Any) -> int:
+    """Number of grid steps with which solver ``name`` spends exactly ``nfe`` network calls.
+
+    Args:
+        name: One of :data:`SOLVERS`.
+        nfe: Network calls, at least 1.
+        final_zero: Whether the grid ends at sigma 0, where some solvers save a call.
+        **options: The solver's options.
+
+    Raises:
+        InputError: no number of steps gives exactly ``nfe``; the message names the nearest that work.
+    """
+    if nfe < 1:
+        raise InputError(f"nfe must be at least 1, got {nfe}")
+    possible = []
+    for steps in range(1, nfe + 1):
+        sigmas = np.geomspace(10.0, 0.1, steps + 1)
+        if final_zero:
+            sigmas[-1] = 0.0
+        try:
+            calls = build(name, sigmas, **options).nfe
+        except InputError:
+            if name not in SOLVERS:
+                raise
+            continue
+        if calls == nfe:
+            return steps
+        possible.append(calls)
+    if not possible:
+        raise InputError(f"{name} cannot make any number of steps with {nfe} network calls")
+    nearest = min(possible, key=lambda calls: abs(calls - nfe))
+    raise InputError(f"{name} cannot spend exactly {nfe} network calls; {nearest} would work")

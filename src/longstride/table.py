@@ -1,0 +1,275 @@
+r"""A sampler is one small triangular matrix.
+
+A deterministic sampler that calls the network ``K`` times visits states :math:`x_0 \ldots x_K` at levels
+:math:`(\alpha_k, \sigma_k)` with outputs :math:`D_j = D(x_j, \sigma_j)`. If it is linear in what the network returned,
+it is, once unrolled,
+
+.. math:: x_k = a_k x_0 + \sum_{j<k} b_{kj} D_j, \qquad k = 1 \ldots K.
+
+Two faces of one table: the *recurrence*, as a builder wrote it (each row a few recent states and outputs), is what
+runs and what bounds memory; the *normal form* above is unique, and is what is compared, checked and calibrated.
+
+On data that are a single point ``c`` every state is :math:`\alpha_k c + \sigma_k \epsilon`. So every solver that is
+exact there meets two identities, which catch most typos and are checked when a table is made:
+
+.. math:: a_k = \sigma_k / \sigma_0, \qquad \textstyle\sum_j b_{kj} = \alpha_k - \alpha_0 a_k.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field, replace
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from longstride.errors import InputError
+from longstride.nodes import Nodes
+
+__all__ = ["Row", "SolverTable", "TableBuilder"]
+
+Array = NDArray[np.float64]
+
+#: Largest defect of the two identities, relative to the row's weights, that rounding explains.
+IDENTITY_TOLERANCE = 1e-12
+
+
+@dataclass(frozen=True)
+class Row:
+    """A linear combination of states ``x_i`` and network outputs ``D_j``; supports ``+``, ``-`` and scalar ``*``, ``/``."""
+
+    states: Mapping[int, float] = field(default_factory=dict)
+    outputs: Mapping[int, float] = field(default_factory=dict)
+
+    __array_ufunc__ = None  # a NumPy scalar times a row is a row
+
+    def __add__(self, other: Row) -> Row:
+        return Row(_merge(self.states, other.states), _merge(self.outputs, other.outputs))
+
+    def __mul__(self, factor: float) -> Row:
+        w = float(factor)
+        return Row({i: w * v for i, v in self.states.items()}, {j: w * v for j, v in self.outputs.items()})
+
+    __rmul__ = __mul__
+
+    def __truediv__(self, factor: float) -> Row:
+        return self * (1.0 / float(factor))
+
+    def __neg__(self) -> Row:
+        return self * -1.0
+
+    def __sub__(self, other: Row) -> Row:
+        return self + other * -1.0
+
+    def pruned(self) -> Row:
+        """The same row without the terms whose weight is exactly zero."""
+        keep = ({i: v for i, v in part.items() if v != 0.0} for part in (self.states, self.outputs))
+        return Row(*keep)
+
+
+def _merge(left: Mapping[int, float], right: Mapping[int, float]) -> dict[int, float]:
+    total = dict(left)
+    for index, weight in right.items():
+        total[index] = total.get(index, 0.0) + weight
+    return total
+
+
+@dataclass(frozen=True)
+class SolverTable:
+    """A sampler as numbers: levels and one row per state.
+
+    Attributes:
+        name: The solver that built it.
+        alphas: Shape ``(K + 1,)``: alpha of every state, stages included.
+        sigmas: Shape ``(K + 1,)``; the network is told ``sigmas[k]`` at call ``k < K``.
+        rows: ``K`` rows; ``rows[k - 1]`` gives state ``k`` from earlier states and outputs.
+        grid: Indices of the states that are grid levels, from 0 to ``K``; the others are stages within a step.
+        options: The builder's options.
+        exact: Whether the two identities hold: true for every theoretical solver, not for every calibrated one.
+    """
+
+    name: str
+    alphas: Array
+    sigmas: Array
+    rows: tuple[Row, ...]
+    grid: tuple[int, ...]
+    options: Mapping[str, Any] = field(default_factory=dict)
+    exact: bool = True
+
+    def __post_init__(self) -> None:
+        k = len(self.rows)
+        if k < 1 or len(self.alphas) != k + 1 or len(self.sigmas) != k + 1:
+            raise InputError(
+                f"a table of {k} rows needs {k + 1} levels and at least one row, got {len(self.alphas)} alphas "
+                f"and {len(self.sigmas)} sigmas"
+            )
+        for number, row in enumerate(self.rows, start=1):
+            reach = [*row.states, *row.outputs]
+            if not reach or min(reach) < 0 or max(reach) >= number:
+                raise InputError(f"row {number} must read states and outputs 0 … {number - 1} only")
+            if not all(map(np.isfinite, [*row.states.values(), *row.outputs.values()])):
+                raise InputError(
+                    f"{self.name}: a weight of row {number} is not finite (levels {self.sigmas[number - 1]:g} → "
+                    f"{self.sigmas[number]:g})"
+                )
+        if self.grid[0] != 0 or self.grid[-1] != k or list(self.grid) != sorted(set(self.grid)):
+            raise InputError(f"grid must be increasing state indices from 0 to {k}, got {self.grid}")
+        if self.exact and (worst := self.defect) > IDENTITY_TOLERANCE:
+            raise InputError(f"{self.name}: the rows are not exact on a single data point (defect {worst:.1e})")
+
+    @property
+    def nfe(self) -> int:
+        """Number of network calls ``K``."""
+        return len(self.rows)
+
+    @cached_property
+    def _normal_form(self) -> Array:
+        form = np.zeros((self.nfe + 1, self.nfe + 1))
+        form[0, 0] = 1.0
+        for k, row in enumerate(self.rows, start=1):
+            for i, weight in row.states.items():
+                form[k] += weight * form[i]
+            for j, weight in row.outputs.items():
+                form[k, 1 + j] += weight
+        form.setflags(write=False)
+        return form
+
+    @property
+    def a(self) -> Array:
+        """Column of the normal form: weight of ``x_0`` in every state, shape ``(K + 1,)``, ``a[0] = 1``."""
+        return self._normal_form[:, 0]
+
+    @property
+    def b(self) -> Array:
+        """Normal form: weight of output ``j`` in state ``k``, shape ``(K + 1, K)``, strictly lower triangular."""
+        return self._normal_form[:, 1:]
+
+    @property
+    def defect(self) -> float:
+        """Largest violation of the two identities, relative to the absolute weights of the row."""
+        a_defect = np.abs(self.a - self.sigmas / self.sigmas[0])
+        b_defect = np.abs(self.b.sum(1) - (self.alphas - self.alphas[0] * self.sigmas / self.sigmas[0]))
+        return float(np.max(np.maximum(a_defect, b_defect) / np.maximum(1.0, np.abs(self.b).sum(1))))
+
+    def distance(self, other: SolverTable) -> float:
+        """Largest absolute difference of levels and normal forms; infinity for another number of calls.
+
+        Two samplers are the same sampler exactly when this is 0.
+        """
+        if self.nfe != other.nfe:
+            return float("inf")
+        pairs = ((self.alphas, other.alphas), (self.sigmas, other.sigmas), (self._normal_form, other._normal_form))
+        return max(float(np.max(np.abs(mine - theirs))) for mine, theirs in pairs)
+
+    def unrolled(self) -> SolverTable:
+        """The same sampler with every row in normal form: ``x_0`` and all earlier outputs."""
+        rows = tuple(
+            Row({0: float(self.a[k])}, {j: float(self.b[k, j]) for j in range(k)}).pruned()
+            for k in range(1, self.nfe + 1)
+        )
+        return replace(self, rows=rows)
+
+    def step_of_row(self, k: int) -> int:
+        """Index of the grid state from which the step that contains row ``k`` (1 … K) starts."""
+        return max(g for g in self.grid if g < k)
+
+    @cached_property
+    def last_reader(self) -> tuple[tuple[int, ...], tuple[int, ...]]:
+        """For every state and every output the last row that reads it (0: none).
+
+        A state counts as read by its own network call, so state ``k`` is held at least until row ``k + 1``.
+        """
+        states, outputs = [k + 1 for k in range(self.nfe + 1)], [0] * self.nfe
+        for k, row in enumerate(self.rows, start=1):
+            for i in row.states:
+                states[i] = max(states[i], k)
+            for j in row.outputs:
+                outputs[j] = max(outputs[j], k)
+        return tuple(states), tuple(outputs)
+
+    @cached_property
+    def window(self) -> int:
+        """Most states and outputs that any row reads at or after its own step: what the recurrence holds."""
+        states, outputs = self.last_reader
+        return max(
+            sum(states[i] >= k for i in range(k)) + sum(outputs[j] >= k for j in range(k))
+            for k in range(1, self.nfe + 1)
+        )
+
+
+class TableBuilder:
+    """Writes a table row by row, in the notation of the papers.
+
+    ``state(j)``, ``data(j)`` and ``noise(j)`` are rows: the state, the network's clean prediction there, and the noise
+    that the two imply, :math:`(x_j - \\alpha_j D_j) / \\sigma_j`. A finished row is added with :meth:`step` (a grid
+    level) or :meth:`stage` (a level within a step), which return the index of the new state.
+    """
+
+    def __init__(self, nodes: Nodes) -> None:
+        self.nodes = nodes
+        self._alphas = [float(nodes.alphas[0])]
+        self._sigmas = [float(nodes.sigmas[0])]
+        self._rows: list[Row] = []
+        self._grid = [0]
+
+    def state(self, j: int) -> Row:
+        """State ``j``."""
+        return Row({j: 1.0})
+
+    def data(self, j: int) -> Row:
+        """Network output (clean prediction) at state ``j``."""
+        return Row({}, {j: 1.0})
+
+    def noise(self, j: int) -> Row:
+        """Noise prediction at state ``j``."""
+        return (self.state(j) - self._alphas[j] * self.data(j)) / self._sigmas[j]
+
+    def at(self, i: int) -> int:
+        """Index of the state at grid level ``i``."""
+        return self._grid[i]
+
+    def ddim(self, i: int) -> Row:
+        """First-order row from grid level ``i`` to the next; every solver's first step, also from alpha = 0."""
+        j = self.at(i)
+        alpha, sigma = float(self.nodes.alphas[i + 1]), float(self.nodes.sigmas[i + 1])
+        return alpha * self.data(j) + sigma * self.noise(j)
+
+    def transfer(self, i: int, noise: Row, alpha: float, sigma: float) -> Row:
+        """DDIM from grid level ``i`` to ``(alpha, sigma)`` with the noise prediction ``noise`` (Song et al., Eq. 12).
+
+        Raises:
+            InputError: the start has alpha = 0, where a noise combination does not determine the clean prediction.
+        """
+        alpha_i, sigma_i = float(self.nodes.alphas[i]), float(self.nodes.sigmas[i])
+        if alpha_i == 0:
+            raise InputError(
+                "this solver combines noise predictions and cannot start at alpha = 0: start below the last level, "
+                "or use ddim, dpmpp_2m, dpmpp_3m or unipc"
+            )
+        return alpha / alpha_i * self.state(self.at(i)) + (sigma - alpha / alpha_i * sigma_i) * noise
+
+    def stage(self, row: Row, alpha: float, sigma: float) -> int:
+        """Add a state within a step."""
+        self._rows.append(row.pruned())
+        self._alphas.append(float(alpha))
+        self._sigmas.append(float(sigma))
+        return len(self._rows)
+
+    def step(self, row: Row) -> int:
+        """Add the state at the next grid level."""
+        level = len(self._grid)
+        index = self.stage(row, self.nodes.alphas[level], self.nodes.sigmas[level])
+        self._grid.append(index)
+        return index
+
+    def levels(self) -> Iterator[int]:
+        """Grid levels ``0 … N - 1``, each the start of a step."""
+        return iter(range(self.nodes.steps))
+
+    def table(self, name: str, **options: Any) -> SolverTable:
+        """The finished table; the identities are checked."""
+        return SolverTable(
+            name, np.array(self._alphas), np.array(self._sigmas), tuple(self._rows), tuple(self._grid), options
+        )
