@@ -181,6 +181,8 @@ def export(args: argparse.Namespace) -> None:
         "_diffusers_version": "0.42.1",
         "unet": ["diffusers", "UNet2DModel"],
         "scheduler": ["diffusers", "DDPMScheduler"],
+        "_classes": fashion_mnist.CLASSES,
+        "_null_class": NULL_CLASS,
     }
     (args.export / "model_index.json").write_text(json.dumps(index, indent=2) + "\n")
     print(f"step {state['step']}, {state['seconds'] / 3600:.2f} h of training -> {args.export}")

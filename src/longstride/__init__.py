@@ -1,5 +1,7 @@
 """Fewer, longer steps: the same diffusion model, the same pictures, a fraction of the network calls."""
 
+from longstride.calibration import Calibration, calibrate, solve_reference
+from longstride.card import Card, ModelInfo, load_card
 from longstride.denoiser import Denoiser, as_denoiser
 from longstride.errors import CardError, InputError, LongstrideError, NonFiniteError
 from longstride.grid import grid
@@ -8,13 +10,18 @@ from longstride.sampler import sample
 from longstride.schedule import Schedule
 from longstride.solvers import SOLVERS, build, steps_for_nfe
 from longstride.table import Row, SolverTable
+from longstride.zoo import Model, load_model
 
 __all__ = [
     "SOLVERS",
+    "Calibration",
+    "Card",
     "CardError",
     "Denoiser",
     "InputError",
     "LongstrideError",
+    "Model",
+    "ModelInfo",
     "Nodes",
     "NonFiniteError",
     "Row",
@@ -22,8 +29,12 @@ __all__ = [
     "SolverTable",
     "as_denoiser",
     "build",
+    "calibrate",
     "grid",
+    "load_card",
+    "load_model",
     "sample",
+    "solve_reference",
     "steps_for_nfe",
 ]
 __version__ = "0.1.0"

@@ -8,7 +8,7 @@ prediction      the network returns                         clean prediction
 ==============  ==========================================  =========================================
 ``noise``       eps                                         (x_t - sigma_t eps) / alpha_t
 ``data``        x_0                                         itself
-``v``           alpha_t eps - sigma_t x_0                   alpha_t x_t - sigma_t v
+``v``           alpha_t eps - sigma_t x_0                   (alpha_t x_t - sigma_t v) / (alpha_t² + sigma_t²)
 ``flow``        eps - x_0                                   x_t - sigma_t u
 ``score``       -eps / sigma_t                              (x_t + sigma_t² score) / alpha_t
 ==============  ==========================================  =========================================
@@ -17,6 +17,7 @@ prediction      the network returns                         clean prediction
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from copy import copy
 from functools import lru_cache
 from typing import Any, Literal, get_args
 
@@ -42,10 +43,10 @@ DIFFUSERS_PREDICTIONS: dict[str, Prediction] = {
 class Denoiser:
     """A network wrapped as ``denoiser(x, sigma)``; made by :func:`as_denoiser`.
 
+    It counts its forward passes in samples: a batch of 16 counts 16, a guided batch of 16 counts 32.
+
     Attributes:
         schedule: The network's schedule; ``sigma`` is in its frame.
-        calls: Forward passes of the network so far, in samples: a batch of 16 counts 16, a guided batch 32.
-        cost: Network calls that one sample costs: 2 when guided, else 1.
         guidance: Guidance scale, or None.
     """
 
@@ -64,26 +65,32 @@ class Denoiser:
         self.model, self.schedule, self.prediction = model, schedule, prediction
         self.condition, self.uncondition, self.guidance = dict(condition), uncondition, guidance
         self.threshold, self.dtype = threshold, dtype
-        self.calls = 0
+        self._counter = [0]
         self._level = lru_cache(maxsize=1024)(self._level_uncached)
 
     @property
     def cost(self) -> int:
-        """Network calls per sample and step."""
+        """Network calls that one sample costs per step: 2 when guided, else 1."""
         return 1 if self.guidance is None else 2
 
+    @property
+    def calls(self) -> int:
+        """Forward passes so far, in samples; shared with every view made by :meth:`with_condition` or :meth:`select`."""
+        return self._counter[0]
+
     def with_condition(self, **condition: Any) -> Denoiser:
-        """The same network with other conditioning, such as ``class_labels`` for another batch; counts on its own."""
-        return as_denoiser(
-            self.model,
-            self.schedule,
-            self.prediction,
-            condition={**self.condition, **condition},
-            uncondition=self.uncondition,
-            guidance=self.guidance,
-            threshold=self.threshold,
-            dtype=self.dtype,
-        )
+        """The same network with other conditioning, such as ``class_labels`` for another batch."""
+        other = copy(self)
+        other.condition = {**self.condition, **condition}
+        return other
+
+    def select(self, part: slice) -> Denoiser:
+        """The same network for some samples of the batch: conditions that hold one entry per sample are cut along."""
+        cut = {
+            name: value[part] if isinstance(value, Tensor) and value.ndim > 0 and len(value) > 1 else value
+            for name, value in self.condition.items()
+        }
+        return self.with_condition(**cut)
 
     def _level_uncached(self, sigma: float) -> tuple[float, float, float]:
         """Network time, and alpha and sigma on the network's own scale, as Python floats."""
@@ -98,6 +105,9 @@ class Denoiser:
         x_t = x * alpha if self.schedule.scaled else x
         if self.guidance is None:
             return self._finish(self._predict(x_t, t, self.condition), x_t, alpha, own_sigma)
+        unknown_names = sorted(set(self.uncondition or ()) - set(self.condition))
+        if unknown_names:
+            raise InputError(f"uncondition gives {unknown_names}, which condition lacks: guidance needs both")
         both = {name: _stack(value, self._unconditional(name, value)) for name, value in self.condition.items()}
         out_c, out_u = self._predict(torch.cat([x_t, x_t]), t, both).chunk(2)
         return self._finish(out_u + self.guidance * (out_c - out_u), x_t, alpha, own_sigma)
@@ -108,20 +118,25 @@ class Denoiser:
     def _predict(self, x_t: Tensor, t: float, condition: Mapping[str, Any]) -> Tensor:
         network_input = x_t if self.dtype is None else x_t.to(self.dtype)
         times = torch.full((len(x_t),), t, device=x_t.device, dtype=torch.float32)
-        self.calls += len(x_t)
+        self._counter[0] += len(x_t)
         returned = self.model(network_input, times, **condition)
         out: Tensor = returned[0] if isinstance(returned, tuple) else getattr(returned, "sample", returned)
-        if out.shape[1] == 2 * x_t.shape[1]:  # a learned variance comes behind the prediction
+        if x_t.ndim > 1 and out.shape[1] == 2 * x_t.shape[1]:  # a learned variance comes behind the prediction
             out = out[:, : x_t.shape[1]]
         return out.to(torch.promote_types(x_t.dtype, torch.float32))
 
     def _finish(self, out: Tensor, x_t: Tensor, alpha: float, sigma: float) -> Tensor:
+        if alpha == 0 and self.prediction in ("noise", "score"):
+            raise InputError(
+                f"a {self.prediction} prediction does not tell the clean picture at alpha = 0 (sigma = {sigma:g}): "
+                "start below the schedule's last level"
+            )
         if self.prediction == "noise":
             clean = (x_t - sigma * out) / alpha
         elif self.prediction == "data":
             clean = out
         elif self.prediction == "v":
-            clean = alpha * x_t - sigma * out
+            clean = (alpha * x_t - sigma * out) / (alpha**2 + sigma**2)
         elif self.prediction == "flow":
             clean = x_t - sigma * out
         else:

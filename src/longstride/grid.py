@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from longstride.errors import InputError, unknown
-from longstride.schedule import Schedule
+from longstride.schedule import DiscreteVP, Schedule
 
 __all__ = ["GRIDS", "Final", "Spacing", "grid"]
 
@@ -91,8 +91,8 @@ def grid(
             ratios = np.exp(np.log(high) + u * (np.log(low) - np.log(high)))
         ratios[0], ratios[-1] = high, low if count > 1 else high
         levels = _to_frame(schedule, ratios.astype(np.float64))
-        if schedule is not None and not schedule.scaled and sigma_max is None:
-            levels[0] = schedule.sigma_range[1]
+        if schedule is not None and not schedule.scaled:
+            levels[0] = schedule.sigma_range[1] if sigma_max is None else sigma_max
     if final == "zero":
         levels = np.append(levels, 0.0)
     return check_levels(levels)
@@ -128,13 +128,17 @@ def _ratio_range(schedule: Schedule | None, sigma_min: float | None, sigma_max: 
             raise InputError("give the range of noise levels: sigma_min= and sigma_max=, or schedule=")
         low, high = sigma_min, sigma_max
     else:
-        # A process that starts at alpha = 0 has no finite ratio there: its curve is laid from the largest one in use.
-        low = float(schedule.frame_ratio(schedule.sigma_range[0] if sigma_min is None else sigma_min))
-        high = float(schedule.frame_ratio(schedule.sigma_range[1] if sigma_max is None else sigma_max))
-        high = min(high, 1e3) if np.isinf(high) else high
-    if not 0 < low < high:
+        low = schedule.sigma_range[0] if sigma_min is None else sigma_min
+        high = schedule.sigma_range[1] if sigma_max is None else sigma_max
+    if not 0 < low < high < np.inf:
         raise InputError(f"expected 0 < sigma_min < sigma_max, got {low:g} and {high:g}")
-    return low, high
+    if schedule is None or schedule.scaled:
+        return low, high
+    if high > 1:
+        raise InputError(f"the schedule's levels lie between 0 and 1, got sigma_max = {high:g}")
+    # A process that starts at alpha = 0 has no finite ratio there: its curve is laid from the largest one in use.
+    ratio = float(schedule.frame_ratio(high))
+    return float(schedule.frame_ratio(low)), 1e3 if np.isinf(ratio) else ratio
 
 
 def _to_frame(schedule: Schedule | None, ratios: Array) -> Array:
@@ -150,7 +154,7 @@ def _timed(
     if name == "quadratic":
         u = low + (high - low) * np.linspace(1.0, 0.0, count) ** 2
         return schedule.frame_sigma(schedule.paced_time(u))
-    discrete = schedule.t_range == schedule.pacing and float(high).is_integer() and high >= steps
+    discrete = isinstance(schedule, DiscreteVP) and steps <= high + 1
     if spacing == "linspace":
         u = np.linspace(low, high, steps + 1)[:0:-1]
         u = np.round(u) if discrete else u

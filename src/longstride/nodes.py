@@ -17,7 +17,7 @@ __all__ = ["Nodes"]
 Array = NDArray[np.float64]
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Nodes:
     """Grid levels ``(alpha_i, sigma_i)``, ``i = 0 … N``, from noisy to clean; the last sigma may be 0.
 

@@ -113,7 +113,7 @@ def sample(
         if rewrite is None:
             history.forget(table, k + 1)
     result = history.states[table.nfe].to(noise.dtype)
-    if callback is not raise_if_not_finite and not torch.isfinite(result.sum()):
+    if callback is not raise_if_not_finite and not torch.isfinite(result).all():
         # One look at the end, so that nothing waits for the device inside the loop; a second run names the call.
         sample(denoiser, noise, table, callback=raise_if_not_finite)
         raise NonFiniteError(f"the samples overflow {noise.dtype} although every network output is finite")

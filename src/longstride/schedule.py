@@ -34,7 +34,7 @@ __all__ = ["VE", "ContinuousVP", "DiscreteVP", "Family", "Flow", "Schedule", "al
 Array = NDArray[np.float64]
 Family = Literal["ve", "vp", "flow"]
 
-#: Levels of a zero-terminal-SNR schedule are told apart up to this ratio; above it the network is at its last time.
+#: The ratio that stands for infinity where times of a zero-terminal-SNR schedule are interpolated.
 _LARGEST_RATIO = 2.0**12
 
 
@@ -88,7 +88,8 @@ class Schedule(ABC):
         level = np.asarray(sigma, np.float64)
         if self.scaled:
             return np.ones_like(level)
-        return np.sqrt((1 - level) * (1 + level)) if self.family == "vp" else 1.0 - level
+        with np.errstate(invalid="ignore"):  # NaN above 1, where the scale has no level
+            return np.sqrt((1 - level) * (1 + level)) if self.family == "vp" else 1.0 - level
 
     def frame_ratio(self, sigma: ArrayLike) -> Array:
         """``sigma / alpha`` at the frame's ``sigma``."""
@@ -201,7 +202,10 @@ class Schedule(ABC):
                 f"cannot read a noise schedule from {name}: expected a flow-matching or EDM scheduler, or one with "
                 "alphas_cumprod; build the schedule with Schedule.vp, .edm or .flow instead"
             )
-        return DiscreteVP(tuple(scheduler.alphas_cumprod.double().cpu().numpy().tolist()))
+        table = scheduler.alphas_cumprod.double().cpu().numpy()
+        if config.get("rescale_betas_zero_snr", False):
+            table[-1] = 0.0  # some schedulers write 2^-24 there, above the entry before it
+        return DiscreteVP(tuple(table.tolist()))
 
 
 @dataclass(frozen=True)
@@ -242,8 +246,9 @@ class DiscreteVP(Schedule):
     @cached_property
     def _log_ratios(self) -> Array:
         table = np.asarray(self.alphas_cumprod)
-        floor = 1.0 / (1.0 + _LARGEST_RATIO**2)
-        return 0.5 * (np.log1p(-table) - np.log(np.maximum(table, floor)))
+        if table[-1] == 0:
+            table = np.append(table[:-1], 1.0 / (1.0 + _LARGEST_RATIO**2))
+        return 0.5 * (np.log1p(-table) - np.log(table))
 
     def ratio(self, t: ArrayLike) -> Array:
         times = np.asarray(t, np.float64)

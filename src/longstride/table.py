@@ -76,7 +76,7 @@ def _merge(left: Mapping[int, float], right: Mapping[int, float]) -> dict[int, f
     return total
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class SolverTable:
     """A sampler as numbers: levels and one row per state.
 
@@ -99,6 +99,10 @@ class SolverTable:
     exact: bool = True
 
     def __post_init__(self) -> None:
+        for name in ("alphas", "sigmas"):
+            levels = np.array(getattr(self, name), np.float64)
+            levels.setflags(write=False)
+            object.__setattr__(self, name, levels)
         k = len(self.rows)
         if k < 1 or len(self.alphas) != k + 1 or len(self.sigmas) != k + 1:
             raise InputError(
@@ -114,7 +118,7 @@ class SolverTable:
                     f"{self.name}: a weight of row {number} is not finite (levels {self.sigmas[number - 1]:g} → "
                     f"{self.sigmas[number]:g})"
                 )
-        if self.grid[0] != 0 or self.grid[-1] != k or list(self.grid) != sorted(set(self.grid)):
+        if not self.grid or self.grid[0] != 0 or self.grid[-1] != k or list(self.grid) != sorted(set(self.grid)):
             raise InputError(f"grid must be increasing state indices from 0 to {k}, got {self.grid}")
         if self.exact and (worst := self.defect) > IDENTITY_TOLERANCE:
             raise InputError(f"{self.name}: the rows are not exact on a single data point (defect {worst:.1e})")

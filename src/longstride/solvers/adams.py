@@ -90,6 +90,8 @@ def pndm(nodes: Nodes, order: int = 4, start: Literal["runge_kutta", "improved_e
         https://arxiv.org/abs/2202.09778
     """
     _check_order("pndm", order)
+    if start == "improved_euler" and nodes.steps == 1 and nodes.sigmas[1] == 0:
+        raise InputError("PNDM calls the network at the end of its first step, which cannot lie at sigma 0")
     table = TableBuilder(nodes)
     calls: list[int] = []
     for i in table.levels():

@@ -20,11 +20,12 @@ _POINTS, _WEIGHTS = np.polynomial.legendre.leggauss(64)
 _POWER = 4
 
 
-def deis(nodes: Nodes, order: int = 3, variable: Variable = "t") -> SolverTable:
+def deis(nodes: Nodes, order: int = 3, variable: Variable = "t", lower_order_final: bool = False) -> SolverTable:
     r"""DEIS with a polynomial of degree ``order - 1`` through the latest noises, integrated exactly in :math:`\rho`.
 
     .. math:: \frac{x_{i+1}}{\alpha_{i+1}} = \frac{x_i}{\alpha_i} + \sum_j C_{ij}\, \epsilon_{i-j}, \qquad
-              C_{ij} = \int_{\rho_i}^{\rho_{i+1}} \prod_{k \ne j} \frac{\tau - \tau_{i-k}}{\tau_{i-j} - \tau_{i-k}} \, d\rho
+              C_{ij} = \int_{\rho_i}^{\rho_{i+1}} \prod_{k \ne j}
+              \frac{\tau - \tau_{i-k}}{\tau_{i-j} - \tau_{i-k}} \, d\rho
 
     The order rises from 1 over the first steps.
 
@@ -33,6 +34,7 @@ def deis(nodes: Nodes, order: int = 3, variable: Variable = "t") -> SolverTable:
         order: 1 (DDIM), 2 or 3: number of outputs used.
         variable: What the polynomial is in: ``"t"``, the network's time (tAB, the paper's choice; ``nodes.schedule``
             gives it, without one ``t = rho``), ``"rho"`` (rhoAB), or ``"log_rho"``, which is what diffusers does.
+        lower_order_final: Whether the order falls to 1 over the last steps; diffusers does so below 15 steps.
 
     Returns:
         A table with ``nfe = N``.
@@ -50,7 +52,8 @@ def deis(nodes: Nodes, order: int = 3, variable: Variable = "t") -> SolverTable:
         raise unknown("variable", variable, ("t", "rho", "log_rho"))
     table = TableBuilder(nodes)
     for i in table.levels():
-        calls = list(range(i, max(-1, i - order), -1))
+        usable = min(order, i + 1, nodes.steps - i if lower_order_final else order)
+        calls = list(range(i, i - usable, -1))
         if np.isinf(nodes.ratios[calls[-1]]):  # no polynomial reaches back to alpha = 0
             calls = calls[:-1] or [i]
         if len(calls) == 1:
@@ -61,7 +64,7 @@ def deis(nodes: Nodes, order: int = 3, variable: Variable = "t") -> SolverTable:
         for weight, j in zip(_weights(nodes, i, calls, variable) / width, calls, strict=True):
             mean_noise = mean_noise + weight * table.noise(j)
         table.step(table.transfer(i, mean_noise, nodes.alphas[i + 1], nodes.sigmas[i + 1]))
-    return table.table("deis", order=order, variable=variable)
+    return table.table("deis", order=order, variable=variable, lower_order_final=lower_order_final)
 
 
 def _weights(nodes: Nodes, i: int, calls: list[int], variable: Variable) -> NDArray[np.float64]:

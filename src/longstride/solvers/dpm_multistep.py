@@ -54,7 +54,7 @@ def _multistep(
         d1 = slope + h0 / (h0 + h1) * change
         d2 = h / (h0 + h1) * change
         table.step(step.first(m0) + step.slope_weight * d1 + step.curvature_weight * d2)
-    return table.table(name, lower_order_final=lower_order_final, **({"variant": variant} if order == 2 else {}))
+    return table.table(name, lower_order_final=lower_order_final, variant=variant)
 
 
 def dpmpp_2m(nodes: Nodes, lower_order_final: bool | None = None, variant: Variant = "midpoint") -> SolverTable:
@@ -80,12 +80,14 @@ def dpmpp_2m(nodes: Nodes, lower_order_final: bool | None = None, variant: Varia
     return _multistep("dpmpp_2m", nodes, 2, "data", lower_order_final, variant)
 
 
-def dpmpp_3m(nodes: Nodes, lower_order_final: bool | None = None) -> SolverTable:
+def dpmpp_3m(nodes: Nodes, lower_order_final: bool | None = None, variant: Variant = "heun") -> SolverTable:
     """DPM-Solver++(3M): multistep, third order, data prediction; the order rises from 1 over the first steps.
 
     Args:
         nodes: ``(alpha, sigma)`` from noisy to clean, each ``(N + 1,)``; the last sigma may be 0.
         lower_order_final: Whether the last two steps are of order 2 and 1; ``None``: below 15 steps.
+        variant: Of the second-order steps: ``"heun"``, the weight of the exact integral, as in the third-order ones,
+            or ``"midpoint"``, the default of the authors' code and of diffusers.
 
     Returns:
         A table with ``nfe = N``.
@@ -93,7 +95,7 @@ def dpmpp_3m(nodes: Nodes, lower_order_final: bool | None = None) -> SolverTable
     References:
         Lu et al., DPM-Solver++, 2022, App. on multistep solvers of third order. https://arxiv.org/abs/2211.01095
     """
-    return _multistep("dpmpp_3m", nodes, 3, "data", lower_order_final, "heun")
+    return _multistep("dpmpp_3m", nodes, 3, "data", lower_order_final, variant)
 
 
 def dpm_solver_2m(nodes: Nodes, lower_order_final: bool | None = None, variant: Variant = "midpoint") -> SolverTable:
@@ -113,12 +115,13 @@ def dpm_solver_2m(nodes: Nodes, lower_order_final: bool | None = None, variant: 
     return _multistep("dpm_solver_2m", nodes, 2, "noise", lower_order_final, variant)
 
 
-def dpm_solver_3m(nodes: Nodes, lower_order_final: bool | None = None) -> SolverTable:
+def dpm_solver_3m(nodes: Nodes, lower_order_final: bool | None = None, variant: Variant = "heun") -> SolverTable:
     """DPM-Solver-3, multistep form: as :func:`dpmpp_3m`, in the noise prediction.
 
     Args:
         nodes: ``(alpha, sigma)`` from noisy to clean, each ``(N + 1,)``; the last sigma may be 0.
         lower_order_final: As in :func:`dpmpp_3m`.
+        variant: As in :func:`dpmpp_3m`.
 
     Returns:
         A table with ``nfe = N``.
@@ -126,4 +129,4 @@ def dpm_solver_3m(nodes: Nodes, lower_order_final: bool | None = None) -> Solver
     References:
         Lu et al., DPM-Solver, 2022. https://arxiv.org/abs/2206.00927
     """
-    return _multistep("dpm_solver_3m", nodes, 3, "noise", lower_order_final, "heun")
+    return _multistep("dpm_solver_3m", nodes, 3, "noise", lower_order_final, variant)

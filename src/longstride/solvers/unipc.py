@@ -63,9 +63,10 @@ def unipc(
             order, i + 1, nodes.steps - i if lower_order_final else order, int(np.isfinite(lam[: i + 1]).sum())
         )
         if usable == 0 or not np.isfinite(lam[i + 1]):
-            # From alpha 0, or to sigma 0: DDIM from the corrected state.
-            noise = (corrected - nodes.alphas[i] * table.data(i)) / nodes.sigmas[i]
-            corrected = table.state(table.step(nodes.alphas[i + 1] * table.data(i) + nodes.sigmas[i + 1] * noise))
+            # From alpha 0, or to sigma 0: first order. At alpha 0 the noise does not tell the clean prediction.
+            form: Prediction = "data" if nodes.alphas[i] == 0 else prediction
+            step = ExponentialStep(corrected, levels[i], levels[i + 1], form)
+            corrected = table.state(table.step(step.first(model(table, i, form))))
             continue
         step = ExponentialStep(corrected, levels[i], levels[i + 1], prediction)
         m = [model(table, i - k, prediction) for k in range(usable)]
@@ -78,7 +79,8 @@ def unipc(
         if corrector and i + 1 < nodes.steps:
             weights = np.array([0.5]) if usable == 1 else _match(np.append(r, 1.0), moments)
             arrived = model(table, predicted, prediction) - m[0]
-            corrected = base + _combine([*slopes, arrived], scale * weights)
+            # Written from the predicted state, so that the recurrence reaches back ``order`` steps and no further.
+            corrected = corrected + _combine([*slopes, arrived], scale * weights) - _combine(slopes, scale * predictor)
     return table.table(
         "unipc",
         order=order,

@@ -1,0 +1,73 @@
+r"""Least squares over network outputs, streamed: only inner products are kept.
+
+The residual of a row is fitted by a few directions, :math:`\min_\beta \| e - \sum_d \beta_d\, v_d \|^2`, where each
+vector runs over all samples and pixels. :math:`G = V^T V`, :math:`g = V^T e` and :math:`\|e\|^2` are enough to solve it
+and to evaluate any beta afterwards, so batches can be added in any number and thrown away.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+__all__ = ["NormalEquations"]
+
+Array = NDArray[np.float64]
+
+
+class NormalEquations:
+    """Streaming normal equations in float64.
+
+    Attributes:
+        gram: ``G``, shape ``(p, p)``.
+        moment: ``g``, shape ``(p,)``.
+        energy: ``|e|²``.
+        count: Number of entries summed over.
+    """
+
+    def __init__(self, unknowns: int) -> None:
+        self.gram = np.zeros((unknowns, unknowns))
+        self.moment = np.zeros(unknowns)
+        self.energy = 0.0
+        self.count = 0
+
+    def add(self, directions: Sequence[Tensor], residual: Tensor) -> None:
+        """Add a batch: ``p`` direction tensors and the residual, all of one shape."""
+        stacked = torch.stack([t.flatten() for t in (*directions, residual)]).double()
+        products = (stacked @ stacked.T).cpu().numpy()
+        self.gram += products[:-1, :-1]
+        self.moment += products[:-1, -1]
+        self.energy += float(products[-1, -1])
+        self.count += residual.numel()
+
+    def all_reduce(self) -> None:
+        """Sum over all processes, where ``torch.distributed`` is initialised; otherwise nothing."""
+        if not (torch.distributed.is_available() and torch.distributed.is_initialized()):
+            return
+        packed = np.concatenate([self.gram.ravel(), self.moment, [self.energy, float(self.count)]])
+        tensor = torch.from_numpy(packed)
+        torch.distributed.all_reduce(tensor)
+        p = len(self.moment)
+        self.gram, self.moment = packed[: p * p].reshape(p, p), packed[p * p : p * p + p]
+        self.energy, self.count = float(packed[-2]), int(packed[-1])
+
+    def solve(self, ridge: float) -> Array:
+        """Minimiser ``beta`` of shape ``(p,)`` of ``|e - V beta|² + ridge |diag(G)^{1/2} beta|²``.
+
+        The penalty is relative to each direction's own energy and pulls towards beta = 0, the base solver.
+        Directions without energy, or that repeat others, get the least-norm solution.
+        """
+        scale = np.sqrt(np.diag(self.gram))
+        scale[scale == 0] = 1.0
+        gram = self.gram / np.outer(scale, scale) + ridge * np.eye(len(scale))
+        scaled, *_ = np.linalg.lstsq(gram, self.moment / scale, rcond=1e-13)
+        return np.asarray(scaled / scale, np.float64)
+
+    def mse(self, beta: Array) -> float:
+        """Mean squared residual at ``beta``, per entry; never below 0."""
+        quadratic = self.energy - 2 * float(self.moment @ beta) + float(beta @ self.gram @ beta)
+        return max(quadratic, 0.0) / max(self.count, 1)

@@ -1,0 +1,135 @@
+"""Fine-grained solutions to compare with: between two states of a table, or from its noise to its end."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from longstride.denoiser import Denoiser
+from longstride.errors import InputError
+from longstride.nodes import Nodes
+from longstride.sampler import DenoiserLike, sample
+from longstride.solvers import SOLVERS
+from longstride.table import SolverTable
+
+__all__ = ["Reference", "refine", "solve_reference"]
+
+
+def refine(table: SolverTable, start: int, end: int, steps: int, floor: float) -> Nodes:
+    """Levels of a finer solution between two states of ``table``.
+
+    With alpha = 1 the levels are even in ``sigma^(1/7)`` (Karras et al., 2022), otherwise even in sigma. No level
+    lies strictly between 0 and ``floor``, where the network was not trained: a solution that ends at 0 goes from
+    ``floor`` there in its last step.
+
+    Args:
+        table: The sampler.
+        start: State to start from.
+        end: State to arrive at.
+        steps: Number of fine steps, at least 1; fewer come back where the floor leaves no room.
+        floor: Least positive level.
+    """
+    if steps < 1:
+        raise InputError(f"a fine solution needs at least 1 step, got {steps}")
+    high, low = float(table.sigmas[start]), float(table.sigmas[end])
+    to_zero = low < floor and low == 0
+    if to_zero and (steps == 1 or high <= floor):
+        sigmas = np.array([high, low])
+    else:
+        power = 7.0 if bool(np.all(table.alphas == 1)) else 1.0
+        bottom, count = (floor, steps) if to_zero else (low, steps + 1)
+        sigmas = np.linspace(high ** (1 / power), bottom ** (1 / power), count) ** power
+        sigmas[0], sigmas[-1] = high, bottom
+        sigmas = np.append(sigmas, 0.0) if to_zero else sigmas
+    return Nodes.of(sigmas, _alphas(table, sigmas))
+
+
+def _alphas(table: SolverTable, sigmas: NDArray[np.float64]) -> NDArray[np.float64]:
+    family = Nodes(table.alphas, table.sigmas).family
+    if family == "ve":
+        return np.ones_like(sigmas)
+    return np.sqrt((1 - sigmas) * (1 + sigmas)) if family == "vp" else 1 - sigmas
+
+
+@dataclass(frozen=True)
+class Reference:
+    """A converged solution.
+
+    Attributes:
+        samples: Last states, shape of the noise.
+        error: Root-mean-square difference to a solution with half the steps, on the first samples: an upper estimate
+            of the reference's own error.
+        nfe: Network calls per sample of the main solution.
+    """
+
+    samples: Tensor
+    error: float
+    nfe: int
+
+
+def solve_reference(
+    denoiser: DenoiserLike,
+    noise: Tensor,
+    table: SolverTable,
+    *,
+    steps: int = 64,
+    solver: str = "dpmpp_3m",
+    check_samples: int = 8,
+    batch_size: int | None = None,
+) -> Reference:
+    """Solve from ``noise`` to the last level of ``table`` with many steps, and estimate the error of doing so.
+
+    Args:
+        denoiser: The network.
+        noise: First states at ``table.sigmas[0]``, shape ``(B, *)``.
+        table: Gives the first and the last level.
+        steps: Fine steps.
+        solver: Which solver takes them.
+        check_samples: Samples on which the error is estimated; 0 leaves the error NaN.
+        batch_size: Most samples per network call; default: all at once.
+    """
+    floor = sigma_floor(denoiser, table)
+    nodes = refine(table, 0, table.nfe, steps, floor)
+    fine = SOLVERS[solver](nodes)
+    samples = sample(in_batches(denoiser, batch_size or len(noise)), noise, fine)
+    error = float("nan")
+    if check_samples > 0:
+        coarse = SOLVERS[solver](refine(table, 0, table.nfe, max(1, steps // 2), floor))
+        few = sample(select(denoiser, slice(check_samples)), noise[:check_samples], coarse)
+        error = float((few - samples[:check_samples]).square().mean().sqrt())
+    return Reference(samples, error, fine.nfe)
+
+
+def sigma_floor(denoiser: DenoiserLike, table: SolverTable) -> float:
+    """Least positive level: the schedule's where the denoiser has one, and never above the table's own."""
+    own = float(table.sigmas[table.sigmas > 0].min())
+    schedule = getattr(denoiser, "schedule", None)
+    return own if schedule is None else min(own, schedule.sigma_range[0])
+
+
+def in_batches(denoiser: DenoiserLike, size: int) -> DenoiserLike:
+    """``denoiser`` on at most ``size`` samples at a time; conditions of one entry per sample are cut along.
+
+    Args:
+        denoiser: A :class:`~longstride.Denoiser`, or any callable without per-sample conditions.
+        size: Samples per network call.
+    """
+    if size < 1:
+        raise InputError(f"batch size must be at least 1, got {size}")
+
+    def batched(x: Tensor, sigma: float, /) -> Tensor:
+        if len(x) <= size:
+            return denoiser(x, sigma)
+        parts = [slice(begin, min(begin + size, len(x))) for begin in range(0, len(x), size)]
+        return torch.cat([select(denoiser, part)(x[part], sigma) for part in parts])
+
+    return batched
+
+
+def select(denoiser: DenoiserLike, part: slice) -> DenoiserLike:
+    """``denoiser`` for some samples of the batch that it is bound to; any plain callable stays as it is."""
+    return denoiser.select(part) if isinstance(denoiser, Denoiser) else denoiser

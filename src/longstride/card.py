@@ -1,0 +1,314 @@
+"""The coefficient card: a calibrated sampler as versioned, checked JSON.
+
+A card is text that can be read, compared and reviewed. It is validated when loaded, protected by a checksum against
+edits and cut files, bound to a model by the hash of its weights, and never pickled.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+import os
+import tempfile
+from collections.abc import Iterable, Mapping
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Literal
+
+import numpy as np
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from longstride.errors import CardError, InputError
+from longstride.table import Row, SolverTable
+
+if TYPE_CHECKING:
+    from longstride.calibration.gate import EndReport
+    from longstride.calibration.iia import RowReport
+    from longstride.sampler import DenoiserLike
+
+__all__ = ["CARD_VERSION", "Card", "ModelInfo", "load_card", "write_atomically"]
+
+#: Version of the format; a card with a higher one was written by a newer longstride.
+CARD_VERSION = 1
+
+Finite = Annotated[float, Field(allow_inf_nan=False)]
+
+
+class _Part(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class ModelInfo(_Part):
+    """What a card was calibrated on.
+
+    Attributes:
+        name: Human-readable name.
+        fingerprint: SHA-256 of the weights, or None when unknown.
+        guidance: Classifier-free guidance scale, or None.
+    """
+
+    name: str = "unnamed"
+    fingerprint: str | None = None
+    guidance: Finite | None = None
+
+
+class RowWeights(_Part):
+    """One row of the recurrence: weights of earlier states and outputs, by index."""
+
+    states: dict[int, Finite]
+    outputs: dict[int, Finite]
+
+
+class TableData(_Part):
+    """A :class:`~longstride.SolverTable` as plain numbers."""
+
+    alphas: list[Finite]
+    sigmas: list[Finite]
+    grid: list[int]
+    rows: list[RowWeights]
+    exact: bool
+
+    @staticmethod
+    def of(table: SolverTable) -> TableData:
+        """Plain numbers of ``table``."""
+        rows = [RowWeights(states=dict(row.states), outputs=dict(row.outputs)) for row in table.rows]
+        return TableData(
+            alphas=table.alphas.tolist(),
+            sigmas=table.sigmas.tolist(),
+            grid=list(table.grid),
+            rows=rows,
+            exact=table.exact,
+        )
+
+    def table(self, name: str) -> SolverTable:
+        """The table itself; its constructor checks it."""
+        rows = tuple(Row(row.states, row.outputs) for row in self.rows)
+        return SolverTable(
+            name, np.array(self.alphas), np.array(self.sigmas), rows, tuple(self.grid), exact=self.exact
+        )
+
+
+class SolverInfo(_Part):
+    """A classical solver and its options."""
+
+    name: str
+    options: dict[str, Any] = {}
+
+
+class ScheduleInfo(_Part):
+    """The schedule's family, and the network's time at every level, where the denoiser knew them."""
+
+    family: Literal["ve", "vp", "flow"] | None = None
+    times: list[Finite] | None = None
+
+
+class RowData(_Part):
+    """One step's report; see :class:`longstride.calibration.iia.RowReport`."""
+
+    row: int
+    sigma_from: Finite
+    sigma_to: Finite
+    labels: list[str]
+    coefficients: list[Finite]
+    base_error: Finite
+    error: Finite
+    held_out_base_error: Finite
+    held_out_error: Finite
+    accepted: bool
+
+
+class ErrorData(_Part):
+    """RMSE and median per-sample error to the converged solution."""
+
+    rmse: Finite
+    median: Finite
+
+
+class EndData(_Part):
+    """Whole trajectories on held-out noise; see :class:`longstride.calibration.gate.EndReport`."""
+
+    base: ErrorData
+    calibrated: ErrorData
+    samples: int
+    reference_error: Finite | None
+    reference_nfe: int
+    accepted: bool
+
+
+class Card(_Part):
+    """A calibrated sampler with everything that is needed to judge and reuse it.
+
+    Attributes:
+        format: Always ``"longstride-card"``.
+        version: Version of the format.
+        longstride: Version of the package that wrote it.
+        solver: Name of the calibrated sampler.
+        method: Calibration method.
+        settings: The method's settings, the number of samples and the seed.
+        nfe: Network calls per sample; a guided pair counts as one here, see ``model.guidance``.
+        base: The classical solver that it started from.
+        model: What it was calibrated on.
+        schedule: Family and network times of the levels.
+        data: The table's numbers; :attr:`table` is the table itself.
+        base_data: The numbers of the base on the same levels, to compare with and fall back to.
+        steps: One report per step.
+        end: Whole trajectories on held-out noise.
+    """
+
+    format: Literal["longstride-card"] = "longstride-card"
+    version: int = CARD_VERSION
+    longstride: str
+    solver: str
+    method: str
+    settings: dict[str, Any]
+    nfe: int
+    base: SolverInfo
+    model: ModelInfo
+    schedule: ScheduleInfo
+    data: TableData
+    base_data: TableData
+    steps: list[RowData]
+    end: EndData
+
+    @staticmethod
+    def of(
+        table: SolverTable,
+        *,
+        base: SolverTable,
+        method: str,
+        settings: Mapping[str, Any],
+        model: ModelInfo,
+        denoiser: DenoiserLike,
+        rows: Iterable[RowReport],
+        end: EndReport,
+    ) -> Card:
+        """Card of a calibrated ``table``; used by :func:`longstride.calibrate`."""
+        from longstride import __version__
+
+        schedule = getattr(denoiser, "schedule", None)
+        times = None if schedule is None else schedule.time(table.sigmas).tolist()
+        end_data = asdict(end)
+        if not math.isfinite(end.reference_error):
+            end_data["reference_error"] = None
+        return Card(
+            longstride=__version__,
+            solver=table.name,
+            method=method,
+            settings=dict(settings),
+            nfe=table.nfe,
+            base=SolverInfo(name=base.name, options=json.loads(json.dumps(dict(base.options)))),
+            model=model,
+            schedule=ScheduleInfo(family=None if schedule is None else schedule.family, times=times),
+            data=TableData.of(table),
+            base_data=TableData.of(base),
+            steps=[RowData(**json.loads(json.dumps(asdict(row)))) for row in rows],
+            end=EndData(**end_data),
+        )
+
+    @property
+    def table(self) -> SolverTable:
+        """The calibrated sampler."""
+        return self.data.table(self.solver)
+
+    @property
+    def base_table(self) -> SolverTable:
+        """The classical sampler on the same levels."""
+        return self.base_data.table(self.base.name)
+
+    def check_model(self, model: ModelInfo) -> None:
+        """Make sure that the card belongs to ``model``.
+
+        Raises:
+            CardError: the weights differ from those that it was calibrated on, or the guidance scale does.
+        """
+        mine = self.model
+        if mine.fingerprint and model.fingerprint and mine.fingerprint != model.fingerprint:
+            raise CardError(
+                f"this card was calibrated on {mine.name!r} (weights {mine.fingerprint[:12]}), not on {model.name!r} "
+                f"(weights {model.fingerprint[:12]}): calibrate again with `longstride calibrate`, or force its use "
+                "with --any-model"
+            )
+        if mine.guidance != model.guidance:
+            raise CardError(
+                f"this card was calibrated at guidance {mine.guidance}, not {model.guidance}: use that scale, or "
+                "calibrate again"
+            )
+
+    def dumps(self) -> str:
+        """The card as JSON text, checksum included."""
+        content = self.model_dump(mode="json")
+        return json.dumps({**content, "checksum": _checksum(content)}, indent=1, allow_nan=False) + "\n"
+
+    def save(self, path: str | Path) -> None:
+        """Write the card; an existing file is replaced in one step, and nothing half-written is left behind.
+
+        Raises:
+            InputError: the path cannot be written.
+        """
+        write_atomically(Path(path), self.dumps().encode())
+
+
+def _checksum(content: Mapping[str, Any]) -> str:
+    canonical = json.dumps(content, sort_keys=True, separators=(",", ":"), allow_nan=False)
+    return "sha256:" + hashlib.sha256(canonical.encode()).hexdigest()
+
+
+def load_card(path: str | Path) -> Card:
+    """Read and validate a card.
+
+    Args:
+        path: A file written by :meth:`Card.save`.
+
+    Raises:
+        CardError: missing, cut short, edited, written by a newer longstride, or not a card; says which.
+    """
+    file = Path(path)
+    try:
+        raw = json.loads(file.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise CardError(f"cannot read card {file}: {error.strerror or error}") from None
+    except ValueError as error:
+        raise CardError(f"{file} is not complete JSON (cut short or damaged: {error}): calibrate again") from None
+    if not isinstance(raw, dict) or raw.get("format") != "longstride-card":
+        raise CardError(f"{file} is no longstride card: expected JSON with \"format\": \"longstride-card\"")
+    version = raw.get("version")
+    if isinstance(version, int) and version > CARD_VERSION:
+        raise CardError(
+            f"{file} has card version {version}, this longstride reads up to {CARD_VERSION}: upgrade longstride"
+        )
+    checksum = raw.pop("checksum", None)
+    try:
+        card = Card.model_validate(raw)
+    except ValidationError as error:
+        first = error.errors()[0]
+        where = ".".join(map(str, first["loc"]))
+        raise CardError(f"{file} is not a valid card: {where}: {first['msg']} ({error.error_count()} problems)") from None
+    if checksum != _checksum(raw):
+        raise CardError(f"{file} was edited or damaged: its checksum does not match; calibrate again")
+    try:
+        tables = (card.table, card.base_table)
+    except InputError as error:
+        raise CardError(f"{file} holds no usable sampler: {error}") from None
+    if any(table.nfe != card.nfe for table in tables):
+        raise CardError(f"{file} says nfe = {card.nfe}, but its tables make {[table.nfe for table in tables]} calls")
+    return card
+
+
+def write_atomically(path: Path, content: bytes) -> None:
+    """Write next to ``path``, then rename.
+
+    Raises:
+        InputError: the folder is missing or cannot be written.
+    """
+    temporary = None
+    try:
+        with tempfile.NamedTemporaryFile(dir=path.parent, prefix=f".{path.name}.", delete=False) as file:
+            temporary = file.name
+            file.write(content)
+        os.chmod(temporary, 0o644)
+        os.replace(temporary, path)
+    except OSError as error:
+        if temporary is not None and os.path.exists(temporary):
+            os.unlink(temporary)
+        raise InputError(f"cannot write {path}: {error.strerror or error}") from None

@@ -1,0 +1,198 @@
+"""One loader for every pretrained model, and what the rest of longstride needs to know of it."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any, cast
+
+import torch
+from torch import Tensor
+
+from longstride.card import ModelInfo
+from longstride.denoiser import DIFFUSERS_PREDICTIONS, Denoiser, Prediction, as_denoiser
+from longstride.errors import InputError, unknown
+from longstride.schedule import Schedule
+
+__all__ = ["BUNDLED", "Model", "load_model"]
+
+#: Models inside the package, by name.
+BUNDLED = {"garments": Path(__file__).parent / "garments"}
+#: Network classes of diffusers that are called as ``network(x, t, class_labels=...)``.
+_COMPONENTS = ("unet", "transformer")
+
+
+@dataclass(frozen=True)
+class Model:
+    """A pretrained network with its schedule.
+
+    Attributes:
+        name: What the user called it.
+        network: The module, in evaluation mode.
+        schedule: Meaning of its times.
+        prediction: What it predicts.
+        shape: Shape of one sample, such as ``(1, 28, 28)``.
+        num_classes: Number of classes that it is conditioned on, or 0.
+        null_class: Label of the unconditional prediction, or None.
+        class_names: Names of the classes, or empty.
+        clip: Whether clean predictions are clamped to [-1, 1] (``clip_sample`` of the scheduler).
+    """
+
+    name: str
+    network: torch.nn.Module
+    schedule: Schedule
+    prediction: Prediction
+    shape: tuple[int, ...]
+    num_classes: int = 0
+    null_class: int | None = None
+    class_names: tuple[str, ...] = ()
+    clip: bool = False
+
+    @property
+    def device(self) -> torch.device:
+        """Where the weights are."""
+        return next(self.network.parameters()).device
+
+    @cached_property
+    def fingerprint(self) -> str:
+        """SHA-256 over names, shapes and values (as float32) of all weights: the same on every device."""
+        digest = hashlib.sha256()
+        for name, value in sorted(self.network.state_dict().items()):
+            digest.update(f"{name}{tuple(value.shape)}".encode())
+            digest.update(value.detach().float().cpu().contiguous().numpy().tobytes())
+        return digest.hexdigest()
+
+    def info(self, guidance: float | None = None) -> ModelInfo:
+        """What a card says of this model."""
+        return ModelInfo(name=self.name, fingerprint=self.fingerprint, guidance=guidance)
+
+    def noise(self, seeds: range, sigma: float) -> Tensor:
+        """Noise at level ``sigma``, shape ``(len(seeds), *shape)``: sample ``n`` depends on ``seeds[n]`` alone."""
+        draws = [torch.randn(self.shape, generator=torch.Generator().manual_seed(seed)) for seed in seeds]
+        return (torch.stack(draws) * sigma).to(self.device)
+
+    def labels(self, seeds: range) -> Tensor | None:
+        """Class of every seed: ``seed mod num_classes``; None for an unconditional model."""
+        if not self.num_classes:
+            return None
+        return torch.tensor([seed % self.num_classes for seed in seeds], device=self.device)
+
+    def denoiser(self, seeds: range, guidance: float | None = None, labels: Tensor | None = None) -> Denoiser:
+        """The network as ``denoiser(x, sigma)`` for the samples of ``seeds``.
+
+        Args:
+            seeds: One per sample; they choose the classes.
+            guidance: Classifier-free guidance scale; ``None`` for the conditional prediction alone.
+            labels: Classes ``(B,)`` in place of those that the seeds choose.
+
+        Raises:
+            InputError: guidance for a model without a null class, or labels that it does not know.
+        """
+        condition: dict[str, Any] = {}
+        chosen = self.labels(seeds) if labels is None else labels.to(self.device)
+        if chosen is not None:
+            if not self.num_classes or int(chosen.min()) < 0 or int(chosen.max()) >= self.num_classes:
+                raise InputError(f"{self.name} has classes 0 … {self.num_classes - 1}, got {sorted(set(chosen.tolist()))}")
+            condition["class_labels"] = chosen
+        if guidance is not None and self.null_class is None:
+            raise InputError(f"{self.name} cannot be guided: it has no unconditional class")
+        null = None if guidance is None else {"class_labels": torch.tensor([self.null_class], device=self.device)}
+        return as_denoiser(
+            self.network,
+            self.schedule,
+            self.prediction,
+            condition=condition,
+            uncondition=null,
+            guidance=guidance,
+            threshold=(lambda clean: clean.clamp(-1, 1)) if self.clip else None,
+            dtype=next(self.network.parameters()).dtype,
+        )
+
+
+def load_model(source: str | Path, *, device: str = "cpu", dtype: torch.dtype = torch.float32) -> Model:
+    """Load a pretrained model.
+
+    Args:
+        source: ``"garments"`` (inside the package), ``"galaxy:NAME"`` (needs galaxygrad installed), a folder in
+            diffusers layout, or a hub id such as ``"google/ddpm-cifar10-32"``. Weights are read from safetensors only.
+        device: Where to put the network.
+        dtype: Precision of the weights.
+
+    Raises:
+        InputError: no such model, or one whose parts are missing or of another kind.
+    """
+    name = str(source)
+    if name.startswith("galaxy:"):
+        return _load_galaxy(name, device, dtype)
+    folder = BUNDLED.get(name, Path(source).expanduser())
+    if not folder.is_dir():
+        if name.count("/") != 1 or name.startswith((".", "/", "~")):
+            raise unknown("model", name, BUNDLED) if "/" not in name else InputError(f"no such folder: {name}")
+        folder = _download(name)
+    return _load_folder(name, folder, device, dtype)
+
+
+def _download(name: str) -> Path:
+    from huggingface_hub import snapshot_download
+
+    patterns = ["model_index.json", "*config.json", *(f"{part}/*" for part in (*_COMPONENTS, "scheduler")), "*.safetensors"]
+    try:
+        return Path(snapshot_download(name, allow_patterns=patterns))
+    except Exception as error:
+        raise InputError(f"cannot get {name!r} from the hub ({type(error).__name__}: {error}); is it a folder?") from None
+
+
+def _load_folder(name: str, folder: Path, device: str, dtype: torch.dtype) -> Model:
+    import diffusers
+
+    index_file = folder / "model_index.json"
+    if not index_file.is_file():
+        raise InputError(f"{folder} is no diffusers model: model_index.json is missing")
+    index = json.loads(index_file.read_text())
+    part = next((p for p in _COMPONENTS if p in index), None)
+    if part is None or "scheduler" not in index:
+        raise InputError(f"{index_file} names no scheduler with a {' or '.join(_COMPONENTS)}")
+
+    def load(component: str, **options: Any) -> Any:
+        kind = getattr(diffusers, index[component][1], None)
+        where = folder / component if (folder / component).is_dir() else folder
+        if kind is None:
+            raise InputError(f"diffusers {diffusers.__version__} has no class {index[component][1]} (for {where})")
+        try:
+            return kind.from_pretrained(where, **options)
+        except (OSError, ValueError) as error:
+            raise InputError(f"cannot load the {component} of {folder}: {str(error).splitlines()[0]}") from None
+
+    network = load(part, torch_dtype=dtype, use_safetensors=True).to(device).eval().requires_grad_(False)
+    scheduler = load("scheduler")
+    kind = "flow_prediction" if type(scheduler).__name__.startswith("FlowMatch") else scheduler.config.prediction_type
+    if kind not in DIFFUSERS_PREDICTIONS:
+        raise unknown("prediction type", str(kind), DIFFUSERS_PREDICTIONS)
+    config = network.config
+    size = config.sample_size
+    height, width = (size, size) if isinstance(size, int) else size
+    classes = tuple(index.get("_classes", ()))
+    null_class = index.get("_null_class")
+    embeds = int(config.get("num_class_embeds") or 0)
+    return Model(
+        name=name,
+        network=cast(torch.nn.Module, network),
+        schedule=Schedule.from_diffusers(scheduler),
+        prediction=DIFFUSERS_PREDICTIONS[kind],
+        shape=(int(config.in_channels), int(height), int(width)),
+        num_classes=embeds - 1 if null_class is not None else embeds,
+        null_class=null_class,
+        class_names=classes,
+        clip=bool(scheduler.config.get("clip_sample", False)),
+    )
+
+
+def _load_galaxy(name: str, device: str, dtype: torch.dtype) -> Model:
+    from longstride.zoo.galaxy import load_galaxy
+
+    network = load_galaxy(name.removeprefix("galaxy:")).to(device=device, dtype=dtype).eval().requires_grad_(False)
+    schedule = Schedule.vp_continuous(beta_min=1.0, beta_max=1.0, t_min=2.5e-3, t_max=10.0)
+    return Model(name=name, network=network, schedule=schedule, prediction="score", shape=network.shape)
