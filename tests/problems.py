@@ -53,7 +53,7 @@ class Gaussian:
     """Data ``N(mean, std²)``; the solution keeps its position in standard deviations."""
 
     mean: float = 0.5
-    std: float = 0.8
+    std: float = 0.86
 
     def __call__(self, x: Tensor, sigma: float, alpha: float = 1.0) -> Tensor:
         gain = alpha * self.std**2 / (alpha**2 * self.std**2 + sigma**2)

@@ -84,9 +84,7 @@ class TableData(_Part):
     def table(self, name: str) -> SolverTable:
         """The table itself; its constructor checks it."""
         rows = tuple(Row(row.states, row.outputs) for row in self.rows)
-        return SolverTable(
-            name, np.array(self.alphas), np.array(self.sigmas), rows, tuple(self.grid), exact=self.exact
-        )
+        return SolverTable(name, np.array(self.alphas), np.array(self.sigmas), rows, tuple(self.grid), exact=self.exact)
 
 
 class SolverInfo(_Part):
@@ -271,7 +269,7 @@ def load_card(path: str | Path) -> Card:
     except ValueError as error:
         raise CardError(f"{file} is not complete JSON (cut short or damaged: {error}): calibrate again") from None
     if not isinstance(raw, dict) or raw.get("format") != "longstride-card":
-        raise CardError(f"{file} is no longstride card: expected JSON with \"format\": \"longstride-card\"")
+        raise CardError(f'{file} is no longstride card: expected JSON with "format": "longstride-card"')
     version = raw.get("version")
     if isinstance(version, int) and version > CARD_VERSION:
         raise CardError(
@@ -283,7 +281,9 @@ def load_card(path: str | Path) -> Card:
     except ValidationError as error:
         first = error.errors()[0]
         where = ".".join(map(str, first["loc"]))
-        raise CardError(f"{file} is not a valid card: {where}: {first['msg']} ({error.error_count()} problems)") from None
+        raise CardError(
+            f"{file} is not a valid card: {where}: {first['msg']} ({error.error_count()} problems)"
+        ) from None
     if checksum != _checksum(raw):
         raise CardError(f"{file} was edited or damaged: its checksum does not match; calibrate again")
     try:

@@ -75,7 +75,7 @@ class Denoiser:
 
     @property
     def calls(self) -> int:
-        """Forward passes so far, in samples; shared with every view made by :meth:`with_condition` or :meth:`select`."""
+        """Forward passes so far, in samples; shared with the views of :meth:`with_condition` and :meth:`select`."""
         return self._counter[0]
 
     def with_condition(self, **condition: Any) -> Denoiser:

@@ -94,7 +94,7 @@ def grid(
         if schedule is not None and not schedule.scaled:
             levels[0] = schedule.sigma_range[1] if sigma_max is None else sigma_max
     if final == "zero":
-        levels = np.append(levels, 0.0)
+        return check_levels(np.append(levels, 0.0))
     return check_levels(levels)
 
 

@@ -34,7 +34,7 @@ __all__ = ["VE", "ContinuousVP", "DiscreteVP", "Family", "Flow", "Schedule", "al
 Array = NDArray[np.float64]
 Family = Literal["ve", "vp", "flow"]
 
-#: The ratio that stands for infinity where times of a zero-terminal-SNR schedule are interpolated.
+#: The least ratio that stands for infinity where times of a zero-terminal-SNR schedule are interpolated.
 _LARGEST_RATIO = 2.0**12
 
 
@@ -165,7 +165,7 @@ class Schedule(ABC):
     def vp_continuous(
         beta_min: float = 0.1, beta_max: float = 20.0, t_min: float = 1e-3, t_max: float = 1.0
     ) -> ContinuousVP:
-        """Continuous VP schedule of score-SDE: ``beta(t)`` linear from ``beta_min`` at 0 to ``beta_max`` at ``t_max``."""
+        """Continuous VP schedule of score-SDE: ``beta`` linear from ``beta_min`` at 0 to ``beta_max`` at ``t_max``."""
         return ContinuousVP(beta_min, beta_max, t_min, t_max)
 
     @staticmethod
@@ -247,8 +247,8 @@ class DiscreteVP(Schedule):
     def _log_ratios(self) -> Array:
         table = np.asarray(self.alphas_cumprod)
         if table[-1] == 0:
-            table = np.append(table[:-1], 1.0 / (1.0 + _LARGEST_RATIO**2))
-        return 0.5 * (np.log1p(-table) - np.log(table))
+            table = np.append(table[:-1], min(1.0 / (1.0 + _LARGEST_RATIO**2), table[-2] / 4))
+        return cast(Array, 0.5 * (np.log1p(-table) - np.log(table)))
 
     def ratio(self, t: ArrayLike) -> Array:
         times = np.asarray(t, np.float64)
@@ -287,7 +287,7 @@ class ContinuousVP(Schedule):
         return cast(Array, np.sqrt(np.expm1(integral)))
 
     def time_of_ratio(self, ratio: ArrayLike) -> Array:
-        integral = np.log1p(np.asarray(ratio, np.float64) ** 2)
+        integral = np.log1p(np.minimum(np.asarray(ratio, np.float64), self.ratio(self.t_max)) ** 2)
         slope = (self.beta_max - self.beta_min) / self.t_max
         # The root of slope/2 t² + beta_min t = integral, in the form that is stable when the slope vanishes.
         times = 2 * integral / (self.beta_min + np.sqrt(self.beta_min**2 + 2 * slope * integral))
@@ -314,7 +314,7 @@ class Flow(Schedule):
     def ratio(self, t: ArrayLike) -> Array:
         sigma = np.asarray(t, np.float64) / self.time_scale
         with np.errstate(divide="ignore"):
-            return cast(Array, sigma / (1 - sigma))
+            return sigma / (1 - sigma)
 
     def time_of_ratio(self, ratio: ArrayLike) -> Array:
         rho = np.asarray(ratio, np.float64)

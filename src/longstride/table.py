@@ -38,7 +38,7 @@ IDENTITY_TOLERANCE = 1e-12
 
 @dataclass(frozen=True)
 class Row:
-    """A linear combination of states ``x_i`` and network outputs ``D_j``; supports ``+``, ``-`` and scalar ``*``, ``/``."""
+    """A linear combination of states ``x_i`` and outputs ``D_j``, with ``+``, ``-`` and scalar ``*`` and ``/``."""
 
     states: Mapping[int, float] = field(default_factory=dict)
     outputs: Mapping[int, float] = field(default_factory=dict)

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from longstride.calibration.gate import EndReport, gate
 from longstride.calibration.iia import IIASettings, RowReport, calibrate_iia
-from longstride.calibration.reference import select, solve_reference
+from longstride.calibration.reference import Reference, select, solve_reference
 from longstride.card import Card, ModelInfo
 from longstride.denoiser import Denoiser
 from longstride.errors import InputError, unknown
@@ -64,6 +64,7 @@ def calibrate(
     *,
     method: str = "iia",
     held_out: int | None = None,
+    reference: Reference | None = None,
     reference_steps: int = 64,
     batch_size: int | None = None,
     model: ModelInfo | None = None,
@@ -81,7 +82,9 @@ def calibrate(
         table: The base solver on the levels to be calibrated.
         method: ``"iia"``: :mod:`longstride.calibration.iia`.
         held_out: How many samples, from the end of the batch, are kept from the fit; default: half.
-        reference_steps: Steps of the converged solution that the check at the end compares with.
+        reference: Converged solution from the held-out noise, for the check at the end; one serves all step counts
+            that share their first and last level. Default: it is solved here.
+        reference_steps: Steps of that solution.
         batch_size: Most samples per network call; default: all at once.
         model: What the card says of the model; default: unnamed.
         seed: Seed that made ``noise``, for the card.
@@ -131,17 +134,11 @@ def calibrate(
     fit_calls = calls() - before
     tail = slice(len(noise) - held, len(noise))
     few = select(network, tail)
-    reference = solve_reference(few, noise[tail], table, steps=reference_steps, batch_size=batch_size)
-    end = gate(
-        few,
-        noise[tail],
-        table,
-        calibrated,
-        reference.samples,
-        reference_error=reference.error,
-        reference_nfe=reference.nfe,
-        batch_size=batch_size,
-    )
+    if reference is None:
+        reference = solve_reference(few, noise[tail], table, steps=reference_steps, batch_size=batch_size)
+    elif len(reference.samples) != held:
+        raise InputError(f"the reference holds {len(reference.samples)} samples, but {held} are held out")
+    end = gate(few, noise[tail], table, calibrated, reference, batch_size=batch_size)
     say(len(rows) + 1, len(rows) + 1, "checking")
     final = calibrated if end.accepted else replace(table, name=calibrated.name)
     per_step = fit_calls / (len(noise) * (len(table.grid) - 1))

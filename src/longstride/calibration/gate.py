@@ -6,30 +6,11 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
-from longstride.calibration.reference import in_batches
+from longstride.calibration.reference import Errors, Reference, errors, in_batches
 from longstride.sampler import DenoiserLike, sample
 from longstride.table import SolverTable
 
-__all__ = ["EndReport", "Errors", "errors", "gate"]
-
-
-@dataclass(frozen=True)
-class Errors:
-    """Distance of samples to the converged solution from the same noise.
-
-    Attributes:
-        rmse: Root of the mean squared error over samples and entries.
-        median: Median over samples of the root-mean-square error of one sample; blind to a few that switch modes.
-    """
-
-    rmse: float
-    median: float
-
-
-def errors(samples: Tensor, target: Tensor) -> Errors:
-    """Both errors, for tensors of shape ``(B, *)``."""
-    per_sample = (samples.double() - target.double()).square().flatten(1).mean(1)
-    return Errors(float(per_sample.mean().sqrt()), float(per_sample.sqrt().median()))
+__all__ = ["EndReport", "gate"]
 
 
 @dataclass(frozen=True)
@@ -58,13 +39,11 @@ def gate(
     noise: Tensor,
     base: SolverTable,
     calibrated: SolverTable,
-    reference: Tensor,
+    reference: Reference,
     *,
-    reference_error: float,
-    reference_nfe: int,
     batch_size: int | None = None,
 ) -> EndReport:
-    """Compare two tables on held-out ``noise``, shape ``(B, *)``, with the converged ``reference`` from that noise."""
+    """Compare two tables on held-out ``noise``, shape ``(B, *)``, with the converged ``reference`` from it."""
     network = in_batches(denoiser, batch_size or len(noise))
-    before, after = (errors(sample(network, noise, table), reference) for table in (base, calibrated))
-    return EndReport(before, after, len(noise), reference_error, reference_nfe, after.rmse <= before.rmse)
+    before, after = (errors(sample(network, noise, table), reference.samples) for table in (base, calibrated))
+    return EndReport(before, after, len(noise), reference.error, reference.nfe, after.rmse <= before.rmse)

@@ -20,6 +20,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from itertools import pairwise
 
 import numpy as np
 from torch import Tensor
@@ -107,7 +108,7 @@ def directions(table: SolverTable, k: int, r: int) -> dict[str, Row]:
     if len(calls) == 1:
         return {"noise(0)": noise(0)}
     found: dict[str, Row] = {}
-    for latest, before in list(zip(calls, calls[1:], strict=False))[:r]:
+    for latest, before in list(pairwise(calls))[:r]:
         found[f"data({latest}) - data({before})"] = Row({}, {latest: 1.0, before: -1.0})
         found[f"noise({latest}) - noise({before})"] = noise(latest) - noise(before)
     return found
@@ -208,4 +209,3 @@ def calibrate_iia(
     changed = any(new != old for new, old in zip(rows, table.rows, strict=True))
     name = f"iia_{table.name}"
     return replace(table, name=name, rows=tuple(rows), exact=not changed), reports
-

@@ -27,7 +27,9 @@ def _singlestep(
     if stages not in ("inner", "grid"):
         raise unknown("stages", stages, ("inner", "grid"))
     intervals = sum(orders) if stages == "grid" else len(orders)
-    if intervals != nodes.steps or not set(orders) <= {1, 2, 3}:
+    if not set(orders) <= {1, 2, 3}:
+        raise InputError(f"{name}: orders must be 1, 2 or 3, got {list(orders)}")
+    if intervals != nodes.steps:
         raise InputError(f"{name}: orders {list(orders)} cover {intervals} grid intervals, the grid has {nodes.steps}")
     table, i = TableBuilder(nodes), 0
     for order in orders:

@@ -95,7 +95,9 @@ class Model:
         chosen = self.labels(seeds) if labels is None else labels.to(self.device)
         if chosen is not None:
             if not self.num_classes or int(chosen.min()) < 0 or int(chosen.max()) >= self.num_classes:
-                raise InputError(f"{self.name} has classes 0 … {self.num_classes - 1}, got {sorted(set(chosen.tolist()))}")
+                raise InputError(
+                    f"{self.name} has classes 0 … {self.num_classes - 1}, got {sorted(set(chosen.tolist()))}"
+                )
             condition["class_labels"] = chosen
         if guidance is not None and self.null_class is None:
             raise InputError(f"{self.name} cannot be guided: it has no unconditional class")
@@ -138,11 +140,18 @@ def load_model(source: str | Path, *, device: str = "cpu", dtype: torch.dtype = 
 def _download(name: str) -> Path:
     from huggingface_hub import snapshot_download
 
-    patterns = ["model_index.json", "*config.json", *(f"{part}/*" for part in (*_COMPONENTS, "scheduler")), "*.safetensors"]
+    patterns = [
+        "model_index.json",
+        "*config.json",
+        *(f"{part}/*" for part in (*_COMPONENTS, "scheduler")),
+        "*.safetensors",
+    ]
     try:
         return Path(snapshot_download(name, allow_patterns=patterns))
     except Exception as error:
-        raise InputError(f"cannot get {name!r} from the hub ({type(error).__name__}: {error}); is it a folder?") from None
+        raise InputError(
+            f"cannot get {name!r} from the hub ({type(error).__name__}: {error}); is it a folder?"
+        ) from None
 
 
 def _load_folder(name: str, folder: Path, device: str, dtype: torch.dtype) -> Model:

@@ -1,0 +1,237 @@
+"""The commands."""
+
+from __future__ import annotations
+
+import json
+import math
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from longstride import __version__
+from longstride.cli.common import Device, Json, Seed, console, handled, progress_bars, use_device
+from longstride.errors import InputError
+
+app = typer.Typer(
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    rich_markup_mode="rich",
+    help="Fewer, longer steps: the same diffusion model, the same pictures, a fraction of the network calls.\n\n"
+    "Start with [bold]longstride demo[/]; then [bold]longstride calibrate[/] your own model.",
+)
+
+ModelName = Annotated[
+    str, typer.Argument(help="garments, galaxy:hsc32, a diffusers folder, or a hub id such as google/ddpm-cifar10-32.")
+]
+Guidance = Annotated[float | None, typer.Option(help="Classifier-free guidance scale; a guided call costs two.")]
+
+
+def _version(wanted: bool) -> None:
+    if wanted:
+        console.print(f"longstride {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def main(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version and stop.")
+    ] = False,
+) -> None:
+    """Fewer, longer steps."""
+
+
+@app.command(epilog="Example: longstride demo --out demo-output")
+@handled
+def demo(
+    out: Annotated[Path, typer.Option(help="Folder for results.json, the pictures and the cards.")] = Path(
+        "demo-output"
+    ),
+    model: Annotated[str, typer.Option(help="As in calibrate.")] = "garments",
+    samples: Annotated[int, typer.Option(help="Evaluation samples, and as many teacher samples.", min=2)] = 48,
+    calibration_samples: Annotated[int, typer.Option(help="Samples for calibration; half are held out.", min=2)] = 24,
+    substeps: Annotated[int, typer.Option(help="Fine steps M of IIA's target; the paper's is 10.", min=1)] = 4,
+    reference_steps: Annotated[int, typer.Option(help="Steps of the converged solution.", min=2)] = 32,
+    dimensions: Annotated[int, typer.Option(help="Principal components of the Fréchet distance; 0: none.", min=0)] = 16,
+    grid: Annotated[str, typer.Option(help="Grid of all solvers.")] = "uniform",
+    guidance: Guidance = None,
+    threads: Annotated[int, typer.Option(help="CPU threads; 0: all cores.", min=0)] = 0,
+    seed: Seed = 0,
+    device: Device = "cpu",
+    as_json: Json = False,
+) -> None:
+    """Calibrate on the bundled model, compare with the classical solvers, and draw what came out.
+
+    Errors are distances to the converged ODE solution from the same noise, on noise that calibration did not see.
+    """
+    import torch
+
+    from longstride.cli.render import results_table
+    from longstride.demo import run_demo
+    from longstride.evaluation.study import Study
+    from longstride.zoo import load_model
+
+    if threads:
+        torch.set_num_threads(threads)
+    study = Study(
+        samples=samples,
+        calibration_samples=calibration_samples,
+        substeps=substeps,
+        reference_steps=reference_steps,
+        dimensions=dimensions,
+        grid=grid,
+        guidance=guidance,
+        seed=seed,
+    )
+    loaded = load_model(model, device=use_device(device))
+    with progress_bars() as say:
+        results = run_demo(loaded, study, out, say=say)
+    if as_json:
+        print(json.dumps(results))
+        return
+    console.print(results_table(results))
+    console.print(f"written to [bold]{out}[/]: comparison.png, error_vs_nfe.png, results.json, cards/")
+
+
+@app.command(epilog="Example: longstride calibrate garments --solver ddim --nfe 8 --out card.json")
+@handled
+def calibrate(
+    model: ModelName,
+    out: Annotated[Path, typer.Option(help="Where the card is written.")] = Path("card.json"),
+    solver: Annotated[str, typer.Option(help="Base solver: ddim, spndm or ipndm.")] = "ddim",
+    nfe: Annotated[int, typer.Option(help="Network calls per picture.", min=1)] = 8,
+    grid: Annotated[str, typer.Option(help="karras, log_snr, uniform or quadratic.")] = "uniform",
+    final: Annotated[str, typer.Option(help="Last level: sigma_min or zero.")] = "sigma_min",
+    r: Annotated[int, typer.Option("--r", help="Differences per prediction: r + 1 gradients are used.", min=0)] = 1,
+    substeps: Annotated[int, typer.Option(help="Fine steps M of the target.", min=1)] = 10,
+    fine: Annotated[str, typer.Option(help="Solver of the fine steps; base: the base solver.")] = "base",
+    ridge: Annotated[float, typer.Option(help="Penalty towards the base solver.", min=0.0)] = 1e-6,
+    batch: Annotated[int, typer.Option(help="Samples that are fitted; the paper's is 16.", min=1)] = 16,
+    held_out: Annotated[int, typer.Option(help="Further samples that decide what is accepted.", min=1)] = 16,
+    batch_size: Annotated[int, typer.Option(help="Most samples per network call.", min=1)] = 64,
+    guidance: Guidance = None,
+    seed: Seed = 0,
+    device: Device = "cpu",
+    as_json: Json = False,
+) -> None:
+    """Measure better coefficients for a model and a step budget, and save them on a card."""
+    from longstride import calibration
+    from longstride.card import write_atomically
+    from longstride.cli.render import card_summary
+    from longstride.errors import unknown
+    from longstride.evaluation.study import Study, base_table
+    from longstride.solvers import SOLVERS
+    from longstride.zoo import load_model
+
+    if solver not in SOLVERS:
+        raise unknown("solver", solver, SOLVERS)
+    if final not in ("zero", "sigma_min"):
+        raise unknown("final level", final, ("zero", "sigma_min"))
+    if not math.isfinite(ridge):
+        raise InputError(f"ridge must be a finite number, got {ridge}")
+    loaded = load_model(model, device=use_device(device))
+    study = Study(grid=grid, final="zero" if final == "zero" else "sigma_min")
+    table = base_table(loaded, solver, nfe, study)
+    write_atomically(out.with_name(out.name + ".probe"), b"")  # an unwritable path should not cost a calibration
+    out.with_name(out.name + ".probe").unlink()
+    seeds = range(seed * (batch + held_out), (seed + 1) * (batch + held_out))
+    per_call = 2 if guidance is not None else 1
+    bound = (substeps + 1) * (batch + held_out) * (len(table.grid) - 1) * per_call
+    if not as_json:
+        console.print(
+            f"fitting {batch} samples and holding out {held_out}: at most {bound:,} network calls in samples "
+            f"({substeps} + 1 per sample and step), then the check at the end",
+            highlight=False,
+        )
+    with progress_bars() as say:
+        result = calibration.calibrate(
+            loaded.denoiser(seeds, guidance),
+            loaded.noise(seeds, table.sigmas[0]),
+            table,
+            held_out=held_out,
+            batch_size=batch_size,
+            model=loaded.info(guidance),
+            seed=seed,
+            progress=lambda done, total, what: say(what, done, total),
+            r=r,
+            substeps=substeps,
+            fine=fine,
+            ridge=ridge,
+        )
+    result.card.save(out)
+    if as_json:
+        print(result.card.dumps(), end="")
+        return
+    console.print(card_summary(result.card))
+    console.print(
+        f"{result.calls:,} network calls in samples, {result.fit_calls:.2f} per sample and step for the fit; "
+        f"card written to [bold]{out}[/]",
+        highlight=False,
+    )
+
+
+@app.command(epilog="Example: longstride sample garments --card card.json --num 20 --out samples.png --compare")
+@handled
+def sample(
+    model: ModelName,
+    out: Annotated[Path, typer.Option(help="A .png file for one sheet, or a folder for single pictures.")] = Path(
+        "samples.png"
+    ),
+    card: Annotated[Path | None, typer.Option(help="Calibrated sampler to use.")] = None,
+    solver: Annotated[str, typer.Option(help="Classical solver, where no card is given.")] = "dpmpp_2m",
+    nfe: Annotated[int, typer.Option(help="Network calls per picture, where no card is given.", min=1)] = 8,
+    grid: Annotated[str, typer.Option(help="karras, log_snr, uniform or quadratic.")] = "uniform",
+    num: Annotated[int, typer.Option(help="Number of pictures.", min=1)] = 20,
+    label: Annotated[int | None, typer.Option(help="One class for all pictures; default: all classes in turn.")] = None,
+    guidance: Guidance = None,
+    compare: Annotated[bool, typer.Option(help="Show base, calibrated and converged from the same noise.")] = False,
+    any_model: Annotated[bool, typer.Option(help="Use a card that was calibrated on other weights.")] = False,
+    batch_size: Annotated[int, typer.Option(help="Most samples per network call.", min=1)] = 64,
+    seed: Seed = 0,
+    device: Device = "cpu",
+    as_json: Json = False,
+) -> None:
+    """Draw pictures with a card or with a classical solver."""
+    from longstride.cli.sampling import draw
+
+    made = draw(
+        model=model,
+        out=out,
+        card_path=card,
+        solver=solver,
+        nfe=nfe,
+        grid=grid,
+        num=num,
+        label=label,
+        guidance=guidance,
+        compare=compare,
+        any_model=any_model,
+        batch_size=batch_size,
+        seed=seed,
+        device=use_device(device),
+    )
+    if as_json:
+        print(json.dumps(made))
+        return
+    for line in made["lines"]:
+        console.print(line, highlight=False)
+
+
+@app.command(epilog="Example: longstride show card.json")
+@handled
+def show(
+    card: Annotated[Path, typer.Argument(help="A card written by longstride calibrate.")],
+    as_json: Json = False,
+) -> None:
+    """Show a card: how good it is, the formula of every step, and its weights as a heatmap."""
+    from longstride.card import load_card
+    from longstride.cli.render import card_summary, formulas, heatmap
+
+    loaded = load_card(card)
+    if as_json:
+        content: dict[str, Any] = json.loads(loaded.dumps())
+        print(json.dumps(content))
+        return
+    for part in (card_summary(loaded), formulas(loaded), heatmap(loaded)):
+        console.print(part)

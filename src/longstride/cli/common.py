@@ -1,0 +1,81 @@
+"""What the commands share: the console, error handling, progress bars, options."""
+
+from __future__ import annotations
+
+import functools
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Annotated, ParamSpec, TypeVar
+
+import torch
+import typer
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+
+from longstride.errors import InputError, LongstrideError
+
+__all__ = ["Device", "Json", "Seed", "console", "handled", "progress_bars", "use_device"]
+
+#: Results go to standard output; progress and errors to standard error, so that ``--json`` can be piped.
+console = Console()
+errors = Console(stderr=True)
+
+Seed = Annotated[int, typer.Option(help="Seed of all noise; the same seed gives the same numbers.", min=0)]
+Device = Annotated[str, typer.Option(help="Where the network runs: cpu, cuda, cuda:1, mps.")]
+Json = Annotated[bool, typer.Option("--json", help="Print the results as JSON, and nothing else.")]
+
+P = ParamSpec("P")
+R = TypeVar("R")
+
+
+def handled(command: Callable[P, R]) -> Callable[P, R]:
+    """Print a :class:`LongstrideError` as one line and exit with 2; other errors are bugs and keep their traceback."""
+
+    @functools.wraps(command)
+    def run(*args: P.args, **kwargs: P.kwargs) -> R:
+        try:
+            return command(*args, **kwargs)
+        except LongstrideError as error:
+            errors.print(f"[bold red]error:[/] {error}", highlight=False, soft_wrap=True)
+            raise typer.Exit(2) from None
+        except KeyboardInterrupt:
+            errors.print("interrupted; nothing half-written was left behind")
+            raise typer.Exit(130) from None
+
+    return run
+
+
+def use_device(name: str) -> str:
+    """``name`` itself, if PyTorch can use it.
+
+    Raises:
+        InputError: no such device here.
+    """
+    try:
+        torch.empty(1, device=name)
+    except (RuntimeError, AssertionError) as error:
+        raise InputError(f"device {name!r} cannot be used here: {str(error).splitlines()[0]}") from None
+    return name
+
+
+@contextmanager
+def progress_bars() -> Iterator[Callable[[str, int, int], None]]:
+    """A function ``say(what, done, total)`` that draws one bar with the time left per ``what``."""
+    columns = (
+        TextColumn("{task.description:<16}"),
+        BarColumn(bar_width=32),
+        MofNCompleteColumn(),
+        TimeElapsedColumn(),
+        TextColumn("left"),
+        TimeRemainingColumn(),
+    )
+    with Progress(*columns, console=errors, disable=not sys.stderr.isatty()) as bars:
+        tasks: dict[str, int] = {}
+
+        def say(what: str, done: int, total: int) -> None:
+            if what not in tasks:
+                tasks[what] = bars.add_task(what, total=total)
+            bars.update(bars.task_ids[tasks[what]], completed=done, total=total)
+
+        yield say

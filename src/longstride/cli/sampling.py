@@ -1,0 +1,102 @@
+"""What ``longstride sample`` does."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from longstride.calibration import solve_reference
+from longstride.calibration.reference import Errors, errors, in_batches
+from longstride.card import Card, load_card
+from longstride.errors import InputError
+from longstride.evaluation.plots import LABELS, comparison, picture_grid
+from longstride.evaluation.study import EVALUATION_SEEDS, Study, base_table
+from longstride.sampler import sample
+from longstride.zoo import load_model
+
+__all__ = ["draw"]
+
+
+def draw(
+    *,
+    model: str,
+    out: Path,
+    card_path: Path | None,
+    solver: str,
+    nfe: int,
+    grid: str,
+    num: int,
+    label: int | None,
+    guidance: float | None,
+    compare: bool,
+    any_model: bool,
+    batch_size: int,
+    seed: int,
+    device: str,
+) -> dict[str, Any]:
+    """Draw ``num`` pictures and write them; see the options of ``longstride sample``.
+
+    Returns:
+        What was made: solver, nfe, seeds, files, errors where compared, and lines to print.
+    """
+    card = None if card_path is None else load_card(card_path)
+    loaded = load_model(model, device=device)
+    if card is not None:
+        guidance = card.model.guidance if guidance is None else guidance
+        if not any_model:
+            card.check_model(loaded.info(guidance))
+        table = card.table
+    else:
+        table = base_table(loaded, solver, nfe, Study(grid=grid))
+    first = EVALUATION_SEEDS + seed * num
+    seeds = range(first, first + num)
+    labels = None if label is None else torch.full((num,), label)
+    denoiser = loaded.denoiser(seeds, guidance, labels)
+    noise, network = loaded.noise(seeds, table.sigmas[0]), in_batches(denoiser, batch_size)
+    images = sample(network, noise, table)
+    name = LABELS.get(table.name, table.name)
+    made: dict[str, Any] = {"solver": table.name, "nfe": table.nfe * denoiser.cost, "seeds": [first, first + num - 1]}
+    lines = [f"{num} pictures by {name}, {made['nfe']} network calls each"]
+    if compare:
+        reference = solve_reference(denoiser, noise, table, batch_size=batch_size)
+        rows = [*_base_rows(card, network, noise), (f"{name}\n{table.nfe} calls", images)]
+        found = {label.split("\n")[0]: errors(shown, reference.samples) for label, shown in rows}
+        rows.append((f"converged\n{reference.nfe} calls", reference.samples))
+        made["errors"] = {key: {"rmse": e.rmse, "median": e.median} for key, e in found.items()}
+        lines += [_error_line(key, e) for key, e in found.items()]
+        sheet = out if out.suffix.lower() == ".png" else out / "comparison.png"
+        _make_folder(sheet.parent)
+        comparison([(key, shown[:20]) for key, shown in rows], sheet, title="Same network, same noise")
+        made["files"] = [str(sheet)]
+    elif out.suffix.lower() == ".png":
+        _make_folder(out.parent)
+        columns = loaded.num_classes or min(num, 10)
+        picture_grid(images, out, columns=min(columns, num), scale=max(1, 96 // images.shape[-1]))
+        made["files"] = [str(out)]
+    else:
+        _make_folder(out)
+        made["files"] = [str(out / f"{s:07d}.png") for s in seeds]
+        for file, image in zip(made["files"], images, strict=True):
+            picture_grid(image[None], Path(file), columns=1)
+    made["lines"] = [*lines, f"written to {out}"]
+    return made
+
+
+def _base_rows(card: Card | None, network: Any, noise: torch.Tensor) -> list[tuple[str, torch.Tensor]]:
+    if card is None:
+        return []
+    base = card.base_table
+    return [(f"{LABELS.get(base.name, base.name)}\n{base.nfe} calls", sample(network, noise, base))]
+
+
+def _error_line(name: str, found: Errors) -> str:
+    return f"  {name:<16} RMSE {found.rmse:.4f}  median {found.median:.4f}  (distance to the converged solution)"
+
+
+def _make_folder(folder: Path) -> None:
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise InputError(f"cannot make folder {folder}: {error.strerror or error}") from None

@@ -1,0 +1,248 @@
+"""Error and Fréchet distance against network calls, for base and calibrated solvers on one model.
+
+Everything is measured on noise that calibration did not see, from the same noise for every solver: root-mean-square
+and median per-sample error to the converged ODE solution, and the Fréchet distance to an independent set of the
+teacher's own converged samples.
+"""
+
+from __future__ import annotations
+
+import platform
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from longstride.calibration import Calibration, Reference, calibrate, solve_reference
+from longstride.errors import InputError
+from longstride.evaluation.frechet import FeatureNet, FrechetReference
+from longstride.grid import Final, grid
+from longstride.sampler import sample
+from longstride.solvers import build, steps_for_nfe
+from longstride.table import SolverTable
+from longstride.zoo.model import Model
+
+__all__ = ["CALIBRATION_SEEDS", "CONTESTANTS", "EVALUATION_SEEDS", "TEACHER_SEEDS", "Study", "base_table", "run_study"]
+
+#: Seeds of calibration, evaluation and the teacher's reference set start here and never meet.
+CALIBRATION_SEEDS, EVALUATION_SEEDS, TEACHER_SEEDS = 0, 1_000_000, 2_000_000
+
+#: Name of every contestant, its classical solver, that solver's options, and whether it is calibrated.
+CONTESTANTS: dict[str, tuple[str, dict[str, Any], bool]] = {
+    "ddim": ("ddim", {}, False),
+    "iia_ddim": ("ddim", {}, True),
+    "spndm": ("spndm", {}, False),
+    "iia_spndm": ("spndm", {}, True),
+    "ipndm": ("ipndm", {}, False),
+    "iia_ipndm": ("ipndm", {}, True),
+    "dpmpp_2m": ("dpmpp_2m", {}, False),
+    "unipc": ("unipc", {"order": 3}, False),
+}
+
+
+@dataclass(frozen=True)
+class Study:
+    """What is compared, and on how many samples.
+
+    Attributes:
+        nfes: Network calls per sample.
+        grid: Grid of all solvers.
+        final: Last level of the grid.
+        samples: Evaluation samples, and as many for the teacher's reference set.
+        batch_size: Samples per network call.
+        calibration_samples: Samples that calibration sees; half of them decide what is accepted.
+        r: IIA's r.
+        substeps: IIA's M.
+        reference_steps: Steps of the converged solution (UniPC-3).
+        dimensions: Principal components of the Fréchet distance; 0 leaves it out.
+        guidance: Classifier-free guidance scale, or None.
+        seed: Shifts every seed.
+    """
+
+    nfes: tuple[int, ...] = (5, 6, 8, 10, 15, 20)
+    grid: str = "uniform"
+    final: Final = "sigma_min"
+    samples: int = 1024
+    batch_size: int = 64
+    calibration_samples: int = 128
+    r: int = 1
+    substeps: int = 10
+    reference_steps: int = 64
+    dimensions: int = 64
+    guidance: float | None = None
+    seed: int = 0
+
+
+@dataclass
+class _Tally:
+    """Streaming results of one contestant at one number of calls."""
+
+    squared: list[Tensor] = field(default_factory=list)
+    coordinates: list[Tensor] = field(default_factory=list)
+
+    def add(self, samples: Tensor, target: Tensor) -> None:
+        self.squared.append((samples.double() - target.double()).square().flatten(1).mean(1).cpu())
+
+    def row(self, reference: FrechetReference | None) -> dict[str, float]:
+        squared = torch.cat(self.squared)
+        row = {"rmse": float(squared.mean().sqrt()), "median": float(squared.sqrt().median())}
+        if reference is not None:
+            row["fd"] = reference.distance(torch.cat(self.coordinates))
+        return row
+
+
+def base_table(model: Model, solver: str, nfe: int, study: Study, **options: Any) -> SolverTable:
+    """The classical solver that spends exactly ``nfe`` calls on the study's grid."""
+    steps = steps_for_nfe(solver, nfe, final_zero=study.final == "zero", **options)
+    sigmas = grid(study.grid, steps, schedule=model.schedule, final=study.final)
+    return build(solver, sigmas, schedule=model.schedule, **options)
+
+
+def run_study(
+    model: Model,
+    study: Study,
+    *,
+    say: Callable[[str, int, int], None] = lambda what, done, total: None,
+) -> tuple[dict[str, Any], dict[tuple[str, int], SolverTable], dict[tuple[str, int], Calibration]]:
+    """Calibrate and compare all of :data:`CONTESTANTS`.
+
+    Args:
+        model: The pretrained model.
+        study: What to compare.
+        say: Called with (what is being done, done, total).
+
+    Returns:
+        The results (plain data for JSON), the table of every (contestant, nfe), and the calibrations.
+
+    Raises:
+        InputError: fewer samples than the Fréchet distance has dimensions.
+    """
+    if study.dimensions >= study.samples:
+        raise InputError(f"a Fréchet distance in {study.dimensions} dimensions needs more than {study.samples} samples")
+    calibrations = _calibrate_all(model, study, say)
+    tables = {
+        (name, nfe): calibrations[name, nfe].table if calibrated else base_table(model, solver, nfe, study, **options)
+        for name, (solver, options, calibrated) in CONTESTANTS.items()
+        for nfe in study.nfes
+    }
+    any_table = next(iter(tables.values()))
+    features = FeatureNet(model.device) if study.dimensions else None
+    frechet = None if features is None else _teacher_set(model, study, any_table, features, say)
+    tallies = {key: _Tally() for key in tables}
+    teacher, reference_errors = _Tally(), []
+    total, done = len(tables) * study.samples, 0
+    reference_nfe = 0
+    for seeds in _chunks(EVALUATION_SEEDS + study.seed * study.samples, study.samples, study.batch_size):
+        noise, denoiser = model.noise(seeds, any_table.sigmas[0]), model.denoiser(seeds, study.guidance)
+        target = solve_reference(denoiser, noise, any_table, steps=study.reference_steps)
+        reference_errors.append(target.error)
+        reference_nfe = target.nfe
+        if features is not None and frechet is not None:
+            teacher.coordinates.append(frechet.project(features(target.samples)).cpu())
+        for key, table in tables.items():
+            result = sample(denoiser, noise, table)
+            tallies[key].add(result, target.samples)
+            if features is not None and frechet is not None:
+                tallies[key].coordinates.append(frechet.project(features(result)).cpu())
+            done += len(seeds)
+            say("evaluating", done, total)
+    rows = [
+        {
+            "solver": name,
+            "nfe": nfe,
+            **tallies[name, nfe].row(frechet),
+            **_calibration_row(calibrations.get((name, nfe))),
+        }
+        for name, nfe in tables
+    ]
+    results = {
+        "model": {"name": model.name, "fingerprint": model.fingerprint},
+        "study": {**asdict(study), "nfes": list(study.nfes)},
+        "reference": {
+            "solver": "unipc, order 3",
+            "nfe": reference_nfe,
+            "error": float(np.sqrt(np.mean(np.square(reference_errors)))),
+        },
+        "fd": None
+        if frechet is None
+        else {
+            "features": "EfficientNet-Lite0",
+            "to": "the teacher's converged samples from independent noise",
+            "floor": frechet.distance(torch.cat(teacher.coordinates)),
+        },
+        "rows": rows,
+        "environment": {"python": platform.python_version(), "torch": torch.__version__, "device": str(model.device)},
+    }
+    return results, tables, calibrations
+
+
+def _chunks(first: int, count: int, size: int) -> Iterator[range]:
+    for begin in range(first, first + count, size):
+        yield range(begin, min(begin + size, first + count))
+
+
+def _calibration_row(calibration: Calibration | None) -> dict[str, Any]:
+    if calibration is None:
+        return {}
+    return {
+        "accepted": calibration.end.accepted,
+        "accepted_steps": f"{sum(row.accepted for row in calibration.rows)}/{len(calibration.rows)}",
+        "calibration_calls": calibration.calls,
+        "fit_calls_per_sample_and_step": calibration.fit_calls,
+    }
+
+
+def _calibrate_all(
+    model: Model, study: Study, say: Callable[[str, int, int], None]
+) -> dict[tuple[str, int], Calibration]:
+    """Calibrate every calibrated contestant; one converged solution serves all of them."""
+    count = study.calibration_samples
+    first = CALIBRATION_SEEDS + study.seed * count
+    seeds = range(first, first + count)
+    held_out = seeds[count // 2 :]
+    denoiser = model.denoiser(seeds, study.guidance)
+    wanted: Sequence[tuple[str, int]] = [
+        (name, nfe) for name, (_, _, calibrated) in CONTESTANTS.items() if calibrated for nfe in study.nfes
+    ]
+    found: dict[tuple[str, int], Calibration] = {}
+    reference: Reference | None = None
+    for done, (name, nfe) in enumerate(wanted):
+        say("calibrating", done, len(wanted))
+        solver, options, _ = CONTESTANTS[name]
+        table = base_table(model, solver, nfe, study, **options)
+        noise = model.noise(seeds, table.sigmas[0])
+        if reference is None:
+            few = model.denoiser(held_out, study.guidance)
+            reference = solve_reference(
+                few, noise[count // 2 :], table, steps=study.reference_steps, batch_size=study.batch_size
+            )
+        found[name, nfe] = calibrate(
+            denoiser,
+            noise,
+            table,
+            reference=reference,
+            held_out=len(held_out),
+            batch_size=study.batch_size,
+            model=model.info(study.guidance),
+            seed=study.seed,
+            r=study.r,
+            substeps=study.substeps,
+        )
+    say("calibrating", len(wanted), len(wanted))
+    return found
+
+
+def _teacher_set(
+    model: Model, study: Study, table: SolverTable, features: FeatureNet, say: Callable[[str, int, int], None]
+) -> FrechetReference:
+    """Features of the teacher's converged samples from noise that nothing else uses."""
+    found = []
+    for seeds in _chunks(TEACHER_SEEDS + study.seed * study.samples, study.samples, study.batch_size):
+        noise, denoiser = model.noise(seeds, table.sigmas[0]), model.denoiser(seeds, study.guidance)
+        solution = solve_reference(denoiser, noise, table, steps=study.reference_steps, check_samples=0)
+        found.append(features(solution.samples))
+        say("teacher samples", seeds.stop - TEACHER_SEEDS - study.seed * study.samples, study.samples)
+    return FrechetReference(torch.cat(found), study.dimensions)
