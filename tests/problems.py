@@ -1,6 +1,6 @@
 """Closed-form problems: data whose exact denoiser, and whose exact probability-flow solution, can be written down.
 
-Every problem is called as ``problem(x, sigma, alpha=1.0)`` and returns ``E[x_0 | x]`` for ``x = alpha x_0 + sigma eps``.
+Every problem is called as ``problem(x, sigma, alpha=1.0)`` and returns ``E[x_0 | x]``, ``x = alpha x_0 + sigma eps``.
 It acts on each coordinate by itself, so ``x`` may have any shape. A *level* is a pair ``(alpha, sigma)``.
 """
 

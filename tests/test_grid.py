@@ -88,8 +88,17 @@ def test_uniform_visits_the_times_of_ddim(spacing, offset, wanted):
 
 def test_as_many_steps_as_times_visit_every_time():
     schedule = SCHEDULES["vp"]
-    levels = ls.grid("uniform", 1000, schedule=schedule)
-    np.testing.assert_allclose(schedule.time(levels[:-1]), np.arange(999, -1, -1), atol=1e-9)
+    for spacing in ("trailing", "leading"):
+        levels = ls.grid("uniform", 1000, schedule=schedule, spacing=spacing)
+        np.testing.assert_allclose(schedule.time(levels[:-1]), np.arange(999, -1, -1), atol=1e-9)
+
+
+@pytest.mark.parametrize("spacing", ["leading", "trailing", "linspace"])
+@pytest.mark.parametrize("steps", [998, 999, 1000, 1001, 1500])
+def test_many_steps_repeat_no_level(steps, spacing):
+    levels = ls.grid("uniform", steps, schedule=SCHEDULES["vp"], spacing=spacing)
+    assert len(levels) == steps + 1
+    assert np.all(np.diff(levels) < 0)
 
 
 @pytest.mark.parametrize("spacing", ["leading", "trailing", "linspace"])

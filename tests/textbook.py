@@ -1,6 +1,6 @@
 """Every solver once more, as the loop of its paper, independent of the tables in the library.
 
-A loop takes ``problem(x, sigma, alpha)``, the first state and the levels ``(alpha, sigma)``, and returns the last state.
+A loop takes ``problem(x, sigma, alpha)``, the first state and the levels ``(alpha, sigma)``; it returns the last state.
 ``eps`` and ``D`` are the noise and the clean prediction; ``lam = log(alpha / sigma)``; ``rho = sigma / alpha``.
 A loop with stages between levels also takes the family, which says where the level of a given lambda lies.
 """

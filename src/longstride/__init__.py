@@ -1,6 +1,6 @@
 """Fewer, longer steps: the same diffusion model, the same pictures, a fraction of the network calls."""
 
-from longstride.calibration import Calibration, calibrate, solve_reference
+from longstride.calibration import Calibration, Reference, calibrate, solve_reference
 from longstride.card import Card, ModelInfo, load_card
 from longstride.denoiser import Denoiser, as_denoiser
 from longstride.errors import CardError, InputError, LongstrideError, NonFiniteError
@@ -24,6 +24,7 @@ __all__ = [
     "ModelInfo",
     "Nodes",
     "NonFiniteError",
+    "Reference",
     "Row",
     "Schedule",
     "SolverTable",

@@ -131,6 +131,7 @@ class EndData(_Part):
     samples: int
     reference_error: Finite | None
     reference_nfe: int
+    given_back: list[int]
     accepted: bool
 
 
@@ -201,7 +202,7 @@ class Card(_Part):
             data=TableData.of(table),
             base_data=TableData.of(base),
             steps=[RowData(**json.loads(json.dumps(asdict(row)))) for row in rows],
-            end=EndData(**end_data),
+            end=EndData(**json.loads(json.dumps(end_data))),
         )
 
     @property

@@ -189,6 +189,10 @@ def as_denoiser(
         raise InputError(f"a flow prediction needs a flow schedule, got family {schedule.family!r}")
     if guidance is not None and not uncondition:
         raise InputError("guidance needs uncondition={...}: what the network is told for the unconditional call")
+    for side, values in (("condition", condition), ("uncondition", uncondition)):
+        for key, value in (values or {}).items():
+            if guidance is not None and key in (uncondition or {}) and not isinstance(value, Tensor):
+                raise InputError(f"{side}[{key!r}] must be a tensor to be guided, got {type(value).__name__}")
     return Denoiser(
         model,
         schedule,

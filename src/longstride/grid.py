@@ -81,11 +81,15 @@ def grid(
     if name in ("uniform", "quadratic"):
         if schedule is None:
             raise InputError(f"grid {name!r} is even in the network's time: pass schedule=")
+        if sigma_min is not None or sigma_max is not None:
+            raise InputError(f"grid {name!r} spans the schedule's whole range: drop sigma_min and sigma_max")
         levels = _timed(name, steps, count, schedule, final, spacing, steps_offset)
     else:
         low, high = _ratio_range(schedule, sigma_min, sigma_max)
         u = np.linspace(0.0, 1.0, count)
         if name == "karras":
+            if not rho > 0:
+                raise InputError(f"rho must be positive, got {rho}")
             ratios = (high ** (1 / rho) + u * (low ** (1 / rho) - high ** (1 / rho))) ** rho
         else:
             ratios = np.exp(np.log(high) + u * (np.log(low) - np.log(high)))
@@ -157,14 +161,14 @@ def _timed(
     discrete = isinstance(schedule, DiscreteVP) and steps <= high + 1
     if spacing == "linspace":
         u = np.linspace(low, high, steps + 1)[:0:-1]
-        u = np.round(u) if discrete else u
+        u = np.round(u) if discrete and steps <= high else u  # as many steps as times would meet one twice
     elif spacing == "trailing":
         width = high + 1 if discrete else high
         u = width - np.arange(steps) * width / steps
         u = np.round(u) - 1 if discrete else u
     elif spacing == "leading":
         width = (high + 1) // steps if discrete else high / steps
-        u = np.arange(steps)[::-1] * width + (steps_offset if discrete else low)
+        u = np.arange(steps, dtype=np.float64)[::-1] * width + (steps_offset if discrete else low)
     else:
         raise unknown("spacing", spacing, ("leading", "trailing", "linspace"))
     levels = schedule.frame_sigma(schedule.paced_time(u))

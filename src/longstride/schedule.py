@@ -291,7 +291,7 @@ class ContinuousVP(Schedule):
         slope = (self.beta_max - self.beta_min) / self.t_max
         # The root of slope/2 t² + beta_min t = integral, in the form that is stable when the slope vanishes.
         times = 2 * integral / (self.beta_min + np.sqrt(self.beta_min**2 + 2 * slope * integral))
-        return np.clip(times, *self.t_range)
+        return cast(Array, np.clip(times, *self.t_range))
 
     @property
     def t_range(self) -> tuple[float, float]:

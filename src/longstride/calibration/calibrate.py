@@ -138,9 +138,9 @@ def calibrate(
         reference = solve_reference(few, noise[tail], table, steps=reference_steps, batch_size=batch_size)
     elif len(reference.samples) != held:
         raise InputError(f"the reference holds {len(reference.samples)} samples, but {held} are held out")
-    end = gate(few, noise[tail], table, calibrated, reference, batch_size=batch_size)
+    final, end = gate(few, noise[tail], table, calibrated, reference, batch_size=batch_size)
     say(len(rows) + 1, len(rows) + 1, "checking")
-    final = calibrated if end.accepted else replace(table, name=calibrated.name)
+    rows = [replace(row, accepted=final.rows[row.row - 1] != table.rows[row.row - 1]) for row in rows]
     per_step = fit_calls / (len(noise) * (len(table.grid) - 1))
     card = Card.of(
         final,

@@ -74,7 +74,8 @@ class RowReport:
         error: The same with the coefficients.
         held_out_base_error: As ``base_error``, on the held-out samples.
         held_out_error: As ``error``, on the held-out samples.
-        accepted: Whether the coefficients were kept: only if they do not raise the held-out error.
+        accepted: Whether the coefficients are in use: they must not raise the held-out error of this step, and the
+            gate must not have given the row back to the base.
     """
 
     row: int

@@ -92,21 +92,21 @@ def steps_for_nfe(name: str, nfe: int, *, final_zero: bool = False, **options: A
     """
     if nfe < 1:
         raise InputError(f"nfe must be at least 1, got {nfe}")
-    possible = []
+    possible: list[int] = []
+    refusal: InputError | None = None
     for steps in range(1, nfe + 1):
         sigmas = np.geomspace(10.0, 0.1, steps + 1)
         if final_zero:
             sigmas[-1] = 0.0
         try:
             calls = build(name, sigmas, **options).nfe
-        except InputError:
-            if name not in SOLVERS:
-                raise
+        except InputError as error:  # too few levels for this solver, or a bad name or option
+            refusal = error
             continue
         if calls == nfe:
             return steps
         possible.append(calls)
     if not possible:
-        raise InputError(f"{name} cannot make any number of steps with {nfe} network calls")
+        raise refusal or InputError(f"{name} takes more than {nfe} network calls for a single step")
     nearest = min(possible, key=lambda calls: abs(calls - nfe))
     raise InputError(f"{name} cannot spend exactly {nfe} network calls; {nearest} would work")

@@ -81,7 +81,11 @@ def dpmpp_2m(nodes: Nodes, lower_order_final: bool | None = None, variant: Varia
 
 
 def dpmpp_3m(nodes: Nodes, lower_order_final: bool | None = None, variant: Variant = "heun") -> SolverTable:
-    """DPM-Solver++(3M): multistep, third order, data prediction; the order rises from 1 over the first steps.
+    """DPM-Solver++(3M): multistep on three outputs, data prediction; their number rises from 1 over the first steps.
+
+    Named third order by its authors. As published its second difference carries half the weight that third order
+    needs, so each row measures order 2 (see the tests); :func:`~longstride.solvers.unipc.unipc` of order 3 and
+    :func:`~longstride.solvers.deis.deis` of order 3 measure 3.
 
     Args:
         nodes: ``(alpha, sigma)`` from noisy to clean, each ``(N + 1,)``; the last sigma may be 0.

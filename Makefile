@@ -1,0 +1,45 @@
+# Two commands do everything on a fresh machine: `make demo` and `make test`.
+# Each builds its own environment in .venv if it is missing; neither needs root.
+
+VENV   ?= .venv
+PYTHON ?= $(shell command -v python3.11 || command -v python3)
+PIP     = $(VENV)/bin/pip --disable-pip-version-check --quiet
+OUT    ?= demo-output
+
+.PHONY: demo test lint figures clean help
+
+help: ## Show this list
+	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
+
+demo: $(VENV)/.demo-installed ## Calibrate on the bundled model, compare, draw: writes demo-output/
+	$(VENV)/bin/longstride demo --out $(OUT)
+
+test: $(VENV)/.test-installed lint ## All checks: formatting, types, tests
+	OMP_NUM_THREADS=1 $(VENV)/bin/python -m pytest -q
+
+lint: $(VENV)/.test-installed ## Formatting, lint and strict types
+	$(VENV)/bin/ruff format --check .
+	$(VENV)/bin/ruff check .
+	$(VENV)/bin/mypy
+
+figures: $(VENV)/.test-installed ## Everything that the README shows, from nothing (about an hour on two cores)
+	$(VENV)/bin/python benchmarks/paper_effect.py
+	$(VENV)/bin/python benchmarks/overhead.py
+	$(VENV)/bin/python benchmarks/readme_tables.py
+
+$(VENV)/bin/python:
+	$(PYTHON) -m venv $(VENV)
+
+$(VENV)/.demo-installed: pyproject.toml constraints.txt | $(VENV)/bin/python
+	$(PIP) install --constraint constraints.txt torch
+	$(PIP) install --constraint constraints.txt --editable '.[metrics]'
+	@touch $@
+
+# The galaxy networks state no licence and import JAX: their files are read, the package is never imported or shipped.
+$(VENV)/.test-installed: $(VENV)/.demo-installed
+	$(PIP) install --constraint constraints.txt --editable '.[metrics,dev]'
+	$(PIP) install --no-deps galaxygrad==0.2.1
+	@touch $@
+
+clean: ## Remove the environment and all outputs
+	rm -rf $(VENV) demo-output build dist .pytest_cache .mypy_cache .ruff_cache
