@@ -95,11 +95,11 @@ def main() -> None:
     readme = ROOT / "README.md"
     text = readme.read_text()
     for name, write in SECTIONS.items():
-        marked = re.compile(rf"(<!-- {name} -->\n).*?(\n<!-- /{name} -->)", re.DOTALL)
+        marked = re.compile(rf"(<!-- {name} -->\n).*?\n?(<!-- /{name} -->)", re.DOTALL)
         if not marked.search(text):
             sys.exit(f"README.md has no section <!-- {name} -->")
         body = write()
-        text = marked.sub(lambda found, body=body: found[1] + body + found[2], text)
+        text = marked.sub(lambda found, body=body: f"{found[1]}{body}\n{found[2]}", text)
     if not args.check:
         write_atomically(readme, text.encode())
     elif text != readme.read_text():

@@ -1,0 +1,91 @@
+"""The project as a stranger meets it: the README's code runs, its figures are the committed ones, the wheel works."""
+
+from __future__ import annotations
+
+import ast
+import inspect
+import re
+import subprocess
+import sys
+import zipfile
+from pathlib import Path
+
+import pytest
+
+import longstride as ls
+
+ROOT = Path(__file__).resolve().parent.parent
+
+
+def test_the_readme_code_runs(tmp_path, monkeypatch):
+    blocks = re.findall(r"```python\n(.*?)```", (ROOT / "README.md").read_text(), re.DOTALL)
+    assert len(blocks) == 2
+    monkeypatch.chdir(tmp_path)
+    scope: dict[str, object] = {}
+    make_card = 'import longstride as ls\nmodel = ls.load_model("garments")\n' + blocks[1]
+    exec(make_card, scope)
+    exec(blocks[0], scope)
+    assert tuple(scope["images"].shape) == (10, 1, 28, 28)
+
+
+def test_the_readme_says_what_the_results_say():
+    script = ROOT / "benchmarks" / "readme_tables.py"
+    done = subprocess.run([sys.executable, str(script), "--check"], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+
+
+@pytest.mark.parametrize("name", [name for name in ls.__all__ if name != "SOLVERS"])
+def test_every_public_name_is_documented(name):
+    assert inspect.getdoc(getattr(ls, name))
+
+
+def test_every_public_function_and_class_has_a_docstring():
+    bare = []
+    for file in (ROOT / "src").rglob("*.py"):
+        for node in ast.parse(file.read_text()).body:
+            if isinstance(node, (ast.FunctionDef, ast.ClassDef)) and not node.name.startswith("_"):
+                bare += [] if ast.get_docstring(node) else [f"{file.name}:{node.lineno} {node.name}"]
+    assert bare == []
+
+
+def test_imports_run_downward():
+    """The table knows no network, solvers know no calibration, calibration knows no command line."""
+    forbidden = {
+        "table.py": ("torch", "longstride.calibration", "longstride.zoo", "longstride.sampler"),
+        "schedule.py": ("torch", "longstride.table"),
+        "solvers": ("torch", "longstride.calibration", "longstride.zoo", "longstride.sampler"),
+        "calibration": ("longstride.cli", "longstride.zoo", "longstride.evaluation", "longstride.demo"),
+        "evaluation": ("longstride.cli", "longstride.demo"),
+    }
+    wrong = []
+    for place, names in forbidden.items():
+        path = ROOT / "src" / "longstride" / place
+        for file in [path] if path.is_file() else path.rglob("*.py"):
+            for node in ast.walk(ast.parse(file.read_text())):
+                found = [node.module] if isinstance(node, ast.ImportFrom) and node.module else []
+                found += [alias.name for alias in node.names] if isinstance(node, ast.Import) else []
+                wrong += [f"{file.name}: {f}" for f in found for n in names if f == n or f.startswith(n + ".")]
+    assert wrong == []
+
+
+def test_the_wheel_holds_the_model(tmp_path):
+    command = [
+        sys.executable,
+        "-m",
+        "pip",
+        "wheel",
+        "--quiet",
+        "--no-deps",
+        "--no-build-isolation",
+        "-w",
+        str(tmp_path),
+    ]
+    subprocess.run([*command, str(ROOT)], check=True, capture_output=True)
+    (wheel,) = tmp_path.glob("longstride-*.whl")
+    with zipfile.ZipFile(wheel) as archive:
+        sizes = {info.filename: info.file_size for info in archive.infolist()}
+    weights = "longstride/zoo/garments/unet/diffusion_pytorch_model.safetensors"
+    assert 1_000_000 < sizes[weights] <= 10_000_000
+    assert "longstride/py.typed" in sizes
+    assert "longstride/zoo/garments/README.md" in sizes
+    assert not any(name.startswith(("training/", "tests/", "benchmarks/")) for name in sizes)
