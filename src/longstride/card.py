@@ -20,6 +20,7 @@ import numpy as np
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from longstride.errors import CardError, InputError
+from longstride.grid import check_levels
 from longstride.table import Row, SolverTable
 
 if TYPE_CHECKING:
@@ -27,7 +28,7 @@ if TYPE_CHECKING:
     from longstride.calibration.iia import RowReport
     from longstride.sampler import DenoiserLike
 
-__all__ = ["CARD_VERSION", "Card", "ModelInfo", "load_card", "write_atomically"]
+__all__ = ["CARD_VERSION", "Card", "ModelInfo", "check_writable", "load_card", "write_atomically"]
 
 #: Version of the format; a card with a higher one was written by a newer longstride.
 CARD_VERSION = 1
@@ -81,10 +82,11 @@ class TableData(_Part):
             exact=table.exact,
         )
 
-    def table(self, name: str) -> SolverTable:
+    def table(self, name: str, options: Mapping[str, Any]) -> SolverTable:
         """The table itself; its constructor checks it."""
         rows = tuple(Row(row.states, row.outputs) for row in self.rows)
-        return SolverTable(name, np.array(self.alphas), np.array(self.sigmas), rows, tuple(self.grid), exact=self.exact)
+        levels = np.array(self.alphas), np.array(self.sigmas)
+        return SolverTable(name, *levels, rows, tuple(self.grid), options, self.exact)
 
 
 class SolverInfo(_Part):
@@ -208,12 +210,12 @@ class Card(_Part):
     @property
     def table(self) -> SolverTable:
         """The calibrated sampler."""
-        return self.data.table(self.solver)
+        return self.data.table(self.solver, self.base.options)
 
     @property
     def base_table(self) -> SolverTable:
         """The classical sampler on the same levels."""
-        return self.base_data.table(self.base.name)
+        return self.base_data.table(self.base.name, self.base.options)
 
     def check_model(self, model: ModelInfo) -> None:
         """Make sure that the card belongs to ``model``.
@@ -253,6 +255,14 @@ def _checksum(content: Mapping[str, Any]) -> str:
     return "sha256:" + hashlib.sha256(canonical.encode()).hexdigest()
 
 
+def _refuse(number: str) -> float:
+    raise ValueError(f"{number} is no finite number")
+
+
+def _finite(number: str) -> float:
+    return value if math.isfinite(value := float(number)) else _refuse(number)
+
+
 def load_card(path: str | Path) -> Card:
     """Read and validate a card.
 
@@ -264,10 +274,10 @@ def load_card(path: str | Path) -> Card:
     """
     file = Path(path)
     try:
-        raw = json.loads(file.read_text(encoding="utf-8"))
+        raw = json.loads(file.read_text(encoding="utf-8"), parse_constant=_refuse, parse_float=_finite)
     except OSError as error:
         raise CardError(f"cannot read card {file}: {error.strerror or error}") from None
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise CardError(f"{file} is not complete JSON (cut short or damaged: {error}): calibrate again") from None
     if not isinstance(raw, dict) or raw.get("format") != "longstride-card":
         raise CardError(f'{file} is no longstride card: expected JSON with "format": "longstride-card"')
@@ -282,18 +292,41 @@ def load_card(path: str | Path) -> Card:
     except ValidationError as error:
         first = error.errors()[0]
         where = ".".join(map(str, first["loc"]))
-        raise CardError(
-            f"{file} is not a valid card: {where}: {first['msg']} ({error.error_count()} problems)"
-        ) from None
+        more = f" (and {error.error_count() - 1} more)" if error.error_count() > 1 else ""
+        raise CardError(f"{file} is not a valid card: {where}: {first['msg']}{more}") from None
     if checksum != _checksum(raw):
         raise CardError(f"{file} was edited or damaged: its checksum does not match; calibrate again")
     try:
         tables = (card.table, card.base_table)
+        for table in tables:
+            check_levels(table.sigmas[list(table.grid)])
     except InputError as error:
         raise CardError(f"{file} holds no usable sampler: {error}") from None
     if any(table.nfe != card.nfe for table in tables):
         raise CardError(f"{file} says nfe = {card.nfe}, but its tables make {[table.nfe for table in tables]} calls")
     return card
+
+
+def check_writable(path: Path, *, new_folders: bool = False) -> None:
+    """Make sure, before long work, that a file can be written at ``path``; nothing is left behind.
+
+    Args:
+        path: Where the file will be.
+        new_folders: Whether missing folders will be made.
+
+    Raises:
+        InputError: the path is a folder, or its folder is missing or cannot be written.
+    """
+    folder = path.parent
+    try:
+        if path.is_dir():
+            raise InputError(f"cannot write {path}: it is a folder")
+        while new_folders and not folder.exists() and folder != folder.parent:
+            folder = folder.parent
+        with tempfile.NamedTemporaryFile(dir=folder, prefix=f".{path.name}."):
+            pass
+    except OSError as error:
+        raise InputError(f"cannot write {path}: {error.strerror or error}") from None
 
 
 def write_atomically(path: Path, content: bytes) -> None:
@@ -309,7 +342,9 @@ def write_atomically(path: Path, content: bytes) -> None:
             file.write(content)
         os.chmod(temporary, 0o644)
         os.replace(temporary, path)
+        temporary = None
     except OSError as error:
-        if temporary is not None and os.path.exists(temporary):
-            os.unlink(temporary)
         raise InputError(f"cannot write {path}: {error.strerror or error}") from None
+    finally:  # also when interrupted
+        if temporary is not None:
+            os.unlink(temporary)

@@ -11,7 +11,7 @@ from typing import Any
 import torch
 
 from longstride.calibration import solve_reference
-from longstride.card import write_atomically
+from longstride.card import check_writable, write_atomically
 from longstride.errors import InputError
 from longstride.evaluation.plots import LABELS, comparison, error_curves
 from longstride.evaluation.study import EVALUATION_SEEDS, Study, run_study
@@ -37,16 +37,16 @@ def run_demo(
         The content of ``results.json``.
 
     Raises:
-        InputError: the folder cannot be made or written.
+        InputError: the folder cannot be made or written, or the samples are no pictures.
     """
     began = time.monotonic()
+    model.check_pictures()
+    check_writable(out / "cards" / "card.json", new_folders=True)
+    results, tables, calibrations = run_study(model, study, say=say)
     try:
         (out / "cards").mkdir(parents=True, exist_ok=True)
-        (out / ".writable").touch()
-        (out / ".writable").unlink()
     except OSError as error:
         raise InputError(f"cannot write to {out}: {error.strerror or error}") from None
-    results, tables, calibrations = run_study(model, study, say=say)
     for (name, nfe), calibration in calibrations.items():
         calibration.card.save(out / "cards" / f"{name}_nfe{nfe}.json")
     say("drawing", 0, 2)
@@ -62,7 +62,7 @@ def _draw_comparison(model: Model, study: Study, tables: dict[tuple[str, int], S
     """Rows of pictures from the same noise: classical and calibrated at the least NFE, and the converged solution."""
     nfe = min(study.nfes)
     first = EVALUATION_SEEDS + study.seed * study.samples
-    seeds = range(first, first + max(10, model.num_classes))
+    seeds = range(first, first + min(20, max(10, model.num_classes)))
     table = tables["ddim", nfe]
     noise, denoiser = model.noise(seeds, table.sigmas[0]), model.denoiser(seeds, study.guidance)
     reference = solve_reference(denoiser, noise, table, steps=study.reference_steps, check_samples=0)

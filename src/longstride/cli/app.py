@@ -10,10 +10,11 @@ from typing import Annotated, Any
 import typer
 
 from longstride import __version__
-from longstride.cli.common import Device, Json, Seed, console, handled, progress_bars, use_device
+from longstride.cli.common import Device, Group, Json, Seed, console, handled, progress_bars, use_device
 from longstride.errors import InputError
 
 app = typer.Typer(
+    cls=Group,
     no_args_is_help=True,
     pretty_exceptions_enable=False,
     rich_markup_mode="rich",
@@ -91,7 +92,7 @@ def demo(
         print(json.dumps(results))
         return
     console.print(results_table(results))
-    console.print(f"written to [bold]{out}[/]: comparison.png, error_vs_nfe.png, results.json, cards/")
+    print(f"written to {out}: comparison.png, error_vs_nfe.png, results.json, cards/")
 
 
 @app.command(epilog="Example: longstride calibrate garments --solver ddim --nfe 8 --out card.json")
@@ -117,15 +118,18 @@ def calibrate(
 ) -> None:
     """Measure better coefficients for a model and a step budget, and save them on a card."""
     from longstride import calibration
-    from longstride.card import write_atomically
+    from longstride.calibration.iia import IIA_BASES
+    from longstride.card import check_writable
     from longstride.cli.render import card_summary
     from longstride.errors import unknown
     from longstride.evaluation.study import Study, base_table
     from longstride.solvers import SOLVERS
     from longstride.zoo import load_model
 
-    if solver not in SOLVERS:
-        raise unknown("solver", solver, SOLVERS)
+    if solver not in IIA_BASES:
+        raise unknown("base solver", solver, IIA_BASES)
+    if fine != "base" and fine not in SOLVERS:
+        raise unknown("fine solver", fine, ("base", *SOLVERS))
     if final not in ("zero", "sigma_min"):
         raise unknown("final level", final, ("zero", "sigma_min"))
     if not math.isfinite(ridge):
@@ -133,11 +137,10 @@ def calibrate(
     loaded = load_model(model, device=use_device(device))
     study = Study(grid=grid, final="zero" if final == "zero" else "sigma_min")
     table = base_table(loaded, solver, nfe, study)
-    write_atomically(out.with_name(out.name + ".probe"), b"")  # an unwritable path should not cost a calibration
-    out.with_name(out.name + ".probe").unlink()
+    check_writable(out)
     seeds = range(seed * (batch + held_out), (seed + 1) * (batch + held_out))
-    per_call = 2 if guidance is not None else 1
-    bound = (substeps + 1) * (batch + held_out) * (len(table.grid) - 1) * per_call
+    denoiser = loaded.denoiser(seeds, guidance)
+    bound = (substeps + 1) * (batch + held_out) * (len(table.grid) - 1) * denoiser.cost
     if not as_json:
         console.print(
             f"fitting {batch} samples and holding out {held_out}: at most {bound:,} network calls in samples "
@@ -146,7 +149,7 @@ def calibrate(
         )
     with progress_bars() as say:
         result = calibration.calibrate(
-            loaded.denoiser(seeds, guidance),
+            denoiser,
             loaded.noise(seeds, table.sigmas[0]),
             table,
             held_out=held_out,
@@ -164,14 +167,13 @@ def calibrate(
         print(result.card.dumps(), end="")
         return
     console.print(card_summary(result.card))
-    console.print(
+    print(
         f"{result.calls:,} network calls in samples, {result.fit_calls:.2f} per sample and step for the fit; "
-        f"card written to [bold]{out}[/]",
-        highlight=False,
+        f"card written to {out}"
     )
 
 
-@app.command(epilog="Example: longstride sample garments --card card.json --num 20 --out samples.png --compare")
+@app.command(epilog="Example: longstride sample garments --card card.json --num 20 --compare")
 @handled
 def sample(
     model: ModelName,
@@ -215,7 +217,7 @@ def sample(
         print(json.dumps(made))
         return
     for line in made["lines"]:
-        console.print(line, highlight=False)
+        print(line)
 
 
 @app.command(epilog="Example: longstride show card.json")

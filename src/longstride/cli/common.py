@@ -6,27 +6,65 @@ import functools
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import Annotated, ParamSpec, TypeVar
+from typing import Annotated, Any, ParamSpec, TypeVar
 
 import torch
 import typer
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.text import Text
+from typer.core import TyperGroup
 
 from longstride.errors import InputError, LongstrideError
 
-__all__ = ["Device", "Json", "Seed", "console", "handled", "progress_bars", "use_device"]
+__all__ = ["Device", "Group", "Json", "Seed", "console", "handled", "progress_bars", "use_device"]
 
 #: Results go to standard output; progress and errors to standard error, so that ``--json`` can be piped.
 console = Console()
 errors = Console(stderr=True)
 
-Seed = Annotated[int, typer.Option(help="Seed of all noise; the same seed gives the same numbers.", min=0)]
+Seed = Annotated[
+    int, typer.Option(help="Seed of all noise; the same seed gives the same numbers.", min=0, max=2**31 - 1)
+]
 Device = Annotated[str, typer.Option(help="Where the network runs: cpu, cuda, cuda:1, mps.")]
 Json = Annotated[bool, typer.Option("--json", help="Print the results as JSON, and nothing else.")]
 
 P = ParamSpec("P")
 R = TypeVar("R")
+
+
+def _print_error(message: str) -> None:
+    line = " ".join(message.split())  # as plain text: a path may hold what looks like markup
+    errors.print(Text.assemble(("error:", "bold red"), f" {line}"), soft_wrap=True)
+
+
+#: Any misuse of options. Some versions of typer bring their own click, so the class is found from typer's.
+_UsageError: type[Exception] = typer.BadParameter.__mro__[1]
+
+
+@contextmanager
+def _usage_errors() -> Iterator[None]:
+    try:
+        yield
+    except _UsageError as error:
+        usage: Any = error
+        where = "" if usage.ctx is None else f" (see {usage.ctx.command_path} --help)"
+        _print_error(usage.format_message() + where)
+        raise typer.Exit(2) from None
+
+
+class Group(TyperGroup):
+    """Commands whose misuse, such as an unknown option, is told in one line like every other error."""
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        if not args:  # shows the help
+            return super().parse_args(ctx, args)
+        with _usage_errors():
+            return super().parse_args(ctx, args)
+
+    def invoke(self, ctx: Any) -> Any:
+        with _usage_errors():
+            return super().invoke(ctx)
 
 
 def handled(command: Callable[P, R]) -> Callable[P, R]:
@@ -37,7 +75,7 @@ def handled(command: Callable[P, R]) -> Callable[P, R]:
         try:
             return command(*args, **kwargs)
         except LongstrideError as error:
-            errors.print(f"[bold red]error:[/] {error}", highlight=False, soft_wrap=True)
+            _print_error(str(error))
             raise typer.Exit(2) from None
         except KeyboardInterrupt:
             errors.print("interrupted; nothing half-written was left behind")
@@ -53,9 +91,10 @@ def use_device(name: str) -> str:
         InputError: no such device here.
     """
     try:
-        torch.empty(1, device=name)
-    except (RuntimeError, AssertionError) as error:
-        raise InputError(f"device {name!r} cannot be used here: {str(error).splitlines()[0]}") from None
+        torch.zeros(1, device=name).item()
+    except (RuntimeError, AssertionError, ImportError) as error:
+        reason = str(error).partition("\n")[0]
+        raise InputError(f"device {name!r} cannot be used here: {reason}") from None
     return name
 
 

@@ -70,7 +70,7 @@ def card_summary(card: Card) -> Panel:
     head = f"{card.method} on {card.base.name}, {card.nfe} network calls, model {card.model.name}{guidance}"
     return Panel(
         Group(Text(head), table, Text(verdict + kept)),
-        title=f"card: {LABELS.get(card.solver, card.solver)}",
+        title=Text(f"card: {LABELS.get(card.solver, card.solver)}"),
         expand=False,
     )
 

@@ -9,7 +9,7 @@ import torch
 
 from longstride.calibration import solve_reference
 from longstride.calibration.reference import Errors, errors, in_batches
-from longstride.card import Card, load_card
+from longstride.card import Card, check_writable, load_card
 from longstride.errors import InputError
 from longstride.evaluation.plots import LABELS, comparison, picture_grid
 from longstride.evaluation.study import EVALUATION_SEEDS, Study, base_table
@@ -41,8 +41,11 @@ def draw(
     Returns:
         What was made: solver, nfe, seeds, files, errors where compared, and lines to print.
     """
+    one_file = out.suffix.lower() == ".png"
+    check_writable(out if one_file else out / "0000000.png", new_folders=True)
     card = None if card_path is None else load_card(card_path)
     loaded = load_model(model, device=device)
+    loaded.check_pictures()
     if card is not None:
         guidance = card.model.guidance if guidance is None else guidance
         if not any_model:
@@ -52,6 +55,8 @@ def draw(
         table = base_table(loaded, solver, nfe, Study(grid=grid))
     first = EVALUATION_SEEDS + seed * num
     seeds = range(first, first + num)
+    if label is not None:
+        loaded.check_labels([label])
     labels = None if label is None else torch.full((num,), label)
     denoiser = loaded.denoiser(seeds, guidance, labels)
     noise, network = loaded.noise(seeds, table.sigmas[0]), in_batches(denoiser, batch_size)
@@ -66,13 +71,13 @@ def draw(
         rows.append((f"converged\n{reference.nfe} calls", reference.samples))
         made["errors"] = {key: {"rmse": e.rmse, "median": e.median} for key, e in found.items()}
         lines += [_error_line(key, e) for key, e in found.items()]
-        sheet = out if out.suffix.lower() == ".png" else out / "comparison.png"
+        sheet = out if one_file else out / "comparison.png"
         _make_folder(sheet.parent)
         comparison([(key, shown[:20]) for key, shown in rows], sheet, title="Same network, same noise")
         made["files"] = [str(sheet)]
-    elif out.suffix.lower() == ".png":
+    elif one_file:
         _make_folder(out.parent)
-        columns = loaded.num_classes or min(num, 10)
+        columns = loaded.num_classes if 0 < loaded.num_classes <= 20 else 10
         picture_grid(images, out, columns=min(columns, num), scale=max(1, 96 // images.shape[-1]))
         made["files"] = [str(out)]
     else:

@@ -3,7 +3,11 @@
 from __future__ import annotations
 
 import hashlib
+import inspect
 import json
+import math
+import os
+from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -66,7 +70,12 @@ class Model:
         return digest.hexdigest()
 
     def info(self, guidance: float | None = None) -> ModelInfo:
-        """What a card says of this model."""
+        """What a card says of this model.
+
+        Raises:
+            InputError: the guidance scale is not finite.
+        """
+        _check_guidance(guidance)
         return ModelInfo(name=self.name, fingerprint=self.fingerprint, guidance=guidance)
 
     def noise(self, seeds: range, sigma: float) -> Tensor:
@@ -80,6 +89,25 @@ class Model:
             return None
         return torch.tensor([seed % self.num_classes for seed in seeds], device=self.device)
 
+    def check_labels(self, labels: Iterable[int]) -> None:
+        """Make sure that the model knows ``labels``.
+
+        Raises:
+            InputError: it does not, or has no classes.
+        """
+        if bad := sorted({label for label in labels if not 0 <= label < self.num_classes}):
+            known = f"classes 0 … {self.num_classes - 1}" if self.num_classes else "no classes"
+            raise InputError(f"{self.name} has {known}, got label {', '.join(map(str, bad))}")
+
+    def check_pictures(self) -> None:
+        """Make sure that samples can be drawn as pictures.
+
+        Raises:
+            InputError: they are neither grey nor coloured, such as latents.
+        """
+        if self.shape[0] not in (1, 3):
+            raise InputError(f"{self.name} makes samples of shape {self.shape}: only 1 or 3 channels can be drawn")
+
     def denoiser(self, seeds: range, guidance: float | None = None, labels: Tensor | None = None) -> Denoiser:
         """The network as ``denoiser(x, sigma)`` for the samples of ``seeds``.
 
@@ -89,18 +117,17 @@ class Model:
             labels: Classes ``(B,)`` in place of those that the seeds choose.
 
         Raises:
-            InputError: guidance for a model without a null class, or labels that it does not know.
+            InputError: guidance for a model without a null class or that is not finite, or labels that it does not
+                know.
         """
         condition: dict[str, Any] = {}
         chosen = self.labels(seeds) if labels is None else labels.to(self.device)
         if chosen is not None:
-            if not self.num_classes or int(chosen.min()) < 0 or int(chosen.max()) >= self.num_classes:
-                raise InputError(
-                    f"{self.name} has classes 0 … {self.num_classes - 1}, got {sorted(set(chosen.tolist()))}"
-                )
+            self.check_labels(chosen.tolist())
             condition["class_labels"] = chosen
         if guidance is not None and self.null_class is None:
             raise InputError(f"{self.name} cannot be guided: it has no unconditional class")
+        _check_guidance(guidance)
         null = None if guidance is None else {"class_labels": torch.tensor([self.null_class], device=self.device)}
         return as_denoiser(
             self.network,
@@ -112,6 +139,11 @@ class Model:
             threshold=(lambda clean: clean.clamp(-1, 1)) if self.clip else None,
             dtype=next(self.network.parameters()).dtype,
         )
+
+
+def _check_guidance(guidance: float | None) -> None:
+    if guidance is not None and not math.isfinite(guidance):
+        raise InputError(f"guidance must be a finite number, got {guidance}")
 
 
 def load_model(source: str | Path, *, device: str = "cpu", dtype: torch.dtype = torch.float32) -> Model:
@@ -129,7 +161,7 @@ def load_model(source: str | Path, *, device: str = "cpu", dtype: torch.dtype = 
     name = str(source)
     if name.startswith("galaxy:"):
         return _load_galaxy(name, device, dtype)
-    folder = BUNDLED.get(name, Path(source).expanduser())
+    folder = BUNDLED.get(name, Path(os.path.expanduser(source)))
     if not folder.is_dir():
         if name.count("/") != 1 or name.startswith((".", "/", "~")):
             raise unknown("model", name, BUNDLED) if "/" not in name else InputError(f"no such folder: {name}")
@@ -160,32 +192,52 @@ def _load_folder(name: str, folder: Path, device: str, dtype: torch.dtype) -> Mo
     index_file = folder / "model_index.json"
     if not index_file.is_file():
         raise InputError(f"{folder} is no diffusers model: model_index.json is missing")
-    index = json.loads(index_file.read_text())
-    part = next((p for p in _COMPONENTS if p in index), None)
-    if part is None or "scheduler" not in index:
+    try:
+        index = json.loads(index_file.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise InputError(f"cannot read {index_file}: {error}") from None
+    kinds = {name: kind for name in (*_COMPONENTS, "scheduler") if (kind := _class_name(index, name))}
+    part = next((p for p in _COMPONENTS if p in kinds), None)
+    if part is None or "scheduler" not in kinds:
         raise InputError(f"{index_file} names no scheduler with a {' or '.join(_COMPONENTS)}")
 
     def load(component: str, **options: Any) -> Any:
-        kind = getattr(diffusers, index[component][1], None)
+        kind = getattr(diffusers, kinds[component], None)
         where = folder / component if (folder / component).is_dir() else folder
         if kind is None:
-            raise InputError(f"diffusers {diffusers.__version__} has no class {index[component][1]} (for {where})")
+            raise InputError(f"diffusers {diffusers.__version__} has no class {kinds[component]} (for {where})")
         try:
             return kind.from_pretrained(where, **options)
-        except (OSError, ValueError) as error:
-            raise InputError(f"cannot load the {component} of {folder}: {str(error).splitlines()[0]}") from None
+        except Exception as error:  # a damaged file can raise nearly anything
+            reason = str(error).partition("\n")[0]
+            raise InputError(f"cannot load the {component} of {folder}: {reason}") from None
 
     network = load(part, torch_dtype=dtype, use_safetensors=True).to(device).eval().requires_grad_(False)
+    _, time, *further = inspect.signature(network.forward).parameters.values()
+    needed = [p for p in further if p.default is p.empty and p.kind is p.POSITIONAL_OR_KEYWORD]
+    if time.name != "timestep" or needed:
+        raise InputError(
+            f"the {part} of {folder}, a {type(network).__name__}, is not called as network(x, timestep, class_labels): "
+            "wrap it with longstride.as_denoiser"
+        )
     scheduler = load("scheduler")
-    kind = "flow_prediction" if type(scheduler).__name__.startswith("FlowMatch") else scheduler.config.prediction_type
+    kind = (
+        "flow_prediction"
+        if type(scheduler).__name__.startswith("FlowMatch")
+        else scheduler.config.get("prediction_type", "epsilon")
+    )
     if kind not in DIFFUSERS_PREDICTIONS:
         raise unknown("prediction type", str(kind), DIFFUSERS_PREDICTIONS)
     config = network.config
-    size = config.sample_size
+    size = config.get("sample_size")
+    if size is None:
+        raise InputError(f"{folder} does not say how large a sample is: set sample_size in the {part}'s config.json")
     height, width = (size, size) if isinstance(size, int) else size
     classes = tuple(index.get("_classes", ()))
     null_class = index.get("_null_class")
     embeds = int(config.get("num_class_embeds") or 0)
+    if null_class not in (None, embeds - 1):
+        raise InputError(f"{index_file}: _null_class must be the last of the {embeds} classes, got {null_class!r}")
     return Model(
         name=name,
         network=cast(torch.nn.Module, network),
@@ -197,6 +249,12 @@ def _load_folder(name: str, folder: Path, device: str, dtype: torch.dtype) -> Mo
         class_names=classes,
         clip=bool(scheduler.config.get("clip_sample", False)),
     )
+
+
+def _class_name(index: Any, component: str) -> str | None:
+    """The class that ``model_index.json`` names, as ``["diffusers", "UNet2DModel"]``, for a component."""
+    entry = index.get(component) if isinstance(index, dict) else None
+    return entry[1] if isinstance(entry, list) and len(entry) == 2 and isinstance(entry[1], str) else None
 
 
 def _load_galaxy(name: str, device: str, dtype: torch.dtype) -> Model:

@@ -1,0 +1,342 @@
+"""The command line: what it writes, that it repeats itself, and one line for everything that is wrong."""
+
+from __future__ import annotations
+
+import json
+import math
+import re
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+from PIL import Image
+from tiny_models import save_tiny_model
+from typer.testing import CliRunner, Result
+
+import longstride as ls
+from longstride.cli import app
+from longstride.evaluation.study import CONTESTANTS, Study
+
+COMMANDS = ("demo", "calibrate", "sample", "show")
+SMALL = ("--nfe", "3", "--substeps", "2", "--batch", "2", "--held-out", "2")
+
+
+def invoke(*args: object) -> Result:
+    return CliRunner().invoke(app, [str(arg) for arg in args])
+
+
+def run(*args: object) -> str:
+    """Standard output of a command that must succeed."""
+    result = invoke(*args)
+    assert result.exit_code == 0, result.output
+    assert result.stderr == ""
+    return result.stdout
+
+
+@pytest.fixture(scope="module")
+def shared(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with two models, one without classes, and a card of the first; tests do not write here."""
+    folder = tmp_path_factory.mktemp("shared")
+    save_tiny_model(folder / "a", null_class=2)
+    save_tiny_model(folder / "b", null_class=2, seed=1)
+    save_tiny_model(folder / "plain", classes=None, prediction="epsilon")
+    run("calibrate", folder / "a", *SMALL, "--out", folder / "card.json")
+    return folder
+
+
+@pytest.fixture
+def model(shared: Path) -> Path:
+    return shared / "a"
+
+
+@pytest.fixture
+def card(shared: Path) -> Path:
+    return shared / "card.json"
+
+
+@pytest.fixture(autouse=True)
+def _in_an_empty_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+
+
+# Help
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_help_ends_with_an_example_that_runs(command: str):
+    """The example stands on one line, and every option in it exists."""
+    text = re.sub(r"\x1b\[[0-9;]*m", "", run(command, "--help"))
+    example = next(line.strip() for line in text.splitlines() if "Example:" in line)
+    assert example.startswith(f"Example: longstride {command} ")
+    assert all(option in text.split("Example:")[0] for option in re.findall(r"--\w+", example))
+    assert text.rstrip().endswith(example)
+
+
+def test_version():
+    assert run("--version") == f"longstride {ls.__version__}\n"
+
+
+def test_no_command_shows_the_help():
+    output = invoke().output
+    assert all(command in output for command in COMMANDS)
+
+
+def test_a_real_process(model: Path, card: Path):
+    """Nothing but JSON on standard output, one line on standard error, and an exit code for scripts."""
+    code = "import sys; from longstride.cli import app; sys.argv[0] = 'longstride'; app()"
+    command = [sys.executable, "-W", "error", "-c", code, "sample", str(model), "--card", str(card), "--num", "2"]
+    good = subprocess.run([*command, "--json"], capture_output=True, text=True, timeout=120, check=False)
+    assert (good.returncode, good.stderr) == (0, "")
+    assert json.loads(good.stdout)["files"] == ["samples.png"]
+    bad = subprocess.run([*command, "--device", "abacus"], capture_output=True, text=True, timeout=120, check=False)
+    assert (bad.returncode, bad.stdout) == (2, "")
+    assert bad.stderr.startswith("error: device 'abacus' cannot be used here")
+    assert bad.stderr.count("\n") == 1
+
+
+# Calibrate and show
+
+
+def test_calibrate_writes_a_card_that_fits_the_model(model: Path, card: Path):
+    loaded = ls.load_card(card)
+    assert (loaded.solver, loaded.base.name, loaded.nfe) == ("iia_ddim", "ddim", 3)
+    loaded.check_model(ls.load_model(model).info())
+    assert loaded.settings == {
+        "r": 1, "substeps": 2, "fine": "base", "ridge": 1e-6, "samples": 4, "held_out": 2, "seed": 0
+    }  # fmt: skip
+
+
+def test_the_same_seed_gives_the_same_card(model: Path, card: Path):
+    for name, seed in (("same", 0), ("other", 1)):
+        run("calibrate", model, *SMALL, "--seed", seed, "--out", name)
+    assert Path("same").read_bytes() == card.read_bytes()
+    same, other = ls.load_card("same").table, ls.load_card("other").table
+    assert same.distance(other) > 0
+
+
+def test_calibrate_prints_its_card_as_json(model: Path):
+    output = run("calibrate", model, *SMALL, "--out", "card.json", "--solver", "ipndm", "--guidance", 2, "--json")
+    assert output == Path("card.json").read_text()
+    assert json.loads(output)["model"]["guidance"] == 2.0
+
+
+def test_calibrate_tells_costs_and_result(shared: Path):
+    out = Path("[bold]:smile:.json")  # a name that looks like markup is a name
+    output = run("calibrate", shared / "plain", *SMALL, "--final", "zero", "--out", out)
+    assert "at most 36 network calls in samples" in output
+    assert "whole trajectories on 2 held-out samples" in " ".join(output.split())
+    assert f"card written to {out}" in output
+    assert list(Path().iterdir()) == [out]
+
+
+def test_show(card: Path):
+    output = run("show", card)
+    assert all(word in output for word in ("card: IIA-DDIM", "x3 = ", "normal form", "D2"))
+    assert json.loads(run("show", card, "--json")) == json.loads(card.read_text())
+
+
+# Sample
+
+
+def test_a_sheet_of_pictures(model: Path, card: Path):
+    made = json.loads(run("sample", model, "--card", card, "--num", 5, "--out", "new/sheet.png", "--json"))
+    assert (made["solver"], made["nfe"], made["files"]) == ("iia_ddim", 3, ["new/sheet.png"])
+    with Image.open("new/sheet.png") as sheet:
+        assert sheet.size == (2 * 8 * 12, 3 * 8 * 12)  # 2 classes across, 5 pictures, each pixel 12 wide
+
+
+def test_a_folder_of_pictures(shared: Path):
+    made = json.loads(
+        run("sample", shared / "plain", "--num", 3, "--out", "out", "--solver", "ipndm", "--nfe", 2, "--json")
+    )
+    assert sorted(made["files"]) == sorted(map(str, Path("out").iterdir()))
+    assert len(made["files"]) == 3
+    for file in made["files"]:
+        with Image.open(file) as picture:
+            assert picture.size == (8, 8)
+
+
+def test_sampling_repeats_itself_and_batches_do_not_matter(model: Path):
+    for name, options in (("a", ()), ("b", ("--batch-size", 2)), ("c", ("--seed", 1)), ("d", ("--label", 1))):
+        run("sample", model, "--num", 4, "--nfe", 2, "--out", f"{name}.png", *options)
+    a, b, c, d = (Path(f"{name}.png").read_bytes() for name in "abcd")
+    assert a == b
+    assert len({a, c, d}) == 3
+
+
+def test_guided_pictures_count_both_calls(model: Path):
+    assert json.loads(run("sample", model, "--num", 2, "--nfe", 3, "--guidance", 2, "--json"))["nfe"] == 6
+
+
+def test_a_card_brings_its_guidance(model: Path):
+    run("calibrate", model, *SMALL, "--guidance", 2)
+    assert json.loads(run("sample", model, "--num", 2, "--card", "card.json", "--json"))["nfe"] == 6
+    assert "at guidance 2.0, not 3.0" in error("sample", model, "--card", "card.json", "--guidance", 3)
+
+
+def test_compare_draws_base_calibrated_and_converged(model: Path, card: Path):
+    output = run("sample", model, "--card", card, "--num", 3, "--out", "both.png", "--compare")
+    assert "IIA-DDIM" in output
+    assert "distance to the converged solution" in output
+    made = json.loads(run("sample", model, "--card", card, "--num", 3, "--out", "folder", "--compare", "--json"))
+    assert made["files"] == ["folder/comparison.png"]
+    assert all(math.isfinite(made["errors"][name]["rmse"]) for name in ("DDIM", "IIA-DDIM"))
+    for file in ("both.png", "folder/comparison.png"):
+        with Image.open(file) as picture:
+            assert min(picture.size) > 100
+
+
+def test_a_card_of_another_model_is_refused_unless_forced(shared: Path, card: Path):
+    message = error("sample", shared / "b", "--card", card, "--num", 2)
+    assert repr(str(shared / "a")) in message
+    assert repr(str(shared / "b")) in message
+    assert "--any-model" in message
+    run("sample", shared / "b", "--card", card, "--num", 2, "--any-model")
+
+
+# Errors
+
+
+def error(*args: object) -> str:
+    """The one line that a bad command prints; it must exit with 2 and leave no file behind."""
+    before = sorted(Path().rglob("*"))
+    result = invoke(*args)
+    assert result.exit_code == 2, result.output
+    assert result.stderr.startswith("error: ")
+    assert result.stderr.count("\n") == 1
+    assert result.stdout == ""
+    assert sorted(Path().rglob("*")) == before
+    return result.stderr
+
+
+@pytest.mark.parametrize("command", ["calibrate", "sample"])
+@pytest.mark.parametrize(
+    ("options", "expected"),
+    [
+        ("--solver ddin", "solver 'ddin': did you mean 'ddim'"),
+        ("--grid unifrom", "unknown grid 'unifrom': did you mean 'uniform'"),
+        ("--nfe 0", "Invalid value for '--nfe'"),
+        ("--nfe many", "Invalid value for '--nfe'"),
+        ("--seed -1", "Invalid value for '--seed'"),
+        ("--seed 99999999999999999999", "Invalid value for '--seed'"),
+        ("--what", "No such option: --what"),
+        ("--guidance nan", "guidance must be a finite number"),
+        ("--device abacus", "device 'abacus' cannot be used here"),
+        ("--device meta", "device 'meta' cannot be used here"),
+        ("--out {card}/sub/x.png", "cannot write"),
+    ],
+)
+def test_bad_options(model: Path, card: Path, command: str, options: str, expected: str):
+    assert expected in error(command, model, *options.format(card=card).split())
+
+
+@pytest.mark.parametrize(
+    ("options", "expected"),
+    [
+        ("--solver unipc", "unknown base solver 'unipc': known: ddim, ipndm, spndm"),
+        ("--fine eulre", "unknown fine solver 'eulre'"),
+        ("--final half", "unknown final level 'half'"),
+        ("--ridge inf", "ridge must be a finite number"),
+        ("--batch 0", "Invalid value for '--batch'"),
+        ("--out .", "cannot write .: it is a folder"),
+        ("--out missing/card.json", "cannot write missing/card.json: No such file or directory"),
+    ],
+)
+def test_bad_options_of_calibrate(model: Path, options: str, expected: str):
+    assert expected in error("calibrate", model, *SMALL, *options.split())
+
+
+@pytest.mark.parametrize(
+    ("options", "expected"),
+    [
+        ("--solver heun --nfe 3", "heun cannot spend exactly 3 network calls; 2 would work"),
+        ("--label 2", "has classes 0 … 1, got label 2"),
+        ("--label -1", "has classes 0 … 1, got label -1"),
+        ("--label 99999999999999999999", "has classes 0 … 1, got label 99999999999999999999"),
+        ("--card none.json", "cannot read card none.json: No such file"),
+        ("--card {model}/model_index.json", "is no longstride card"),
+    ],
+)
+def test_bad_options_of_sample(model: Path, options: str, expected: str):
+    assert expected in error("sample", model, *options.format(model=model).split())
+
+
+@pytest.mark.parametrize("command", ["calibrate", "sample"])
+def test_bad_models(shared: Path, command: str):
+    assert "unknown model 'garment': did you mean 'garments'?" in error(command, "garment")
+    assert "model_index.json is missing" in error(command, ".")
+    assert "missing argument 'model'" in error(command).lower()
+    assert "cannot be guided" in error(command, shared / "plain", "--guidance", 2)
+
+
+def test_a_model_without_weights(tmp_path: Path):
+    folder = save_tiny_model(tmp_path / "model")
+    (folder / "unet" / "diffusion_pytorch_model.safetensors").unlink()
+    assert "cannot load the unet" in error("calibrate", folder)
+
+
+def test_a_label_for_a_model_without_classes(shared: Path):
+    assert "has no classes, got label 0" in error("sample", shared / "plain", "--label", 0)
+
+
+def test_an_unknown_command():
+    assert "No such command 'calibrat'. Did you mean 'calibrate'?" in error("calibrat")
+    assert "No such option: --bogus" in error("--bogus")
+
+
+def test_show_refuses_a_damaged_card(card: Path):
+    Path("cut.json").write_bytes(card.read_bytes()[:500])
+    assert "cut short or damaged" in error("show", "cut.json")
+
+
+def test_an_existing_file_survives_an_error(model: Path):
+    Path("card.json").write_text("mine")
+    Path("card.json.probe").write_text("mine too")
+    error("calibrate", model, "--solver", "unipc")
+    assert [Path(name).read_text() for name in ("card.json", "card.json.probe")] == ["mine", "mine too"]
+
+
+# Demo
+
+DEMO = ("--samples", 6, "--calibration-samples", 4, "--substeps", 2, "--reference-steps", 6, "--dimensions", 2)
+
+
+def test_demo(model: Path):
+    printed = json.loads(run("demo", "--model", model, "--out", "out", *DEMO, "--json"))
+    results: dict[str, Any] = json.loads(Path("out/results.json").read_text())
+    assert printed == results
+    nfes = Study().nfes
+    assert sorted((row["solver"], row["nfe"]) for row in results["rows"]) == sorted(
+        (name, nfe) for name in CONTESTANTS for nfe in nfes
+    )
+    assert len(results["rows"]) == 8 * 6
+    assert all(math.isfinite(row[key]) for row in results["rows"] for key in ("rmse", "median", "fd"))
+    assert math.isfinite(results["fd"]["floor"])
+    assert results["model"]["fingerprint"] == ls.load_model(model).fingerprint
+    calibrated = [name for name, (_, _, is_calibrated) in CONTESTANTS.items() if is_calibrated]
+    cards = {file.stem: ls.load_card(file) for file in Path("out/cards").iterdir()}
+    assert set(cards) == {f"{name}_nfe{nfe}" for name in calibrated for nfe in nfes}
+    assert all(name == f"{card.solver}_nfe{card.nfe}" for name, card in cards.items())
+    assert {file.name for file in Path("out").iterdir()} == {
+        "results.json", "comparison.png", "error_vs_nfe.png", "cards"
+    }  # fmt: skip
+    for name in ("comparison.png", "error_vs_nfe.png"):
+        with Image.open(f"out/{name}") as picture:
+            assert min(picture.size) > 100
+
+
+@pytest.mark.parametrize(
+    ("options", "expected"),
+    [
+        ("--grid unifrom", "unknown grid 'unifrom'"),
+        ("--dimensions 6", "needs more than 6 samples"),
+        ("--model garment", "unknown model 'garment'"),
+        ("--samples 1", "Invalid value for '--samples'"),
+        ("--out {card}", "cannot write"),
+        ("--out {card}/sub", "cannot write"),
+    ],
+)
+def test_bad_options_of_demo(model: Path, card: Path, options: str, expected: str):
+    assert expected in error("demo", "--model", model, *DEMO, *options.format(card=card).split())
