@@ -27,7 +27,7 @@ from rich.table import Table
 from torch import Tensor
 
 import longstride as ls
-from longstride.card import write_atomically
+from longstride.files import write_atomically
 
 ROOT = Path(__file__).resolve().parent.parent
 SHAPES = ((1, 4, 64, 64), (16, 4, 64, 64))

@@ -19,11 +19,11 @@ from pathlib import Path
 import torch
 from rich.console import Console
 
-from longstride.card import write_atomically
 from longstride.cli.common import progress_bars
 from longstride.cli.render import results_table
 from longstride.demo import run_demo
 from longstride.evaluation.study import Study
+from longstride.files import write_atomically
 from longstride.zoo import load_model
 
 ROOT = Path(__file__).resolve().parent.parent

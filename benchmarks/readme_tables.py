@@ -13,8 +13,8 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from longstride.card import write_atomically
 from longstride.evaluation.plots import LABELS
+from longstride.files import write_atomically
 
 ROOT = Path(__file__).resolve().parent.parent
 RESULTS = ROOT / "benchmarks" / "results"
@@ -44,14 +44,14 @@ def effect(name: str) -> str:
     lines.append(
         f"RMSE (and median per-sample error) to the converged solution over {study['samples']} samples of fresh noise, "
         f"values in [-1, 1]; grid `{study['grid']}`, reference UniPC-3 with {reference['nfe']} calls (own error "
-        f"{reference['error']:.4f}), calibrated on {study['calibration_samples'] // 2} samples with as many held out. "
-        "Bold: better than its own base in both."
+        f"below {reference['error']:.4f}), calibrated on {study['calibration_samples'] // 2} samples with as many held "
+        "out. Bold: better than its own base in both."
     )
     return "\n".join(lines)
 
 
 def frechet(name: str) -> str:
-    """Fréchet distance to the teacher's own samples."""
+    """Fréchet distance to the converged samples."""
     results = load(name)
     cells = {(row["solver"], row["nfe"]): row for row in results["rows"]}
     lines = ["| network calls | " + " | ".join(map(str, NFES)) + " |", "|---|" + "---|" * len(NFES)]
@@ -62,7 +62,9 @@ def frechet(name: str) -> str:
     lines.append("")
     lines.append(
         f"FD (EfficientNet-Lite0, {study['dimensions']} principal components, {study['samples']} samples) to the "
-        f"teacher's converged samples from other noise; teacher against teacher: {results['fd']['floor']:.2f}."
+        f"converged samples from the same noise. As many converged samples from other noise have "
+        f"{results['fd']['other_noise']:.2f}: a solver below that is nearer to these pictures than another draw of the "
+        "model is."
     )
     return "\n".join(lines)
 

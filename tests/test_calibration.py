@@ -288,6 +288,8 @@ def test_errors_name_what_was_wrong():
         ls.calibrate(Mixture(), x, table, method="iaa")
     with pytest.raises(ls.InputError, match="unexpected keyword argument 'substep'"):
         ls.calibrate(Mixture(), x, table, substep=3)
+    with pytest.raises(ls.InputError, match="unknown fine solver 'bogus'"):
+        ls.calibrate(Mixture(), x, table, fine="bogus")
     with pytest.raises(ls.InputError, match="of 8 samples 8 cannot be held out"):
         ls.calibrate(Mixture(), x, table, held_out=8)
     with pytest.raises(ls.InputError, match="substeps >= 1"):

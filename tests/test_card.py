@@ -12,7 +12,8 @@ import pytest
 import torch
 
 import longstride as ls
-from longstride.card import _checksum, check_writable, write_atomically
+from longstride.card import _checksum
+from longstride.files import check_writable, write_atomically
 
 PACKAGE = Path(ls.__file__).parent
 MODEL = ls.ModelInfo(name="toy", fingerprint="ab" * 32, guidance=2.0)

@@ -313,7 +313,7 @@ def test_demo(model: Path):
     )
     assert len(results["rows"]) == 8 * 6
     assert all(math.isfinite(row[key]) for row in results["rows"] for key in ("rmse", "median", "fd"))
-    assert math.isfinite(results["fd"]["floor"])
+    assert math.isfinite(results["fd"]["other_noise"])
     assert results["model"]["fingerprint"] == ls.load_model(model).fingerprint
     calibrated = [name for name, (_, _, is_calibrated) in CONTESTANTS.items() if is_calibrated]
     cards = {file.stem: ls.load_card(file) for file in Path("out/cards").iterdir()}

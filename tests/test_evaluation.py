@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
+
 import numpy as np
 import pytest
 import torch
@@ -9,9 +11,9 @@ from PIL import Image
 
 import longstride as ls
 from longstride.calibration.reference import errors
-from longstride.evaluation import FeatureNet, FrechetReference
+from longstride.evaluation import FeatureNet, FrechetSpace, frechet_distance
 from longstride.evaluation.plots import comparison, picture_grid, to_pixels
-from longstride.evaluation.study import CALIBRATION_SEEDS, EVALUATION_SEEDS, TEACHER_SEEDS, Study, run_study
+from longstride.evaluation.study import Study, run_study, seed_range
 from longstride.zoo import load_model
 
 
@@ -24,19 +26,17 @@ def standardised(count: int, dimensions: int, seed: int) -> torch.Tensor:
 
 def test_frechet_distance_of_gaussians_in_closed_form():
     """Of N(0, I) and N(m, s² I) in d dimensions it is |m|² + d (s - 1)²."""
-    real = standardised(400, 6, 0)
-    reference = FrechetReference(real, 6)
-    shifted = 1.5 * standardised(300, 6, 1) + 0.2
-    assert reference.distance(reference.project(shifted)) == pytest.approx(6 * (0.5**2 + 0.2**2), rel=1e-6)
-    assert reference.distance(reference.project(real)) == pytest.approx(0.0, abs=1e-6)
+    real, shifted = standardised(400, 6, 0), 1.5 * standardised(300, 6, 1) + 0.2
+    assert frechet_distance(real, shifted) == pytest.approx(6 * (0.5**2 + 0.2**2), rel=1e-6)
+    assert frechet_distance(real, real) == pytest.approx(0.0, abs=1e-6)
 
 
 def test_projection_keeps_the_directions_of_largest_variance():
-    scales = torch.tensor([0.1, 5.0, 1.0, 3.0], dtype=torch.float64)
-    reference = FrechetReference(standardised(200, 4, 2) * scales, 2)
-    np.testing.assert_allclose(reference.projected.std(0), [5.0, 3.0], rtol=1e-9)
+    features = standardised(200, 4, 2) * torch.tensor([0.1, 5.0, 1.0, 3.0], dtype=torch.float64)
+    projected = FrechetSpace(features, 2).project(features)
+    np.testing.assert_allclose(projected.std(0), [5.0, 3.0], rtol=1e-9)
     with pytest.raises(ls.InputError, match="do not span 5 dimensions"):
-        FrechetReference(standardised(200, 4, 2), 5)
+        FrechetSpace(features, 5)
 
 
 def test_features_see_what_a_file_would_hold():
@@ -73,9 +73,12 @@ def test_pixels_and_sheets(tmp_path):
 
 
 def test_seeds_of_calibration_evaluation_and_teacher_never_meet():
-    largest = 100_000  # samples times seed stay far below the distance between the ranges
-    assert CALIBRATION_SEEDS + largest < EVALUATION_SEEDS
-    assert EVALUATION_SEEDS + largest < TEACHER_SEEDS
+    purposes = ("calibration", "evaluation", "teacher")
+    ranges = sorted((seed_range(p, seed, 1_000_000) for p in purposes for seed in (0, 1, 7)), key=lambda r: r.start)
+    assert all(len(r) == 1_000_000 for r in ranges)
+    assert all(before.stop <= after.start for before, after in pairwise(ranges))
+    with pytest.raises(ls.InputError, match="at most 1,000,000 samples"):
+        seed_range("teacher", 0, 1_000_001)
 
 
 def test_a_study_measures_what_it_says_on_the_bundled_model():
@@ -85,7 +88,7 @@ def test_a_study_measures_what_it_says_on_the_bundled_model():
     results, tables, calibrations = run_study(load_model("garments"), study)
     assert {row["solver"] for row in results["rows"]} == {name for name, _ in tables}
     assert all(table.nfe == nfe == 4 for (_, nfe), table in tables.items())
-    model, seeds = load_model("garments"), range(EVALUATION_SEEDS, EVALUATION_SEEDS + 6)
+    model, seeds = load_model("garments"), seed_range("evaluation", 0, 6)
     noise, denoiser = model.noise(seeds, tables["ddim", 4].sigmas[0]), model.denoiser(seeds)
     target = ls.solve_reference(denoiser, noise, tables["ddim", 4], steps=8)
     for row in results["rows"]:

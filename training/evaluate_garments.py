@@ -17,9 +17,9 @@ import torch
 
 import fashion_mnist
 import longstride as ls
-from longstride.card import write_atomically
 from longstride.cli.common import progress_bars
-from longstride.evaluation.frechet import FeatureNet, FrechetReference
+from longstride.evaluation.frechet import FeatureNet, FrechetSpace, frechet_distance
+from longstride.files import write_atomically
 from longstride.zoo.model import BUNDLED
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -45,7 +45,9 @@ def main() -> None:
         pictures = torch.from_numpy(images[chosen].copy()).float()[:, None] / 127.5 - 1
         return torch.cat([features(part) for part in pictures.split(batch)])
 
-    reference = FrechetReference(of_data("t10k", 10_000), args.dimensions)
+    test_features = of_data("t10k", 10_000)
+    space = FrechetSpace(test_features, args.dimensions)
+    test = space.project(test_features)
     model = ls.load_model("garments")
     sigmas = ls.grid("uniform", args.steps, schedule=model.schedule, final="sigma_min")
     table = ls.build("unipc", sigmas, schedule=model.schedule, order=3)
@@ -54,7 +56,7 @@ def main() -> None:
         for first in range(SEEDS, SEEDS + args.samples, batch):
             seeds = range(first, min(first + batch, SEEDS + args.samples))
             images = ls.sample(model.denoiser(seeds), model.noise(seeds, sigmas[0]), table)
-            found.append(reference.project(features(images)))
+            found.append(space.project(features(images)))
             say("sampling", seeds.stop - SEEDS, args.samples)
     results = {
         "features": "EfficientNet-Lite0",
@@ -62,9 +64,9 @@ def main() -> None:
         "to": "the 10,000 test pictures of Fashion-MNIST",
         "samples": args.samples,
         "nfe": args.steps,
-        "fd": reference.distance(torch.cat(found)),
-        "floor": reference.distance(reference.project(of_data("train", args.samples))),
-        "noise_floor": reference.distance(reference.project(features_of_noise(features, args.samples, batch))),
+        "fd": frechet_distance(test, torch.cat(found)),
+        "floor": frechet_distance(test, space.project(of_data("train", args.samples))),
+        "noise_floor": frechet_distance(test, space.project(features_of_noise(features, args.samples, batch))),
         "fingerprint": model.fingerprint,
         "training": [json.loads(line) for line in args.log.read_text().splitlines()][-1],
     }

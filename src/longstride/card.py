@@ -9,8 +9,6 @@ from __future__ import annotations
 import hashlib
 import json
 import math
-import os
-import tempfile
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict
 from pathlib import Path
@@ -20,6 +18,7 @@ import numpy as np
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from longstride.errors import CardError, InputError
+from longstride.files import write_atomically
 from longstride.grid import check_levels
 from longstride.table import Row, SolverTable
 
@@ -28,7 +27,7 @@ if TYPE_CHECKING:
     from longstride.calibration.iia import RowReport
     from longstride.sampler import DenoiserLike
 
-__all__ = ["CARD_VERSION", "Card", "ModelInfo", "check_writable", "load_card", "write_atomically"]
+__all__ = ["CARD_VERSION", "Card", "ModelInfo", "load_card"]
 
 #: Version of the format; a card with a higher one was written by a newer longstride.
 CARD_VERSION = 1
@@ -305,46 +304,3 @@ def load_card(path: str | Path) -> Card:
     if any(table.nfe != card.nfe for table in tables):
         raise CardError(f"{file} says nfe = {card.nfe}, but its tables make {[table.nfe for table in tables]} calls")
     return card
-
-
-def check_writable(path: Path, *, new_folders: bool = False) -> None:
-    """Make sure, before long work, that a file can be written at ``path``; nothing is left behind.
-
-    Args:
-        path: Where the file will be.
-        new_folders: Whether missing folders will be made.
-
-    Raises:
-        InputError: the path is a folder, or its folder is missing or cannot be written.
-    """
-    folder = path.parent
-    try:
-        if path.is_dir():
-            raise InputError(f"cannot write {path}: it is a folder")
-        while new_folders and not folder.exists() and folder != folder.parent:
-            folder = folder.parent
-        with tempfile.NamedTemporaryFile(dir=folder, prefix=f".{path.name}."):
-            pass
-    except OSError as error:
-        raise InputError(f"cannot write {path}: {error.strerror or error}") from None
-
-
-def write_atomically(path: Path, content: bytes) -> None:
-    """Write next to ``path``, then rename.
-
-    Raises:
-        InputError: the folder is missing or cannot be written.
-    """
-    temporary = None
-    try:
-        with tempfile.NamedTemporaryFile(dir=path.parent, prefix=f".{path.name}.", delete=False) as file:
-            temporary = file.name
-            file.write(content)
-        os.chmod(temporary, 0o644)
-        os.replace(temporary, path)
-        temporary = None
-    except OSError as error:
-        raise InputError(f"cannot write {path}: {error.strerror or error}") from None
-    finally:  # also when interrupted
-        if temporary is not None:
-            os.unlink(temporary)

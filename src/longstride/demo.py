@@ -11,10 +11,10 @@ from typing import Any
 import torch
 
 from longstride.calibration import solve_reference
-from longstride.card import check_writable, write_atomically
 from longstride.errors import InputError
 from longstride.evaluation.plots import LABELS, comparison, error_curves
-from longstride.evaluation.study import EVALUATION_SEEDS, Study, run_study
+from longstride.evaluation.study import Study, run_study, seed_range
+from longstride.files import check_writable, write_atomically
 from longstride.sampler import sample
 from longstride.table import SolverTable
 from longstride.zoo.model import Model
@@ -61,8 +61,7 @@ def run_demo(
 def _draw_comparison(model: Model, study: Study, tables: dict[tuple[str, int], SolverTable], path: Path) -> None:
     """Rows of pictures from the same noise: classical and calibrated at the least NFE, and the converged solution."""
     nfe = min(study.nfes)
-    first = EVALUATION_SEEDS + study.seed * study.samples
-    seeds = range(first, first + min(20, max(10, model.num_classes)))
+    seeds = seed_range("evaluation", study.seed, min(20, max(10, model.num_classes)))
     table = tables["ddim", nfe]
     noise, denoiser = model.noise(seeds, table.sigmas[0]), model.denoiser(seeds, study.guidance)
     reference = solve_reference(denoiser, noise, table, steps=study.reference_steps, check_samples=0)

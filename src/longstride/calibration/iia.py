@@ -27,7 +27,7 @@ from torch import Tensor
 
 from longstride.calibration.normal_equations import NormalEquations
 from longstride.calibration.reference import in_batches, refine, sigma_floor
-from longstride.errors import InputError
+from longstride.errors import InputError, unknown
 from longstride.sampler import DenoiserLike, History, raise_if_not_finite, sample
 from longstride.solvers import SOLVERS
 from longstride.table import Row, SolverTable
@@ -121,6 +121,8 @@ def _fine_table(table: SolverTable, start: int, k: int, settings: IIASettings, f
     Of the ``substeps + 1`` calls that a step may cost, the base row has spent ``k - start``.
     """
     name, options = (table.name, dict(table.options)) if settings.fine == "base" else (settings.fine, {})
+    if name not in SOLVERS:
+        raise unknown("fine solver", name, ("base", *SOLVERS))
     budget = max(1, settings.substeps + 1 - (k - start))
     for steps in range(budget, 0, -1):
         nodes = refine(table, start, k, steps, floor)

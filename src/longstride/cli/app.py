@@ -50,8 +50,8 @@ def demo(
         "demo-output"
     ),
     model: Annotated[str, typer.Option(help="As in calibrate.")] = "garments",
-    samples: Annotated[int, typer.Option(help="Evaluation samples, and as many teacher samples.", min=2)] = 48,
-    calibration_samples: Annotated[int, typer.Option(help="Samples for calibration; half are held out.", min=2)] = 24,
+    samples: Annotated[int, typer.Option(help="Evaluation samples, and as many teacher samples.", min=2)] = 40,
+    calibration_samples: Annotated[int, typer.Option(help="Samples for calibration; half are held out.", min=2)] = 20,
     substeps: Annotated[int, typer.Option(help="Fine steps M of IIA's target; the paper's is 10.", min=1)] = 4,
     reference_steps: Annotated[int, typer.Option(help="Steps of the converged solution.", min=2)] = 32,
     dimensions: Annotated[int, typer.Option(help="Principal components of the Fréchet distance; 0: none.", min=0)] = 16,
@@ -119,10 +119,10 @@ def calibrate(
     """Measure better coefficients for a model and a step budget, and save them on a card."""
     from longstride import calibration
     from longstride.calibration.iia import IIA_BASES
-    from longstride.card import check_writable
     from longstride.cli.render import card_summary
     from longstride.errors import unknown
-    from longstride.evaluation.study import Study, base_table
+    from longstride.evaluation.study import Study, base_table, seed_range
+    from longstride.files import check_writable
     from longstride.solvers import SOLVERS
     from longstride.zoo import load_model
 
@@ -138,7 +138,7 @@ def calibrate(
     study = Study(grid=grid, final="zero" if final == "zero" else "sigma_min")
     table = base_table(loaded, solver, nfe, study)
     check_writable(out)
-    seeds = range(seed * (batch + held_out), (seed + 1) * (batch + held_out))
+    seeds = seed_range("calibration", seed, batch + held_out)
     denoiser = loaded.denoiser(seeds, guidance)
     bound = (substeps + 1) * (batch + held_out) * (len(table.grid) - 1) * denoiser.cost
     if not as_json:

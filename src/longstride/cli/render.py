@@ -23,7 +23,7 @@ def results_table(results: dict[str, Any]) -> Group:
     study, fd = results["study"], results["fd"]
     measures = [("rmse", "RMSE to the converged solution"), ("median", "median error per sample")]
     if fd is not None:
-        measures.append(("fd", f"FD ({fd['features']}, {study['dimensions']} dimensions), floor {fd['floor']:.3g}"))
+        measures.append(("fd", f"FD ({fd['features']}, {study['dimensions']} dimensions) to {fd['to']}"))
     cells = {(row["solver"], row["nfe"]): row for row in results["rows"]}
     solvers = list(dict.fromkeys(row["solver"] for row in results["rows"]))
     parts: list[Table | Text] = []
@@ -43,7 +43,9 @@ def results_table(results: dict[str, Any]) -> Group:
             table.add_row(LABELS.get(solver, solver), *shown)
         parts.append(table)
     note = f"reference: {results['reference']['solver']}, {results['reference']['nfe']} calls, "
-    note += f"own error {results['reference']['error']:.2g}; green: better than its base"
+    note += f"own error below {results['reference']['error']:.2g}; green: better than its base"
+    if fd is not None:
+        note += f"; converged samples from other noise have FD {fd['other_noise']:.3g}"
     return Group(*parts, Text(note, style="dim"))
 
 

@@ -9,10 +9,11 @@ import torch
 
 from longstride.calibration import solve_reference
 from longstride.calibration.reference import Errors, errors, in_batches
-from longstride.card import Card, check_writable, load_card
+from longstride.card import Card, load_card
 from longstride.errors import InputError
 from longstride.evaluation.plots import LABELS, comparison, picture_grid
-from longstride.evaluation.study import EVALUATION_SEEDS, Study, base_table
+from longstride.evaluation.study import Study, base_table, seed_range
+from longstride.files import check_writable
 from longstride.sampler import sample
 from longstride.zoo import load_model
 
@@ -53,8 +54,7 @@ def draw(
         table = card.table
     else:
         table = base_table(loaded, solver, nfe, Study(grid=grid))
-    first = EVALUATION_SEEDS + seed * num
-    seeds = range(first, first + num)
+    seeds = seed_range("evaluation", seed, num)
     if label is not None:
         loaded.check_labels([label])
     labels = None if label is None else torch.full((num,), label)
@@ -62,7 +62,7 @@ def draw(
     noise, network = loaded.noise(seeds, table.sigmas[0]), in_batches(denoiser, batch_size)
     images = sample(network, noise, table)
     name = LABELS.get(table.name, table.name)
-    made: dict[str, Any] = {"solver": table.name, "nfe": table.nfe * denoiser.cost, "seeds": [first, first + num - 1]}
+    made: dict[str, Any] = {"solver": table.name, "nfe": table.nfe * denoiser.cost, "seeds": [seeds[0], seeds[-1]]}
     lines = [f"{num} pictures by {name}, {made['nfe']} network calls each"]
     if compare:
         reference = solve_reference(denoiser, noise, table, batch_size=batch_size)

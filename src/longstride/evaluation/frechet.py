@@ -2,8 +2,8 @@
 
 The usual Inception weights are not packaged anywhere; EfficientNet-Lite0's are, so everybody can compute these figures
 offline. They are called "FD (EfficientNet-Lite0)" and cannot be compared with FID. With few samples a Fréchet
-distance in 1280 dimensions is mostly bias, so features are projected to the leading principal components of the
-reference set, and every figure stands beside its floor: the distance of an independent set from the same source.
+distance in 1280 dimensions is mostly bias, so features are projected to leading principal components, and every figure
+stands beside a yardstick: the distance of an independent set from the same source.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from torch import Tensor
 
 from longstride.errors import InputError
 
-__all__ = ["FeatureNet", "FrechetReference"]
+__all__ = ["FeatureNet", "FrechetSpace", "frechet_distance"]
 
 
 class FeatureNet:
@@ -50,12 +50,12 @@ class FeatureNet:
         return features
 
 
-class FrechetReference:
-    """A reference set of features: what other sets are measured against.
+class FrechetSpace:
+    """The leading principal components of a set of features: where Fréchet distances are measured.
 
     Args:
         features: Shape ``(N, d)``.
-        dimensions: Leading principal components to keep; at most ``min(N - 1, d)``.
+        dimensions: Components to keep; at most ``min(N - 1, d)``.
     """
 
     def __init__(self, features: Tensor, dimensions: int = 64) -> None:
@@ -64,28 +64,28 @@ class FrechetReference:
         self.mean = features.double().mean(0)
         _, _, components = torch.linalg.svd(features.double() - self.mean, full_matrices=False)
         self.components = components[:dimensions].T
-        self.projected = self.project(features)
 
     def project(self, features: Tensor) -> Tensor:
         """Coordinates ``(N, dimensions)`` of features ``(N, d)``, float64."""
         projected: Tensor = (features.double() - self.mean) @ self.components
         return projected
 
-    def distance(self, projected: Tensor) -> float:
-        """Fréchet distance of a set, given by its coordinates ``(N, dimensions)``, to the reference set.
 
-        References:
-            Heusel et al., GANs Trained by a Two Time-Scale Update Rule, 2017, Eq. (6).
-        """
-        from torchmetrics.image.fid import FrechetInceptionDistance
+def frechet_distance(real: Tensor, other: Tensor) -> float:
+    """Fréchet distance between Gaussians fitted to two sets of coordinates, ``(N, d)`` and ``(M, d)``.
 
-        class Coordinates(torch.nn.Module):
-            num_features = self.components.shape[1]
+    References:
+        Heusel et al., GANs Trained by a Two Time-Scale Update Rule, 2017, Eq. (6).
+    """
+    from torchmetrics.image.fid import FrechetInceptionDistance
 
-            def forward(self, x: Tensor) -> Tensor:
-                return x
+    class Coordinates(torch.nn.Module):
+        num_features = real.shape[1]
 
-        metric = FrechetInceptionDistance(feature=Coordinates()).set_dtype(torch.float64)
-        metric.update(self.projected, real=True)
-        metric.update(projected, real=False)
-        return float(metric.compute())
+        def forward(self, x: Tensor) -> Tensor:
+            return x
+
+    metric = FrechetInceptionDistance(feature=Coordinates()).set_dtype(torch.float64)
+    metric.update(real, real=True)
+    metric.update(other, real=False)
+    return float(metric.compute())

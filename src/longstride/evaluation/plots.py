@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor
 
-from longstride.card import write_atomically
+from longstride.files import write_atomically
 
 __all__ = ["LABELS", "comparison", "error_curves", "picture_grid", "to_pixels"]
 
@@ -79,7 +79,7 @@ def comparison(rows: Sequence[tuple[str, Tensor]], path: Path, *, title: str = "
     """
     plt = _pyplot()
     count, _, height, width = rows[0][1].shape
-    gap, left = 2, 1.75
+    gap, left = 2, 1.3
     cell_h, cell_w = (height + gap) * pixel / 100, (width + gap) * pixel / 100
     top = 0.42 if title else 0.08
     figure = plt.figure(figsize=(left + count * cell_w + 0.1, top + len(rows) * cell_h + 0.08), dpi=100)
@@ -118,8 +118,9 @@ def error_curves(results: Mapping[str, Any], path: Path) -> None:
             name = LABELS.get(solver, solver)
             ax.plot(*zip(*points, strict=True), color=color, marker=marker, ls=line, label=name, ms=5, lw=1.5)
         if key == "fd":
-            ax.axhline(results["fd"]["floor"], color="#999999", lw=0.8)
-            ax.annotate("teacher against teacher", (nfes[0], results["fd"]["floor"]), fontsize=7, va="bottom")
+            other = results["fd"]["other_noise"]
+            ax.axhline(other, color="#999999", lw=0.8)
+            ax.annotate("converged, other noise", (nfes[-1], other), fontsize=7, va="bottom", ha="right")
         ax.set_xscale("log")
         ax.set_yscale("log")
         ax.set_xticks(nfes, [str(nfe) for nfe in nfes])

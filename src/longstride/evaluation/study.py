@@ -1,8 +1,8 @@
 """Error and Fréchet distance against network calls, for base and calibrated solvers on one model.
 
 Everything is measured on noise that calibration did not see, from the same noise for every solver: root-mean-square
-and median per-sample error to the converged ODE solution, and the Fréchet distance to an independent set of the
-teacher's own converged samples.
+and median per-sample error to the converged ODE solution, and the Fréchet distance to those converged samples as a
+set. An independent set of the teacher's samples, from other noise, gives that distance its yardstick.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ from __future__ import annotations
 import platform
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass, field
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -18,17 +18,19 @@ from torch import Tensor
 
 from longstride.calibration import Calibration, Reference, calibrate, solve_reference
 from longstride.errors import InputError
-from longstride.evaluation.frechet import FeatureNet, FrechetReference
+from longstride.evaluation.frechet import FeatureNet, FrechetSpace, frechet_distance
 from longstride.grid import Final, grid
 from longstride.sampler import sample
 from longstride.solvers import build, steps_for_nfe
 from longstride.table import SolverTable
 from longstride.zoo.model import Model
 
-__all__ = ["CALIBRATION_SEEDS", "CONTESTANTS", "EVALUATION_SEEDS", "TEACHER_SEEDS", "Study", "base_table", "run_study"]
+__all__ = ["CONTESTANTS", "Purpose", "Study", "base_table", "run_study", "seed_range"]
 
-#: Seeds of calibration, evaluation and the teacher's reference set start here and never meet.
-CALIBRATION_SEEDS, EVALUATION_SEEDS, TEACHER_SEEDS = 0, 1_000_000, 2_000_000
+#: What noise is for; seeds of different purposes never meet.
+Purpose = Literal["calibration", "evaluation", "teacher"]
+_PURPOSES: tuple[Purpose, ...] = ("calibration", "evaluation", "teacher")
+_BLOCK = 1_000_000
 
 #: Name of every contestant, its classical solver, that solver's options, and whether it is calibrated.
 CONTESTANTS: dict[str, tuple[str, dict[str, Any], bool]] = {
@@ -41,6 +43,18 @@ CONTESTANTS: dict[str, tuple[str, dict[str, Any], bool]] = {
     "dpmpp_2m": ("dpmpp_2m", {}, False),
     "unipc": ("unipc", {"order": 3}, False),
 }
+
+
+def seed_range(purpose: Purpose, seed: int, count: int) -> range:
+    """Seeds of ``count`` samples: every (purpose, seed) has a block of its own.
+
+    Raises:
+        InputError: more samples than a block holds.
+    """
+    if count > _BLOCK:
+        raise InputError(f"at most {_BLOCK:,} samples have seeds of their own, got {count:,}")
+    first = (seed * 10 + _PURPOSES.index(purpose)) * _BLOCK
+    return range(first, first + count)
 
 
 @dataclass(frozen=True)
@@ -86,11 +100,11 @@ class _Tally:
     def add(self, samples: Tensor, target: Tensor) -> None:
         self.squared.append((samples.double() - target.double()).square().flatten(1).mean(1).cpu())
 
-    def row(self, reference: FrechetReference | None) -> dict[str, float]:
+    def row(self, teacher: Tensor | None) -> dict[str, float]:
         squared = torch.cat(self.squared)
         row = {"rmse": float(squared.mean().sqrt()), "median": float(squared.sqrt().median())}
-        if reference is not None:
-            row["fd"] = reference.distance(torch.cat(self.coordinates))
+        if teacher is not None:
+            row["fd"] = frechet_distance(teacher, torch.cat(self.coordinates))
         return row
 
 
@@ -130,34 +144,38 @@ def run_study(
     }
     any_table = next(iter(tables.values()))
     features = FeatureNet(model.device) if study.dimensions else None
-    frechet = None if features is None else _teacher_set(model, study, any_table, features, say)
+    other = None if features is None else _teacher_features(model, study, any_table, features, say)
+    space = None if other is None else FrechetSpace(other, study.dimensions)
     tallies = {key: _Tally() for key in tables}
-    teacher, reference_errors = _Tally(), []
-    total, done = len(tables) * study.samples, 0
-    reference_nfe = 0
-    for seeds in _chunks(EVALUATION_SEEDS + study.seed * study.samples, study.samples, study.batch_size):
+    teacher: list[Tensor] = []
+    reference_errors: list[float] = []
+    total, done, reference_nfe = len(tables) * study.samples, 0, 0
+    for seeds in _chunks(seed_range("evaluation", study.seed, study.samples), study.batch_size):
         noise, denoiser = model.noise(seeds, any_table.sigmas[0]), model.denoiser(seeds, study.guidance)
         target = solve_reference(denoiser, noise, any_table, steps=study.reference_steps)
         reference_errors.append(target.error)
         reference_nfe = target.nfe
-        if features is not None and frechet is not None:
-            teacher.coordinates.append(frechet.project(features(target.samples)).cpu())
+        if features is not None and space is not None:
+            teacher.append(space.project(features(target.samples)))
         for key, table in tables.items():
             result = sample(denoiser, noise, table)
             tallies[key].add(result, target.samples)
-            if features is not None and frechet is not None:
-                tallies[key].coordinates.append(frechet.project(features(result)).cpu())
+            if features is not None and space is not None:
+                tallies[key].coordinates.append(space.project(features(result)))
             done += len(seeds)
             say("evaluating", done, total)
+    real = torch.cat(teacher) if teacher else None
     rows = [
-        {
-            "solver": name,
-            "nfe": nfe,
-            **tallies[name, nfe].row(frechet),
-            **_calibration_row(calibrations.get((name, nfe))),
-        }
-        for name, nfe in tables
+        {"solver": key[0], "nfe": key[1], **tallies[key].row(real), **_calibration_row(calibrations.get(key))}
+        for key in tables
     ]
+    distance = None
+    if space is not None and other is not None and real is not None:
+        distance = {
+            "features": "EfficientNet-Lite0",
+            "to": "the converged samples from the same noise",
+            "other_noise": frechet_distance(real, space.project(other)),
+        }
     results = {
         "model": {"name": model.name, "fingerprint": model.fingerprint},
         "study": {**asdict(study), "nfes": list(study.nfes)},
@@ -166,22 +184,16 @@ def run_study(
             "nfe": reference_nfe,
             "error": float(np.sqrt(np.mean(np.square(reference_errors)))),
         },
-        "fd": None
-        if frechet is None
-        else {
-            "features": "EfficientNet-Lite0",
-            "to": "the teacher's converged samples from independent noise",
-            "floor": frechet.distance(torch.cat(teacher.coordinates)),
-        },
+        "fd": distance,
         "rows": rows,
         "environment": {"python": platform.python_version(), "torch": torch.__version__, "device": str(model.device)},
     }
     return results, tables, calibrations
 
 
-def _chunks(first: int, count: int, size: int) -> Iterator[range]:
-    for begin in range(first, first + count, size):
-        yield range(begin, min(begin + size, first + count))
+def _chunks(seeds: range, size: int) -> Iterator[range]:
+    for begin in range(0, len(seeds), size):
+        yield seeds[begin : begin + size]
 
 
 def _calibration_row(calibration: Calibration | None) -> dict[str, Any]:
@@ -200,8 +212,7 @@ def _calibrate_all(
 ) -> dict[tuple[str, int], Calibration]:
     """Calibrate every calibrated contestant; one converged solution serves all of them."""
     count = study.calibration_samples
-    first = CALIBRATION_SEEDS + study.seed * count
-    seeds = range(first, first + count)
+    seeds = seed_range("calibration", study.seed, count)
     held_out = seeds[count // 2 :]
     denoiser = model.denoiser(seeds, study.guidance)
     wanted: Sequence[tuple[str, int]] = [
@@ -235,14 +246,14 @@ def _calibrate_all(
     return found
 
 
-def _teacher_set(
+def _teacher_features(
     model: Model, study: Study, table: SolverTable, features: FeatureNet, say: Callable[[str, int, int], None]
-) -> FrechetReference:
-    """Features of the teacher's converged samples from noise that nothing else uses."""
-    found = []
-    for seeds in _chunks(TEACHER_SEEDS + study.seed * study.samples, study.samples, study.batch_size):
+) -> Tensor:
+    """Features ``(samples, d)`` of the teacher's converged samples from noise that nothing else uses."""
+    found, all_seeds = [], seed_range("teacher", study.seed, study.samples)
+    for seeds in _chunks(all_seeds, study.batch_size):
         noise, denoiser = model.noise(seeds, table.sigmas[0]), model.denoiser(seeds, study.guidance)
         solution = solve_reference(denoiser, noise, table, steps=study.reference_steps, check_samples=0)
         found.append(features(solution.samples))
-        say("teacher samples", seeds.stop - TEACHER_SEEDS - study.seed * study.samples, study.samples)
-    return FrechetReference(torch.cat(found), study.dimensions)
+        say("teacher samples", seeds.stop - all_seeds.start, study.samples)
+    return torch.cat(found)

@@ -9,7 +9,7 @@ import math
 import os
 from collections.abc import Iterable
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any, cast
 
@@ -42,7 +42,7 @@ class Model:
         num_classes: Number of classes that it is conditioned on, or 0.
         null_class: Label of the unconditional prediction, or None.
         class_names: Names of the classes, or empty.
-        clip: Whether clean predictions are clamped to [-1, 1] (``clip_sample`` of the scheduler).
+        clip: Clean predictions are clamped to [-clip, clip] (``clip_sample_range`` of the scheduler), or None.
     """
 
     name: str
@@ -53,7 +53,7 @@ class Model:
     num_classes: int = 0
     null_class: int | None = None
     class_names: tuple[str, ...] = ()
-    clip: bool = False
+    clip: float | None = None
 
     @property
     def device(self) -> torch.device:
@@ -136,7 +136,7 @@ class Model:
             condition=condition,
             uncondition=null,
             guidance=guidance,
-            threshold=(lambda clean: clean.clamp(-1, 1)) if self.clip else None,
+            threshold=None if self.clip is None else partial(torch.clamp, min=-self.clip, max=self.clip),
             dtype=next(self.network.parameters()).dtype,
         )
 
@@ -228,6 +228,14 @@ def _load_folder(name: str, folder: Path, device: str, dtype: torch.dtype) -> Mo
     )
     if kind not in DIFFUSERS_PREDICTIONS:
         raise unknown("prediction type", str(kind), DIFFUSERS_PREDICTIONS)
+    if scheduler.config.get("thresholding", False):
+        raise InputError(f"{folder} asks for dynamic thresholding: pass it to longstride.as_denoiser as threshold=")
+    schedule = Schedule.from_diffusers(scheduler)
+    if schedule.family == "ve":
+        raise InputError(
+            f"{folder} has EDM's preconditioning around its network, which is not applied here: wrap the "
+            "preconditioned network with longstride.as_denoiser(..., prediction='data')"
+        )
     config = network.config
     size = config.get("sample_size")
     if size is None:
@@ -236,18 +244,21 @@ def _load_folder(name: str, folder: Path, device: str, dtype: torch.dtype) -> Mo
     classes = tuple(index.get("_classes", ()))
     null_class = index.get("_null_class")
     embeds = int(config.get("num_class_embeds") or 0)
+    if not embeds and config.get("norm_type") == "ada_norm_zero":  # DiT keeps one more embedding, for no class
+        embeds = int(config.num_embeds_ada_norm) + 1
+        null_class = embeds - 1
     if null_class not in (None, embeds - 1):
         raise InputError(f"{index_file}: _null_class must be the last of the {embeds} classes, got {null_class!r}")
     return Model(
         name=name,
         network=cast(torch.nn.Module, network),
-        schedule=Schedule.from_diffusers(scheduler),
+        schedule=schedule,
         prediction=DIFFUSERS_PREDICTIONS[kind],
         shape=(int(config.in_channels), int(height), int(width)),
         num_classes=embeds - 1 if null_class is not None else embeds,
         null_class=null_class,
         class_names=classes,
-        clip=bool(scheduler.config.get("clip_sample", False)),
+        clip=float(scheduler.config.get("clip_sample_range", 1.0)) if scheduler.config.get("clip_sample") else None,
     )
 
 
