@@ -279,3 +279,13 @@ def test_latents_are_no_pictures(tiny: ls.Model):
     tiny.check_pictures()
     with pytest.raises(ls.InputError, match="only 1 or 3 channels can be drawn"):
         replace(tiny, shape=(4, 8, 8)).check_pictures()
+
+
+@pytest.mark.parametrize("shape", [(2, 3, 28, 28), (2, 1, 32, 32), (2, 28, 28)])
+def test_noise_of_another_shape_is_refused_by_name(shape):
+    model = ls.load_model("garments")
+    table = ls.build("ddim", [10.0, 1.0, 0.1])
+    with pytest.raises(ls.InputError, match=r"takes states of shape \(B, 1, 28, 28\), got \(2, "):
+        ls.sample(model.denoiser(range(2)), torch.zeros(shape), table)
+    with pytest.raises(ls.InputError, match="'class_labels' holds 3 entries for a batch of 2"):
+        ls.sample(model.denoiser(range(3)), torch.zeros(2, 1, 28, 28), table)

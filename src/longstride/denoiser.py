@@ -61,10 +61,11 @@ class Denoiser:
         guidance: float | None,
         threshold: Callable[[Tensor], Tensor] | None,
         dtype: torch.dtype | None,
+        shape: tuple[int, ...] | None,
     ) -> None:
         self.model, self.schedule, self.prediction = model, schedule, prediction
         self.condition, self.uncondition, self.guidance = dict(condition), uncondition, guidance
-        self.threshold, self.dtype = threshold, dtype
+        self.threshold, self.dtype, self.shape = threshold, dtype, shape
         self._counter = [0]
         self._level = lru_cache(maxsize=1024)(self._level_uncached)
 
@@ -101,6 +102,7 @@ class Denoiser:
         return t, alpha, alpha * sigma
 
     def __call__(self, x: Tensor, sigma: float, /) -> Tensor:
+        self._check(x)
         t, alpha, own_sigma = self._level(float(sigma))
         x_t = x * alpha if self.schedule.scaled else x
         if self.guidance is None:
@@ -111,6 +113,14 @@ class Denoiser:
         both = {name: _stack(value, self._unconditional(name, value)) for name, value in self.condition.items()}
         out_c, out_u = self._predict(torch.cat([x_t, x_t]), t, both).chunk(2)
         return self._finish(out_u + self.guidance * (out_c - out_u), x_t, alpha, own_sigma)
+
+    def _check(self, x: Tensor) -> None:
+        if self.shape is not None and tuple(x.shape[1:]) != self.shape:
+            expected = ", ".join(map(str, self.shape))
+            raise InputError(f"this network takes states of shape (B, {expected}), got {tuple(x.shape)}")
+        for name, value in self.condition.items():
+            if isinstance(value, Tensor) and value.ndim > 0 and len(value) not in (1, len(x)):
+                raise InputError(f"condition {name!r} holds {len(value)} entries for a batch of {len(x)}")
 
     def _unconditional(self, name: str, value: Any) -> Any:
         return value if self.uncondition is None or name not in self.uncondition else self.uncondition[name]
@@ -160,6 +170,7 @@ def as_denoiser(
     guidance: float | None = None,
     threshold: Callable[[Tensor], Tensor] | None = None,
     dtype: torch.dtype | None = None,
+    shape: tuple[int, ...] | None = None,
 ) -> Denoiser:
     """Wrap a network as ``denoiser(x, sigma)``.
 
@@ -176,6 +187,7 @@ def as_denoiser(
         threshold: Applied to the clean prediction, such as clamping; it belongs here, inside the denoiser, and not in
             a sampler.
         dtype: Precision of the network's input; default: that of the state.
+        shape: Shape of one sample; states of another shape are then refused with a clear message.
 
     Raises:
         InputError: an unknown prediction, or guidance without ``uncondition``.
@@ -202,4 +214,5 @@ def as_denoiser(
         guidance=guidance,
         threshold=threshold,
         dtype=dtype,
+        shape=shape,
     )

@@ -138,6 +138,7 @@ class Model:
             guidance=guidance,
             threshold=None if self.clip is None else partial(torch.clamp, min=-self.clip, max=self.clip),
             dtype=next(self.network.parameters()).dtype,
+            shape=self.shape,
         )
 
 
