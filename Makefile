@@ -22,7 +22,7 @@ lint: $(VENV)/.test-installed ## Formatting, lint and strict types
 	$(VENV)/bin/ruff check .
 	$(VENV)/bin/mypy
 
-figures: $(VENV)/.test-installed ## Everything that the README shows, from nothing (about an hour on two cores)
+figures: $(VENV)/.test-installed ## Everything that the README shows, from nothing (half an hour on two cores)
 	$(VENV)/bin/python benchmarks/paper_effect.py
 	$(VENV)/bin/python benchmarks/overhead.py
 	$(VENV)/bin/python benchmarks/readme_tables.py

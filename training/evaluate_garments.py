@@ -30,8 +30,8 @@ SEEDS = 3_000_000
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", type=Path, default=Path("data"))
-    parser.add_argument("--samples", type=int, default=5000)
-    parser.add_argument("--steps", type=int, default=32, help="network calls per sample (UniPC-3)")
+    parser.add_argument("--samples", type=int, default=3000)
+    parser.add_argument("--steps", type=int, default=24, help="network calls per sample (UniPC-3)")
     parser.add_argument("--dimensions", type=int, default=64)
     parser.add_argument(
         "--log", type=Path, default=ROOT / "runs" / "garments" / "log.jsonl", help="of the training run"

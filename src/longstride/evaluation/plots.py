@@ -106,6 +106,8 @@ def comparison(rows: Sequence[tuple[str, Tensor]], path: Path, *, title: str = "
 def error_curves(results: Mapping[str, Any], path: Path) -> None:
     """Plot RMSE, median error and (where measured) Fréchet distance against network calls, on log axes."""
     plt = _pyplot()
+    from matplotlib.ticker import FuncFormatter, LogLocator
+
     measures = [("rmse", "RMSE to the converged solution"), ("median", "median error per sample")]
     if results["fd"] is not None:
         measures.append(("fd", f"FD ({results['fd']['features']})"))
@@ -124,6 +126,8 @@ def error_curves(results: Mapping[str, Any], path: Path) -> None:
         ax.set_xscale("log")
         ax.set_yscale("log")
         ax.set_xticks(nfes, [str(nfe) for nfe in nfes])
+        ax.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+        ax.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
         ax.minorticks_off()
         ax.grid(True, which="major", color="#e5e5e5", lw=0.6)
         ax.set_xlabel("network calls per picture (NFE)")
