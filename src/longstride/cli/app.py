@@ -86,8 +86,6 @@ def demo(
         seed=seed,
     )
     loaded = load_model(model, device=use_device(device))
-    if not as_json:
-        console.print("8 samplers at 6 budgets on one model: about three minutes on two CPU cores", highlight=False)
     with progress_bars() as say:
         results = run_demo(loaded, study, out, say=say)
     if as_json:

@@ -100,7 +100,7 @@ def use_device(name: str) -> str:
 
 @contextmanager
 def progress_bars() -> Iterator[Callable[[str, int, int], None]]:
-    """A function ``say(what, done, total)`` that draws one bar with the time left per ``what``."""
+    """A function ``say(what, done, total)`` that draws one bar with the time left per ``what``; a line in a log."""
     columns = (
         TextColumn("{task.description:<16}"),
         BarColumn(bar_width=32),
@@ -113,6 +113,8 @@ def progress_bars() -> Iterator[Callable[[str, int, int], None]]:
         tasks: dict[str, int] = {}
 
         def say(what: str, done: int, total: int) -> None:
+            if what not in tasks and bars.disable:
+                errors.print(f"{what} …", highlight=False)
             if what not in tasks:
                 tasks[what] = bars.add_task(what, total=total)
             bars.update(bars.task_ids[tasks[what]], completed=done, total=total)
