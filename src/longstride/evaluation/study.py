@@ -8,7 +8,7 @@ set. An independent set of the teacher's samples, from other noise, gives that d
 from __future__ import annotations
 
 import platform
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Any, Literal
 
@@ -16,7 +16,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from longstride.calibration import Calibration, Reference, calibrate, solve_reference
+from longstride.calibration import Calibration, calibrate, solve_reference
 from longstride.errors import InputError
 from longstride.evaluation.frechet import FeatureNet, FrechetSpace, frechet_distance
 from longstride.grid import Final, grid
@@ -136,12 +136,14 @@ def run_study(
     """
     if study.dimensions >= study.samples:
         raise InputError(f"a Fréchet distance in {study.dimensions} dimensions needs more than {study.samples} samples")
-    calibrations = _calibrate_all(model, study, say)
     tables = {
-        (name, nfe): calibrations[name, nfe].table if calibrated else base_table(model, solver, nfe, study, **options)
-        for name, (solver, options, calibrated) in CONTESTANTS.items()
+        (name, nfe): base_table(model, solver, nfe, study, **options)
+        for name, (solver, options, _) in CONTESTANTS.items()
         for nfe in study.nfes
     }
+    wanted = {key: table for key, table in tables.items() if CONTESTANTS[key[0]][2]}
+    calibrations = _calibrate_all(model, study, wanted, say)
+    tables |= {key: calibration.table for key, calibration in calibrations.items()}
     any_table = next(iter(tables.values()))
     features = FeatureNet(model.device) if study.dimensions else None
     other = None if features is None else _teacher_features(model, study, any_table, features, say)
@@ -208,29 +210,28 @@ def _calibration_row(calibration: Calibration | None) -> dict[str, Any]:
 
 
 def _calibrate_all(
-    model: Model, study: Study, say: Callable[[str, int, int], None]
+    model: Model,
+    study: Study,
+    wanted: Mapping[tuple[str, int], SolverTable],
+    say: Callable[[str, int, int], None],
 ) -> dict[tuple[str, int], Calibration]:
-    """Calibrate every calibrated contestant; one converged solution serves all of them."""
-    count = study.calibration_samples
-    seeds = seed_range("calibration", study.seed, count)
-    held_out = seeds[count // 2 :]
+    """Calibrate every wanted table; one noise and one converged solution serve all of them."""
+    seeds = seed_range("calibration", study.seed, study.calibration_samples)
+    held_out = seeds[len(seeds) // 2 :]
     denoiser = model.denoiser(seeds, study.guidance)
-    wanted: Sequence[tuple[str, int]] = [
-        (name, nfe) for name, (_, _, calibrated) in CONTESTANTS.items() if calibrated for nfe in study.nfes
-    ]
+    any_table = next(iter(wanted.values()))
+    noise = model.noise(seeds, any_table.sigmas[0])
+    say("calibrating", 0, len(wanted))
+    reference = solve_reference(
+        model.denoiser(held_out, study.guidance),
+        noise[len(seeds) // 2 :],
+        any_table,
+        steps=study.reference_steps,
+        batch_size=study.batch_size,
+    )
     found: dict[tuple[str, int], Calibration] = {}
-    reference: Reference | None = None
-    for done, (name, nfe) in enumerate(wanted):
-        say("calibrating", done, len(wanted))
-        solver, options, _ = CONTESTANTS[name]
-        table = base_table(model, solver, nfe, study, **options)
-        noise = model.noise(seeds, table.sigmas[0])
-        if reference is None:
-            few = model.denoiser(held_out, study.guidance)
-            reference = solve_reference(
-                few, noise[count // 2 :], table, steps=study.reference_steps, batch_size=study.batch_size
-            )
-        found[name, nfe] = calibrate(
+    for key, table in wanted.items():
+        found[key] = calibrate(
             denoiser,
             noise,
             table,
@@ -242,7 +243,7 @@ def _calibrate_all(
             r=study.r,
             substeps=study.substeps,
         )
-    say("calibrating", len(wanted), len(wanted))
+        say("calibrating", len(found), len(wanted))
     return found
 
 
