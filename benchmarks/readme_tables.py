@@ -43,9 +43,9 @@ def effect(name: str) -> str:
     lines.append("")
     lines.append(
         f"RMSE (and median per-sample error) to the converged solution over {study['samples']} samples of fresh noise, "
-        f"in the network's own pixel values; grid `{study['grid']}`, reference UniPC-3 with {reference['nfe']} calls (own error "
-        f"below {reference['error']:.4f}), calibrated on {study['calibration_samples'] // 2} samples with as many held "
-        "out. Bold: better than its own base in both."
+        f"in the network's own pixel values; grid `{study['grid']}`, reference UniPC-3 with {reference['nfe']} "
+        f"calls (own error below {reference['error']:.4f}), calibrated on {study['calibration_samples'] // 2} samples "
+        "with as many held out. Bold: better than its own base in both."
     )
     return "\n".join(lines)
 
