@@ -44,7 +44,7 @@ def effect(name: str) -> str:
     lines.append(
         f"RMSE (and median per-sample error) to the converged solution over {study['samples']} samples of fresh noise, "
         f"in the network's own pixel values; grid `{study['grid']}`, reference UniPC-3 with {reference['nfe']} "
-        f"calls (own error below {reference['error']:.4f}), calibrated on {study['calibration_samples'] // 2} samples "
+        f"calls (own error about {reference['error']:.4f}), calibrated on {study['calibration_samples'] // 2} samples "
         "with as many held out. Bold: better than its own base in both."
     )
     return "\n".join(lines)
@@ -63,8 +63,7 @@ def frechet(name: str) -> str:
     lines.append(
         f"FD (EfficientNet-Lite0, {study['dimensions']} principal components, {study['samples']} samples) to the "
         f"converged samples from the same noise. As many converged samples from other noise have "
-        f"{results['fd']['other_noise']:.2f}: a solver below that is nearer to these pictures than another draw of the "
-        "model is."
+        f"{results['fd']['other_noise']:.2f}; they are independent, while the solvers start from the same noise."
     )
     return "\n".join(lines)
 

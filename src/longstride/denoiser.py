@@ -110,7 +110,8 @@ class Denoiser:
         unknown_names = sorted(set(self.uncondition or ()) - set(self.condition))
         if unknown_names:
             raise InputError(f"uncondition gives {unknown_names}, which condition lacks: guidance needs both")
-        both = {name: _stack(value, self._unconditional(name, value)) for name, value in self.condition.items()}
+        pairs = {name: (value, self._unconditional(name, value)) for name, value in self.condition.items()}
+        both = {name: _stack(c, u, len(x_t)) for name, (c, u) in pairs.items()}
         out_c, out_u = self._predict(torch.cat([x_t, x_t]), t, both).chunk(2)
         return self._finish(out_u + self.guidance * (out_c - out_u), x_t, alpha, own_sigma)
 
@@ -154,10 +155,12 @@ class Denoiser:
         return clean if self.threshold is None else self.threshold(clean)
 
 
-def _stack(conditional: Any, unconditional: Any) -> Any:
-    if isinstance(conditional, Tensor) and isinstance(unconditional, Tensor):
-        return torch.cat([conditional, unconditional.expand_as(conditional)])
-    return conditional
+def _stack(conditional: Any, unconditional: Any, count: int) -> Any:
+    """Both conditions for a batch of ``2 count``; what is no tensor is the same for both."""
+    if not isinstance(conditional, Tensor) or not isinstance(unconditional, Tensor):
+        return conditional
+    each = conditional.expand(count, *conditional.shape[1:])
+    return torch.cat([each, unconditional.expand_as(each)])
 
 
 def as_denoiser(

@@ -6,6 +6,7 @@ from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from longstride.calibration.gate import EndReport, gate
@@ -34,8 +35,9 @@ class Calibration:
         card: The same with everything that is needed to judge and reuse it; ``card.save(path)``.
         rows: One report per step.
         end: Whole trajectories on held-out noise.
-        fit_calls: Network calls per sample and step that the fit spent, on all samples.
-        calls: All network calls, in samples: the fit, the reference and the check at the end.
+        fit_calls: Network calls per sample and step that the fit spent; a guided pair counts as two.
+        calls: All network calls of this calibration, in samples: the fit, the check at the end, and the reference
+            unless it was passed in.
     """
 
     table: SolverTable
@@ -114,6 +116,8 @@ def calibrate(
         chosen = IIASettings(**settings)
     except TypeError as error:
         raise InputError(f"method {method!r}: {str(error).split('() ')[-1]}") from None
+    # Rounding of the states in half precision would be fitted as if it were error of the solver.
+    noise = noise.to(torch.promote_types(noise.dtype, torch.float32))
     say = progress or (lambda done, total, what: None)
     counted = _Counted(denoiser)
     network: DenoiserLike = denoiser if isinstance(denoiser, Denoiser) else counted
@@ -147,7 +151,7 @@ def calibrate(
         base=table,
         method=method,
         settings={**asdict(chosen), "samples": len(noise), "held_out": held, "seed": seed},
-        model=model or ModelInfo(),
+        model=model or ModelInfo(guidance=getattr(denoiser, "guidance", None)),
         denoiser=denoiser,
         rows=rows,
         end=end,

@@ -80,8 +80,8 @@ class Reference:
 
     Attributes:
         samples: Last states, shape of the noise.
-        error: Root-mean-square difference to a solution with half the steps, on the first samples: an upper estimate
-            of the reference's own error.
+        error: Root-mean-square difference to a solution with half the steps, on the first samples: what the reference
+            with half the steps is wrong by, and more than it is itself where it converges.
         nfe: Network calls per sample of the main solution.
     """
 

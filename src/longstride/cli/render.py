@@ -43,7 +43,7 @@ def results_table(results: dict[str, Any]) -> Group:
             table.add_row(LABELS.get(solver, solver), *shown)
         parts.append(table)
     note = f"reference: {results['reference']['solver']}, {results['reference']['nfe']} calls, "
-    note += f"own error below {results['reference']['error']:.2g}; green: better than its base"
+    note += f"own error about {results['reference']['error']:.2g}; green: better than its base"
     if fd is not None:
         note += f"; converged samples from other noise have FD {fd['other_noise']:.3g}"
     return Group(*parts, Text(note, style="dim"))

@@ -61,13 +61,14 @@ class FrechetSpace:
     def __init__(self, features: Tensor, dimensions: int = 64) -> None:
         if not 1 <= dimensions <= min(len(features) - 1, features.shape[1]):
             raise InputError(f"{len(features)} samples do not span {dimensions} dimensions: draw more, or keep fewer")
-        self.mean = features.double().mean(0)
-        _, _, components = torch.linalg.svd(features.double() - self.mean, full_matrices=False)
+        known = features.cpu().double()
+        self.mean = known.mean(0)
+        _, _, components = torch.linalg.svd(known - self.mean, full_matrices=False)
         self.components = components[:dimensions].T
 
     def project(self, features: Tensor) -> Tensor:
-        """Coordinates ``(N, dimensions)`` of features ``(N, d)``, float64."""
-        projected: Tensor = (features.double() - self.mean) @ self.components
+        """Coordinates ``(N, dimensions)`` of features ``(N, d)``, float64 on the CPU."""
+        projected: Tensor = (features.cpu().double() - self.mean) @ self.components
         return projected
 
 

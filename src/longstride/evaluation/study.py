@@ -49,11 +49,13 @@ def seed_range(purpose: Purpose, seed: int, count: int) -> range:
     """Seeds of ``count`` samples: every (purpose, seed) has a block of its own.
 
     Raises:
-        InputError: more samples than a block holds.
+        InputError: more samples than a block holds, or a seed beyond the last block.
     """
     if count > _BLOCK:
         raise InputError(f"at most {_BLOCK:,} samples have seeds of their own, got {count:,}")
-    first = (seed * 10 + _PURPOSES.index(purpose)) * _BLOCK
+    first = (seed * len(_PURPOSES) + _PURPOSES.index(purpose)) * _BLOCK
+    if first + count > 2**32:  # a CPU generator keeps 32 bits of its seed
+        raise InputError(f"seed must be at most {2**32 // (len(_PURPOSES) * _BLOCK) - 1}, got {seed}")
     return range(first, first + count)
 
 
