@@ -29,7 +29,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from longstride.errors import InputError, unknown
 
-__all__ = ["VE", "ContinuousVP", "DiscreteVP", "Family", "Flow", "Schedule", "alpha_of_ratio"]
+__all__ = ["VE", "ContinuousVP", "DiscreteVP", "Family", "Flow", "Schedule", "alpha_of_ratio", "alpha_of_sigma"]
 
 Array = NDArray[np.float64]
 Family = Literal["ve", "vp", "flow"]
@@ -44,6 +44,15 @@ def alpha_of_ratio(family: Family, ratio: ArrayLike) -> Array:
     if family == "ve":
         return np.ones_like(rho)
     return 1.0 / np.hypot(1.0, rho) if family == "vp" else 1.0 / (1.0 + rho)
+
+
+def alpha_of_sigma(family: Family, sigma: ArrayLike) -> Array:
+    """Alpha of a process at its own ``sigma``; shape of ``sigma``."""
+    level = np.asarray(sigma, np.float64)
+    if family == "ve":
+        return np.ones_like(level)
+    with np.errstate(invalid="ignore"):  # NaN above 1, where the scale has no level
+        return np.sqrt((1 - level) * (1 + level)) if family == "vp" else 1.0 - level
 
 
 class Schedule(ABC):
@@ -85,11 +94,7 @@ class Schedule(ABC):
 
     def frame_alpha(self, sigma: ArrayLike) -> Array:
         """Alpha in the sampler's frame at the frame's ``sigma``: 1 when scaled."""
-        level = np.asarray(sigma, np.float64)
-        if self.scaled:
-            return np.ones_like(level)
-        with np.errstate(invalid="ignore"):  # NaN above 1, where the scale has no level
-            return np.sqrt((1 - level) * (1 + level)) if self.family == "vp" else 1.0 - level
+        return alpha_of_sigma("ve" if self.scaled else self.family, sigma)
 
     def frame_ratio(self, sigma: ArrayLike) -> Array:
         """``sigma / alpha`` at the frame's ``sigma``."""

@@ -78,12 +78,14 @@ def gate(
         rows = (*table.rows[: k - 1], base.rows[k - 1], *table.rows[k:])
         return replace(table, rows=rows, exact=rows == base.rows)
 
-    before, best, given_back = measure(base), measure(calibrated), []
+    before, best = measure(base), measure(calibrated)
+    given_back: list[int] = []
     changed = [k for k in range(1, base.nfe + 1) if calibrated.rows[k - 1] != base.rows[k - 1]]
-    alone = {k: measure(without(calibrated, k)).rmse for k in changed if base.nfe <= ROW_BY_ROW}
+    alone = {k: measure(without(calibrated, k)) for k in changed if base.nfe <= ROW_BY_ROW}
     # The row that spoils most goes first: with it gone, others may be seen to help.
-    for k in sorted((k for k in alone if alone[k] < best.rmse), key=lambda k: alone[k]):
-        found = measure(trial := without(calibrated, k))
+    for k in sorted((k for k in alone if alone[k].rmse < best.rmse), key=lambda k: alone[k].rmse):
+        trial = without(calibrated, k)
+        found = measure(trial) if given_back else alone[k]
         if found.rmse < best.rmse:
             calibrated, best = trial, found
             given_back.append(k)

@@ -6,13 +6,13 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
 
 from longstride.denoiser import Denoiser
 from longstride.errors import InputError
 from longstride.nodes import Nodes
 from longstride.sampler import DenoiserLike, sample
+from longstride.schedule import alpha_of_sigma
 from longstride.solvers import SOLVERS
 from longstride.table import SolverTable
 
@@ -36,7 +36,7 @@ def refine(table: SolverTable, start: int, end: int, steps: int, floor: float) -
     if steps < 1:
         raise InputError(f"a fine solution needs at least 1 step, got {steps}")
     high, low = float(table.sigmas[start]), float(table.sigmas[end])
-    to_zero = low < floor and low == 0
+    to_zero = low == 0
     if to_zero and (steps == 1 or high <= floor):
         sigmas = np.array([high, low])
     else:
@@ -45,14 +45,7 @@ def refine(table: SolverTable, start: int, end: int, steps: int, floor: float) -
         sigmas = np.linspace(high ** (1 / power), bottom ** (1 / power), count) ** power
         sigmas[0], sigmas[-1] = high, bottom
         sigmas = np.append(sigmas, 0.0) if to_zero else sigmas
-    return Nodes.of(sigmas, _alphas(table, sigmas))
-
-
-def _alphas(table: SolverTable, sigmas: NDArray[np.float64]) -> NDArray[np.float64]:
-    family = Nodes(table.alphas, table.sigmas).family
-    if family == "ve":
-        return np.ones_like(sigmas)
-    return np.sqrt((1 - sigmas) * (1 + sigmas)) if family == "vp" else 1 - sigmas
+    return Nodes.of(sigmas, alpha_of_sigma(Nodes(table.alphas, table.sigmas).family, sigmas))
 
 
 @dataclass(frozen=True)
