@@ -10,8 +10,10 @@ import torch
 from problems import Gaussian, Mixture
 
 import longstride as ls
+from longstride.calibration.batches import Batches
+from longstride.calibration.directions import differences, increments, split
 from longstride.calibration.gate import gate
-from longstride.calibration.iia import IIASettings, calibrate_iia, directions
+from longstride.calibration.iia import PUBLISHED, IIASettings, calibrate_iia
 from longstride.calibration.normal_equations import NormalEquations
 from longstride.calibration.reference import errors, in_batches, refine
 
@@ -53,36 +55,19 @@ def test_repeated_and_empty_directions_are_harmless():
     np.testing.assert_allclose(equations.solve(0.0), [1.0, 1.0, 0.0], atol=1e-12)
 
 
-def _worker(rank: int, port: int, queue: torch.multiprocessing.SimpleQueue) -> None:
-    torch.distributed.init_process_group("gloo", init_method=f"tcp://127.0.0.1:{port}", rank=rank, world_size=2)
-    equations = NormalEquations(2)
-    data = torch.arange(12, dtype=torch.float64).reshape(3, 4)[:, 2 * rank : 2 * rank + 2]
-    equations.add([data[0], data[1] ** 2], data[2])
-    equations.all_reduce()
-    if rank == 0:
-        queue.put((equations.solve(0.0).tolist(), equations.count))
-    torch.distributed.destroy_process_group()
-
-
-def test_two_processes_solve_what_one_solves():
-    import socket
-
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    context = torch.multiprocessing.get_context("spawn")
-    queue = context.SimpleQueue()
-    workers = [context.Process(target=_worker, args=(rank, port, queue)) for rank in range(2)]
-    for worker in workers:
-        worker.start()
-    beta, count = queue.get()
-    for worker in workers:
-        worker.join()
-    alone = NormalEquations(2)
-    data = torch.arange(12, dtype=torch.float64).reshape(3, 4)
-    alone.add([data[0], data[1] ** 2], data[2])
-    np.testing.assert_allclose(beta, alone.solve(0.0), rtol=1e-12)
-    assert count == 4
+def test_packed_equations_may_be_summed():
+    rng = np.random.default_rng(1)
+    vectors, target = torch.tensor(rng.normal(size=(3, 40))), torch.tensor(rng.normal(size=40))
+    whole, packed = NormalEquations(3), np.zeros(3 * 3 + 3 + 2)
+    whole.add(list(vectors), target)
+    for part in (slice(0, 7), slice(7, 40)):
+        equations = NormalEquations(3)
+        equations.add([v[part] for v in vectors], target[part])
+        packed += equations.pack()
+    summed = NormalEquations.unpack(packed, 3)
+    np.testing.assert_allclose(summed.solve(0.0), whole.solve(0.0), rtol=1e-12)
+    assert summed.count == 40
+    assert summed.mse(np.ones(3)) == pytest.approx(whole.mse(np.ones(3)), rel=1e-12)
 
 
 # Fine solutions
@@ -117,14 +102,126 @@ def test_the_reference_is_the_exact_solution(family):
 # IIA
 
 
-def test_directions_are_differences_of_the_most_recent_gradients():
+def fit(denoiser, noise, table, held_out, settings):
+    return calibrate_iia(Batches(denoiser, noise, held_out), table, settings, "fitted", floor=float(table.sigmas[-1]))
+
+
+def value(row, states, outputs):
+    return sum(w * states[i] for i, w in row.states.items()) + sum(w * outputs[j] for j, w in row.outputs.items())
+
+
+def test_differences_are_those_of_the_most_recent_gradients():
     ddim, spndm = ls.build("ddim", SIGMAS), ls.build("spndm", SIGMAS)
-    assert list(directions(ddim, 1, 1)) == ["noise(0)"]
-    assert list(directions(ddim, 3, 1)) == ["data(2) - data(1)", "noise(2) - noise(1)"]
-    assert len(directions(ddim, 3, 5)) == 4
+    assert list(differences(ddim, 1, 1)) == ["noise(0)"]
+    assert list(differences(ddim, 3, 1)) == ["data(2) - data(1)", "noise(2) - noise(1)"]
+    assert len(differences(ddim, 3, 5)) == 4
     # S-PNDM's first step ends at state 2 and has two gradients; its stage serves no later step.
-    assert list(directions(spndm, 2, 1)) == ["data(1) - data(0)", "noise(1) - noise(0)"]
-    assert list(directions(spndm, 3, 1)) == ["data(2) - data(0)", "noise(2) - noise(0)"]
+    assert list(differences(spndm, 2, 1)) == ["data(1) - data(0)", "noise(1) - noise(0)"]
+    assert list(differences(spndm, 3, 1)) == ["data(2) - data(0)", "noise(2) - noise(0)"]
+
+
+def test_increments_and_split_of_heun_are_those_of_the_paper():
+    """The gradient of a step is (d + d') / 2; its two parts are x - D and D - D~; Euler's last step has x - D alone."""
+    sigmas = np.append(SIGMAS, 0.0)
+    table = ls.build("heun", sigmas)
+    assert table.nfe == 11
+    rng = np.random.default_rng(2)
+    x, d = rng.normal(size=(12, 4)), rng.normal(size=(12, 4))
+
+    def mean_gradient(start):
+        here = (x[start] - d[start]) / table.sigmas[start]
+        ahead = (x[start + 1] - d[start + 1]) / table.sigmas[start + 1]
+        return (here + ahead) / 2
+
+    # x of a stage is Euler's in the formula, so it must be here.
+    for start in range(0, 10, 2):
+        width = table.sigmas[start + 1] - table.sigmas[start]
+        x[start + 1] = x[start] + width * (x[start] - d[start]) / table.sigmas[start]
+    found = increments(table, 6, 1)
+    assert list(found) == ["gradient(4 -> 6)", "gradient(2 -> 4)"]
+    for row, start in zip(found.values(), (4, 2), strict=True):
+        np.testing.assert_allclose(value(row, x, d), mean_gradient(start), rtol=1e-12)
+    parts = split(table, 6, 1)
+    assert list(parts) == ["noise(4)", "data(4) - data(5)", "noise(2)", "data(2) - data(3)"]
+    np.testing.assert_allclose(value(parts["noise(4)"], x, d), (x[4] - d[4]) / table.sigmas[4], rtol=1e-12)
+    np.testing.assert_allclose(value(parts["data(2) - data(3)"], x, d), d[2] - d[3], rtol=1e-12)
+    # Both parts span the increment: (x - D) / sigma_i + (D - D~) / (2 sigma_{i+1}).
+    spanned = value(parts["noise(4)"], x, d) + value(parts["data(4) - data(5)"], x, d) / (2 * table.sigmas[5])
+    np.testing.assert_allclose(spanned, mean_gradient(4), rtol=1e-12)
+    # First step, predictor, last step.
+    assert list(split(table, 2, 3)) == ["noise(0)", "data(0) - data(1)"]
+    assert list(split(table, 5, 0)) == ["noise(4)"]
+    assert list(split(table, 11, 0)) == ["noise(10)"]
+    assert list(increments(table, 2, 3)) == ["gradient(0 -> 2)"]
+
+
+@pytest.mark.parametrize("base", ["ddim", "heun", "dpm_solver_2", "dpm_solver_3", "dpmpp_2s"])
+@pytest.mark.parametrize("family", ["differences", "increments", "split"])
+def test_one_fine_step_of_a_one_step_base_changes_nothing(base, family):
+    """The target is then the base row itself, so every coefficient is exactly 0."""
+    _, rows = fit(Mixture(), noise_of(8, 2), ls.build(base, SIGMAS), 4, IIASettings(family, r=2, substeps=1))
+    assert len(rows) == 5
+    assert max(abs(c) for row in rows for c in row.coefficients) < 1e-9
+
+
+@pytest.mark.parametrize("base", ["heun", "dpmpp_2m", "dpm_solver_2m", "dpmpp_2s", "dpmpp_3m", "unipc", "deis"])
+def test_every_solver_takes_every_family(base):
+    """Nothing is written per solver: each family lowers each base's distance to its own fine solution."""
+    table = ls.build(base, ls.grid("karras", 4, sigma_min=0.05, sigma_max=10.0, final="sigma_min"))
+    for family in ("differences", "increments", "split"):
+        _, rows = fit(Mixture(), noise_of(32, 5), table, 16, IIASettings(family, fine="ddim", substeps=40))
+        assert all(row.error <= row.base_error * (1 + 1e-12) for row in rows)
+        assert any(row.error < 0.9 * row.base_error for row in rows)
+
+
+def test_two_coefficients_per_gradient_fit_at_least_as_well_as_one():
+    """The paper's lemma: what one coefficient reaches, two reach too; and so does a longer look back."""
+    table, errors_of = ls.build("heun", SIGMAS), {}
+    for family in ("increments", "split"):
+        for r in (0, 1, 2):
+            settings = IIASettings(family, r=r, substeps=8, ridge=0.0, trajectory="base")
+            _, rows = fit(Mixture(), noise_of(32, 5), table, 16, settings)
+            errors_of[family, r] = np.array([row.error for row in rows])
+    for r in (0, 1, 2):
+        assert np.all(errors_of["split", r] <= errors_of["increments", r] * (1 + 1e-9))
+    for family in ("increments", "split"):
+        assert np.all(errors_of[family, 1] <= errors_of[family, 0] * (1 + 1e-9))
+        assert np.all(errors_of[family, 2] <= errors_of[family, 1] * (1 + 1e-9))
+    assert np.any(errors_of["split", 0] < 0.9 * errors_of["increments", 0])
+
+
+def test_stages_are_fitted_where_that_is_asked():
+    """Heun's predictor and corrector have one target, so fitting both costs no further call."""
+    table, spent = ls.build("heun", SIGMAS), []
+    for stages in (False, True):
+        batches = Batches(Mixture(), noise_of(8, 3), 4)
+        settings = IIASettings("split", substeps=6, stages=stages)
+        _, rows = calibrate_iia(batches, table, settings, "fitted", floor=0.05)
+        spent.append(batches.calls)
+        assert [row.row for row in rows] == (list(range(1, 11)) if stages else [2, 4, 6, 8, 10])
+    assert spent[0] == spent[1] == 8 * 5 * (2 + 12 - 1)
+
+
+def test_rows_can_be_fitted_along_the_base():
+    """The first step is the same either way; later ones are fitted elsewhere."""
+    table = ls.build("ddim", SIGMAS)
+    along = {t: fit(Mixture(), noise_of(16, 3), table, 8, IIASettings(trajectory=t))[1] for t in ("calibrated", "base")}
+    first, last = ([along[t][n].coefficients for t in along] for n in (0, -1))
+    assert first[0] == first[1]
+    assert last[0] != last[1]
+
+
+@pytest.mark.parametrize("method", list(PUBLISHED))
+def test_published_methods_are_settings_of_one_function(method):
+    base = PUBLISHED[method].bases[-1]
+    table = ls.build(base, SIGMAS)
+    result = ls.calibrate(Mixture(), noise_of(16, 6), table, method=method, substeps=4)
+    same = ls.calibrate(Mixture(), noise_of(16, 6), table, **{**vars(PUBLISHED[method].settings), "substeps": 4})
+    assert result.table.distance(same.table) == 0.0
+    assert result.table.name == ("iia_dpmpp_2s" if method == "iia_dpm_solver" else method)
+    assert result.card.method == method
+    with pytest.raises(ls.InputError, match="not for 'unipc'; method 'iia' takes any"):
+        ls.calibrate(Mixture(), noise_of(8, 6), ls.build("unipc", SIGMAS), method=method)
 
 
 def test_one_fine_step_of_the_base_itself_changes_nothing():
@@ -139,7 +236,7 @@ def test_a_linear_problem_is_solved_exactly():
     """For centred Gaussian data all gradients are multiples of the state, so one coefficient per step suffices."""
     problem = Gaussian(mean=0.0)
     table, settings = ls.build("ddim", SIGMAS), IIASettings(substeps=400, ridge=0.0)
-    fitted, rows = calibrate_iia(problem, noise_of(8, 3), table, 4, settings)
+    fitted, rows = fit(problem, noise_of(8, 3), table, 4, settings)
     x = noise_of(16, 4)
     exact = problem.solution(x, (1.0, SIGMAS[0]), (1.0, SIGMAS[-1]))
     before, after = (errors(ls.sample(problem, x, t), exact).rmse for t in (table, fitted))
@@ -151,7 +248,7 @@ def test_a_linear_problem_is_solved_exactly():
 def test_the_fit_never_rises_and_its_residual_is_orthogonal_to_the_directions(base):
     table = ls.build(base, SIGMAS)
     settings = IIASettings(r=2, substeps=6, ridge=0.0)
-    fitted, rows = calibrate_iia(Mixture(), noise_of(32, 5), table, 16, settings)
+    fitted, rows = fit(Mixture(), noise_of(32, 5), table, 16, settings)
     assert len(rows) == len(table.grid) - 1
     assert all(row.error <= row.base_error * (1 + 1e-12) for row in rows)
     assert any(row.error < 0.9 * row.base_error for row in rows)
@@ -161,8 +258,9 @@ def test_the_fit_never_rises_and_its_residual_is_orthogonal_to_the_directions(ba
     start, last = table.step_of_row(table.nfe), table.nfe
     fine = ls.build(base, refine(table, start, last, 6 if base != "spndm" else 5, SIGMAS[-1]).sigmas)
     residual = (ls.sample(Mixture(), seen[start][0], fine) - end)[:16]
-    for row in directions(table, last, 2).values():
-        v = sum(w * seen[i][0] for i, w in row.states.items()) + sum(w * seen[j][1] for j, w in row.outputs.items())
+    states, outputs = ({k: pair[n] for k, pair in seen.items()} for n in (0, 1))
+    for row in differences(table, last, 2).values():
+        v = value(row, states, outputs)
         assert float((residual * v[:16]).sum()) == pytest.approx(0.0, abs=1e-8 * float(residual.norm() * v[:16].norm()))
 
 
@@ -184,19 +282,22 @@ def test_calibrated_solvers_beat_their_base_on_fresh_noise(base, steps):
 
 
 def test_cost_is_linear_and_within_the_bound():
-    for base in ("ddim", "spndm", "ipndm"):
+    """A step of s calls spends s on the state that inference sees and less than s M on its target."""
+    for base in ("ddim", "spndm", "ipndm", "dpmpp_2m", "heun", "dpm_solver_3"):
         for steps in (4, 8):
             sigmas = ls.grid("karras", steps, sigma_min=0.05, sigma_max=10.0, final="sigma_min")
-            calls = []
+            table, calls = ls.build(base, sigmas), []
 
             def counted(x, sigma, calls=calls):
                 calls.append(len(x))
                 return Mixture()(x, sigma)
 
-            calibrate_iia(counted, noise_of(6, 8), ls.build(base, sigmas), 3, IIASettings(substeps=10))
-            assert sum(calls) <= 11 * 6 * steps
-            if base != "spndm":
-                assert sum(calls) == 11 * 6 * steps
+            batches = Batches(counted, noise_of(6, 8), 3)
+            calibrate_iia(batches, table, IIASettings(substeps=10), "fitted", floor=0.05)
+            assert sum(calls) == batches.calls
+            assert sum(calls) <= 6 * (11 * table.nfe - steps)
+            if base != "spndm":  # the fine S-PNDM spends one call of its budget on its own first step
+                assert sum(calls) == 6 * (11 * table.nfe - steps)
 
 
 def test_what_held_out_noise_contradicts_is_refused():
@@ -233,10 +334,10 @@ def test_a_row_that_makes_whole_trajectories_worse_is_given_back():
     """Of two rewritten rows the spoiled one is found, and the good one stays."""
     problem = Gaussian(mean=0.0)
     table, x = ls.build("ddim", SIGMAS), noise_of(8, 14)
-    good, _ = calibrate_iia(problem, x, table, 4, IIASettings(substeps=200))
+    good, _ = fit(problem, x, table, 4, IIASettings(substeps=200))
     spoiled = replace(good, rows=(good.rows[0], good.rows[1] * 1.5, *good.rows[2:]))
     reference = ls.solve_reference(problem, x, table)
-    settled, report = gate(problem, x, table, spoiled, reference)
+    settled, report = gate(Batches(problem, torch.cat([x[:1], x]), 8), table, spoiled, reference)
     assert 2 in report.given_back
     assert 1 not in report.given_back
     assert settled.rows[1] == table.rows[1]
@@ -267,7 +368,7 @@ def test_guided_calibration_counts_both_calls():
         guidance=3.0,
     )
     result = ls.calibrate(denoiser, noise_of(8, 12), ls.build("ddim", SIGMAS), substeps=4, batch_size=3)
-    assert result.fit_calls == 2 * 5
+    assert result.fit_calls == 2 * 4
     assert result.end.calibrated.rmse < result.end.base.rmse
 
 
@@ -282,8 +383,8 @@ def test_batches_cut_per_sample_conditions():
 
 def test_errors_name_what_was_wrong():
     table, x = ls.build("ddim", SIGMAS), noise_of(8, 13)
-    with pytest.raises(ls.InputError, match="not for 'unipc'"):
-        ls.calibrate(Mixture(), x, ls.build("unipc", SIGMAS))
+    with pytest.raises(ls.InputError, match="unknown family of directions 'differences of'"):
+        ls.calibrate(Mixture(), x, table, directions="differences of")
     with pytest.raises(ls.InputError, match="did you mean 'iia'"):
         ls.calibrate(Mixture(), x, table, method="iaa")
     with pytest.raises(ls.InputError, match="unexpected keyword argument 'substep'"):
@@ -296,5 +397,7 @@ def test_errors_name_what_was_wrong():
         ls.calibrate(Mixture(), x, table, substeps=0)
     with pytest.raises(ls.InputError, match="holds 3 samples, but 4 are held out"):
         ls.calibrate(Mixture(), x, table, reference=ls.Reference(x[:3], 0.0, 1))
+    with pytest.raises(ls.InputError, match="does not start from the 4 held-out samples"):
+        ls.calibrate(Mixture(), x, table, reference=ls.solve_reference(Mixture(), x[:4], table, steps=4))
     with pytest.raises(ls.NonFiniteError, match=r"call 2 \(sigma = "):
         ls.calibrate(lambda x, s: x / 2 if s > 5 else x * float("nan"), x, table, substeps=1)

@@ -73,7 +73,8 @@ def test_a_card_is_text_that_people_can_read(calibration: ls.Calibration, file: 
     raw = json.loads(text)
     assert (raw["format"], raw["version"], raw["longstride"]) == ("longstride-card", 1, ls.__version__)
     assert raw["settings"] == {
-        "r": 1, "substeps": 10, "fine": "base", "ridge": 1e-6, "samples": 8, "held_out": 4, "seed": 0
+        "directions": "differences", "r": 1, "substeps": 10, "fine": "base", "ridge": 1e-6, "stages": False,
+        "trajectory": "calibrated", "samples": 8, "held_out": 4, "seed": 0
     }  # fmt: skip
     calibration.card.save(file)
     assert file.read_text() == text

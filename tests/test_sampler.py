@@ -12,6 +12,7 @@ from torch import Tensor
 from torch.overrides import TorchFunctionMode
 
 import longstride as ls
+from longstride.sampler import Run
 
 EVERY = pytest.mark.parametrize("name", ls.SOLVERS)
 
@@ -120,23 +121,42 @@ def test_no_gradients_are_recorded():
 
 
 @EVERY
-def test_rewriting_rows_as_they_are_changes_nothing(name):
-    table, asked = table_of(name), []
-
-    def rewrite(k, history):
-        asked.append(k)
-        assert sorted(history.states) == sorted(history.outputs) == list(range(k))
-        return table.rows[k - 1]
-
-    rewritten = ls.sample(Mixture(), noise_of(16), table, rewrite=rewrite)
-    assert torch.equal(rewritten, ls.sample(Mixture(), noise_of(16), table))
-    assert asked == list(range(1, table.nfe + 1))
+def test_a_run_step_by_step_is_the_loop(name):
+    table, noise = table_of(name), noise_of(16)
+    run = Run(noise, table, keep=True)
+    while run.k < table.nfe:
+        run.see(Mixture()(run.x, run.sigma))
+        run.advance(table.rows[run.k])
+    assert torch.equal(run.x, ls.sample(Mixture(), noise, table))
+    assert sorted(run.history.states) == list(range(table.nfe + 1))
+    assert sorted(run.history.outputs) == list(range(table.nfe))
 
 
-def test_rewritten_rows_are_used():
-    noise = noise_of(4)
-    doubled = ls.sample(Mixture(), noise, table_of(steps=1), rewrite=lambda k, history: ls.Row({0: 2.0}, {0: -1.0}))
-    torch.testing.assert_close(doubled, 2 * noise - Mixture()(noise, 10.0))
+def test_other_rows_and_forks():
+    noise, table = noise_of(4), table_of(steps=2)
+    run = Run(noise, table, keep=True)
+    run.see(Mixture()(noise, run.sigma))
+    fork = run.fork(table)
+    run.advance(ls.Row({0: 2.0}, {0: -1.0}))
+    torch.testing.assert_close(run.x, 2 * noise - Mixture()(noise, 10.0))
+    fork.advance()
+    fork.see(Mixture()(fork.x, fork.sigma))
+    fork.advance()
+    assert torch.equal(fork.x, ls.sample(Mixture(), noise, table))
+    assert (run.k, fork.k) == (1, 2)
+
+
+@EVERY
+def test_a_known_first_output_saves_the_call(name):
+    table, noise, calls = table_of(name), noise_of(4), []
+
+    def counted(x, sigma):
+        calls.append(sigma)
+        return Mixture()(x, sigma)
+
+    first = Mixture()(noise, float(table.sigmas[0]))
+    assert torch.equal(ls.sample(counted, noise, table, first=first), ls.sample(Mixture(), noise, table))
+    assert calls == table.sigmas[1:-1].tolist()
 
 
 # What it checks
@@ -223,7 +243,12 @@ def test_memory_is_the_window_of_the_recurrence(name, dtype):
 
 
 @EVERY
-def test_nothing_is_freed_while_rows_are_rewritten(name):
+def test_a_run_that_keeps_everything_frees_nothing(name):
     """All states and outputs; it also shows that the counter above sees what is held."""
-    table = table_of(name, 24)
-    assert most_alive(table, rewrite=lambda k, history: table.rows[k - 1]) >= 2 * table.nfe
+    table, noise = table_of(name, 24), noise_of(7)
+    with LiveTensors(noise.shape) as counter:
+        run = Run(noise, table, keep=True)
+        while run.k < table.nfe:
+            run.see(run.x * 0.5)
+            run.advance()
+    assert counter.most >= 2 * table.nfe

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from copy import copy
 from typing import Protocol
 
 import torch
@@ -12,7 +13,7 @@ from torch import Tensor
 from longstride.errors import InputError, NonFiniteError
 from longstride.table import Row, SolverTable
 
-__all__ = ["Callback", "DenoiserLike", "History", "sample"]
+__all__ = ["Callback", "DenoiserLike", "History", "Run", "sample"]
 
 
 class DenoiserLike(Protocol):
@@ -58,6 +59,65 @@ class History:
                 del kept[index]
 
 
+class Run:
+    """A table being run: the states and outputs so far, and the index of the next network call.
+
+    The loop of :func:`sample`, one step at a time, for whoever decides about a row after having seen what it reads
+    (calibration), or drives the network from outside.
+
+    Args:
+        noise: First state; see :func:`sample`.
+        table: The sampler.
+        keep: Whether to keep what no later row of ``table`` reads, for rows that are not the table's own.
+
+    Attributes:
+        k: Index of the next network call, ``0 … K``; K: the run has ended.
+        history: What was seen.
+    """
+
+    def __init__(self, noise: Tensor, table: SolverTable, *, keep: bool = False) -> None:
+        self.table, self.keep, self.dtype, self.k = table, keep, noise.dtype, 0
+        self.history = History(noise)
+        self._levels = table.sigmas.tolist()
+
+    @property
+    def x(self) -> Tensor:
+        """The state to call the network with, or the result of a run that has ended, in the dtype of the noise."""
+        return self.history.states[self.k].to(self.dtype)
+
+    @property
+    def sigma(self) -> float:
+        """The level of :attr:`x`, as a Python float."""
+        return float(self._levels[self.k])
+
+    def see(self, prediction: Tensor) -> None:
+        """Take what the network returned for :attr:`x`.
+
+        Raises:
+            InputError: it has another shape than the state.
+        """
+        if prediction.shape != self.history.states[self.k].shape:
+            raise InputError(
+                f"the denoiser returned shape {tuple(prediction.shape)} for a state of shape "
+                f"{tuple(self.history.states[self.k].shape)} at call {self.k + 1} of {self.table.nfe}"
+            )
+        self.history.outputs[self.k] = prediction
+
+    def advance(self, row: Row | None = None) -> None:
+        """Go to the next state, by ``row`` in place of the table's own where it is given."""
+        self.history.states[self.k + 1] = self.history.combine(self.table.rows[self.k] if row is None else row)
+        self.k += 1
+        if not self.keep:
+            self.history.forget(self.table, self.k)
+
+    def fork(self, table: SolverTable) -> Run:
+        """This run so far, to be continued by another table with the same levels; tensors are shared."""
+        other = copy(self)
+        other.table, other.history = table, copy(self.history)
+        other.history.states, other.history.outputs = dict(self.history.states), dict(self.history.outputs)
+        return other
+
+
 @torch.inference_mode()
 def sample(
     denoiser: DenoiserLike,
@@ -65,7 +125,7 @@ def sample(
     table: SolverTable,
     *,
     callback: Callback | None = None,
-    rewrite: Callable[[int, History], Row] | None = None,
+    first: Tensor | None = None,
 ) -> Tensor:
     """Draw samples: run ``table`` from ``noise``.
 
@@ -76,8 +136,7 @@ def sample(
             picture, for a start in the middle).
         table: The sampler.
         callback: Called after every network call with ``(k, sigma, x, prediction)``.
-        rewrite: Gives row ``k`` (1 … K) from what was seen so far, in place of the table's own; used to calibrate.
-            Nothing is freed then.
+        first: What the network returns for ``noise``, where that is known: the first call is then not made.
 
     Returns:
         The last state, in the shape, dtype and device of ``noise``.
@@ -95,25 +154,16 @@ def sample(
     """
     if not isinstance(noise, Tensor) or not noise.is_floating_point():
         raise InputError(f"noise must be a floating-point tensor, got {getattr(noise, 'dtype', type(noise).__name__)}")
-    history = History(noise)
-    levels = table.sigmas.tolist()
-    for k, own_row in enumerate(table.rows):
-        x = history.states[k].to(noise.dtype)
-        prediction = denoiser(x, levels[k])
-        if prediction.shape != noise.shape:
-            raise InputError(
-                f"the denoiser returned shape {tuple(prediction.shape)} for a state of shape {tuple(noise.shape)} "
-                f"at call {k + 1} of {table.nfe}"
-            )
-        history.outputs[k] = prediction
+    run = Run(noise, table)
+    for k in range(table.nfe):
+        x = run.x
+        prediction = denoiser(x, run.sigma) if k or first is None else first
+        run.see(prediction)
         if callback is not None:
-            callback(k, levels[k], x, prediction)
+            callback(k, run.sigma, x, prediction)
         del x, prediction
-        row = own_row if rewrite is None else rewrite(k + 1, history)
-        history.states[k + 1] = history.combine(row)
-        if rewrite is None:
-            history.forget(table, k + 1)
-    result = history.states[table.nfe].to(noise.dtype)
+        run.advance()
+    result = run.x
     if callback is not raise_if_not_finite and not is_finite(result):
         # One look at the end, so that nothing waits for the device inside the loop; a second run names the call.
         sample(denoiser, noise, table, callback=raise_if_not_finite)

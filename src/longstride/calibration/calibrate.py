@@ -4,23 +4,29 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
+from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
+from longstride.calibration.batches import Batch, Batches
 from longstride.calibration.gate import EndReport, gate
-from longstride.calibration.iia import IIASettings, RowReport, calibrate_iia
-from longstride.calibration.reference import Reference, select, solve_reference
+from longstride.calibration.iia import PUBLISHED, IIASettings, RowReport, calibrate_iia
+from longstride.calibration.normal_equations import Array, double
+from longstride.calibration.reference import Reference, least_level, solve_reference, start_of
 from longstride.card import Card, ModelInfo
-from longstride.denoiser import Denoiser
 from longstride.errors import InputError, unknown
+from longstride.journal import Journal, digest
+from longstride.processes import is_first
 from longstride.sampler import DenoiserLike
 from longstride.table import SolverTable
 
-__all__ = ["METHODS", "Calibration", "calibrate"]
+__all__ = ["METHODS", "Calibration", "calibrate", "shared_reference"]
 
-METHODS = ("iia",)
+#: ``iia`` takes any base and any settings; the others are what the paper names.
+METHODS = ("iia", *PUBLISHED)
 
 #: Called with (steps done, steps in all, what is being done).
 Progress = Callable[[int, int, str], None]
@@ -33,11 +39,11 @@ class Calibration:
     Attributes:
         table: The sampler to use: the calibrated one, or its base where the gate kept that.
         card: The same with everything that is needed to judge and reuse it; ``card.save(path)``.
-        rows: One report per step.
+        rows: One report per fitted row.
         end: Whole trajectories on held-out noise.
         fit_calls: Network calls per sample and step that the fit spent; a guided pair counts as two.
         calls: All network calls of this calibration, in samples: the fit, the check at the end, and the reference
-            unless it was passed in.
+            unless it was passed in; those of all processes, and those before a restart.
     """
 
     table: SolverTable
@@ -46,17 +52,6 @@ class Calibration:
     end: EndReport
     fit_calls: float
     calls: int
-
-
-class _Counted:
-    """Counts network calls of any callable, in samples."""
-
-    def __init__(self, denoiser: DenoiserLike) -> None:
-        self.denoiser, self.calls = denoiser, 0
-
-    def __call__(self, x: Tensor, sigma: float, /) -> Tensor:
-        self.calls += len(x)
-        return self.denoiser(x, sigma)
 
 
 def calibrate(
@@ -68,33 +63,43 @@ def calibrate(
     held_out: int | None = None,
     reference: Reference | None = None,
     reference_steps: int = 64,
+    sigma_floor: float | None = None,
     batch_size: int | None = None,
     model: ModelInfo | None = None,
     seed: int | None = None,
+    journal: str | Path | None = None,
     progress: Progress | None = None,
     **settings: Any,
 ) -> Calibration:
     """Fit the coefficients of ``table`` to a network, and accept them only where held-out noise agrees.
 
-    The result depends on ``noise`` alone: the same noise gives the same table.
+    The result depends on ``noise`` and ``batch_size`` alone. Under ``torchrun`` or ``accelerate launch``, once
+    ``torch.distributed`` is initialised, every process calls this with the same arguments; they share the batches, and
+    all of them return the same result, which is also that of a single process.
 
     Args:
-        denoiser: The network, bound to the conditions of the whole batch.
+        denoiser: The network, bound to the conditions of all samples.
         noise: ``table.sigmas[0]`` times standard normal noise, shape ``(B, *)``, B at least 2.
         table: The base solver on the levels to be calibrated.
-        method: ``"iia"``: :mod:`longstride.calibration.iia`.
+        method: ``"iia"``, or one of the forms that the paper names, which are settings of it for some bases:
+            :data:`~longstride.calibration.iia.PUBLISHED`.
         held_out: How many samples, from the end of the batch, are kept from the fit; default: half.
         reference: Converged solution from the held-out noise, for the check at the end; one serves all step counts
             that share their first and last level. Default: it is solved here.
         reference_steps: Steps of that solution.
+        sigma_floor: Least positive level that the network knows, below which no fine solution looks; default: the
+            schedule's, or the table's own where a plain callable has none.
         batch_size: Most samples per network call; default: all at once.
         model: What the card says of the model; default: unnamed.
         seed: Seed that made ``noise``, for the card.
-        progress: Called after every step.
-        **settings: Of the method; for IIA ``r``, ``substeps``, ``fine`` and ``ridge``.
+        journal: Folder where finished batches are kept, so that a calibration that was killed goes on and ends in the
+            same numbers; it is deleted at the end. Default: nothing is kept.
+        progress: Called after every row.
+        **settings: Of :class:`~longstride.calibration.iia.IIASettings`, in place of the method's own.
 
     Raises:
-        InputError: unknown method, base or setting; fewer than two samples.
+        InputError: unknown method or setting, a base that the method is not for, fewer than two samples, a reference
+            from other noise, or a journal of other work.
         NonFiniteError: the network returned NaN or infinity; names the call and the level.
 
     Examples:
@@ -107,53 +112,99 @@ def calibrate(
         >>> result.end.calibrated.rmse < 0.2 * result.end.base.rmse
         True
     """
-    if method not in METHODS:
-        raise unknown("method", method, METHODS)
-    held = len(noise) // 2 if held_out is None else held_out
-    if not 1 <= held < len(noise):
-        raise InputError(f"of {len(noise)} samples {held} cannot be held out: keep at least one on either side")
-    try:
-        chosen = IIASettings(**settings)
-    except TypeError as error:
-        raise InputError(f"method {method!r}: {str(error).split('() ')[-1]}") from None
+    chosen = _settings(method, table, settings)
     # Rounding of the states in half precision would be fitted as if it were error of the solver.
     noise = noise.to(torch.promote_types(noise.dtype, torch.float32))
+    held = len(noise) // 2 if held_out is None else held_out
+    about = model or ModelInfo(guidance=getattr(denoiser, "guidance", None))
+    said = {**asdict(chosen), "samples": len(noise), "held_out": held, "seed": seed}
+    work = {"model": about.fingerprint, "guidance": about.guidance, "settings": said, "batch_size": batch_size}
+    work |= {"method": method, "table": digest(table.sigmas, table.alphas, table.a, table.b), "noise": digest(noise)}
+    kept = Journal(None if journal is None else Path(journal), work)
+    batches = Batches(denoiser, noise, held, batch_size, kept)
+    floor = least_level(denoiser, table) if sigma_floor is None else sigma_floor
     say = progress or (lambda done, total, what: None)
-    counted = _Counted(denoiser)
-    network: DenoiserLike = denoiser if isinstance(denoiser, Denoiser) else counted
-
-    def calls() -> int:
-        return denoiser.calls if isinstance(denoiser, Denoiser) else counted.calls
-
-    before = calls()
     calibrated, rows = calibrate_iia(
-        network,
-        noise,
+        batches,
         table,
-        held,
         chosen,
-        batch_size=batch_size,
+        method if method in PUBLISHED and len(PUBLISHED[method].bases) == 1 else f"iia_{table.name}",
+        floor=floor,
         progress=lambda done, total: say(done, total + 1, "fitting"),
     )
-    fit_calls = calls() - before
-    tail = slice(len(noise) - held, len(noise))
-    few = select(network, tail)
+    fit_calls = batches.total_calls()
     if reference is None:
-        reference = solve_reference(few, noise[tail], table, steps=reference_steps, batch_size=batch_size)
+        reference = shared_reference(batches, table, steps=reference_steps, floor=floor)
+    elif reference.start and reference.start != start_of(noise[batches.fitted :], table):
+        raise InputError(
+            f"the reference does not start from the {held} held-out samples at sigma {table.sigmas[0]:g} and end at "
+            f"{table.sigmas[-1]:g}: solve it from the same noise, between the same levels"
+        )
     elif len(reference.samples) != held:
         raise InputError(f"the reference holds {len(reference.samples)} samples, but {held} are held out")
-    final, end = gate(few, noise[tail], table, calibrated, reference, batch_size=batch_size)
-    say(len(rows) + 1, len(rows) + 1, "checking")
+    final, end = gate(batches, table, calibrated, reference)
+    say(table.nfe + 1, table.nfe + 1, "checking")
     rows = [replace(row, accepted=final.rows[row.row - 1] != table.rows[row.row - 1]) for row in rows]
-    per_step = fit_calls / (len(noise) * (len(table.grid) - 1))
     card = Card.of(
         final,
         base=table,
         method=method,
-        settings={**asdict(chosen), "samples": len(noise), "held_out": held, "seed": seed},
-        model=model or ModelInfo(guidance=getattr(denoiser, "guidance", None)),
+        settings=said,
+        model=about,
         denoiser=denoiser,
         rows=rows,
         end=end,
     )
-    return Calibration(final, card, tuple(rows), end, per_step, calls() - before)
+    per_step = fit_calls / (len(noise) * (len(table.grid) - 1))
+    result = Calibration(final, card, tuple(rows), end, per_step, batches.total_calls())
+    if is_first():
+        kept.forget()
+    return result
+
+
+def _settings(method: str, table: SolverTable, settings: dict[str, Any]) -> IIASettings:
+    if method not in METHODS:
+        raise unknown("method", method, METHODS)
+    start = IIASettings()
+    if method in PUBLISHED:
+        if table.name not in PUBLISHED[method].bases:
+            bases = ", ".join(PUBLISHED[method].bases)
+            raise InputError(f"{method} is for the bases {bases}, not for {table.name!r}; method 'iia' takes any")
+        start = PUBLISHED[method].settings
+    try:
+        return replace(start, **settings)
+    except TypeError as error:
+        raise InputError(f"method {method!r}: {str(error).split('() ')[-1]}") from None
+
+
+def shared_reference(batches: Batches, table: SolverTable, *, steps: int, floor: float) -> Reference:
+    """Converged solution of the held-out samples, shared between the processes and journalled by batch.
+
+    Args:
+        batches: The samples.
+        table: Gives the first and the last level.
+        steps: Fine steps.
+        floor: Least positive level.
+    """
+    samples: dict[int, Array] = {}
+    facts: dict[int, Array] = {}
+    first = next(n for n, part in enumerate(batches.slices) if part.start >= batches.fitted)
+    for batch in batches.held_out:
+
+        def solve(batch: Batch = batch) -> dict[str, Array]:
+            found = solve_reference(
+                batch.denoiser,
+                batch.noise,
+                table,
+                steps=steps,
+                check_samples=8 if batch.number == first else 0,
+                sigma_floor=floor,
+            )
+            return {"samples": double(found.samples).cpu().numpy(), "facts": np.array([found.error, float(found.nfe)])}
+
+        part = batches.part(f"reference/{batch.number}", solve)
+        samples[batch.number], facts[batch.number] = part["samples"], part["facts"]
+    noise = batches.noise[batches.fitted :]
+    whole = np.concatenate(batches.gather(samples, held_out=True, shape=lambda b: (b, *noise.shape[1:])))
+    error, nfe = batches.gather(facts, held_out=True, shape=lambda b: (2,))[0]
+    return Reference(torch.from_numpy(whole).to(noise), float(error), int(nfe), start_of(noise, table))

@@ -14,9 +14,14 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-__all__ = ["NormalEquations"]
+__all__ = ["NormalEquations", "double"]
 
 Array = NDArray[np.float64]
+
+
+def double(tensor: Tensor) -> Tensor:
+    """The tensor in float64, on its own device where that has float64 (Apple's has not)."""
+    return (tensor.cpu() if tensor.device.type == "mps" else tensor).double()
 
 
 class NormalEquations:
@@ -37,23 +42,24 @@ class NormalEquations:
 
     def add(self, directions: Sequence[Tensor], residual: Tensor) -> None:
         """Add a batch: ``p`` direction tensors and the residual, all of one shape."""
-        stacked = torch.stack([t.flatten() for t in (*directions, residual)]).double()
+        stacked = double(torch.stack([t.flatten() for t in (*directions, residual)]))
         products = (stacked @ stacked.T).cpu().numpy()
         self.gram += products[:-1, :-1]
         self.moment += products[:-1, -1]
         self.energy += float(products[-1, -1])
         self.count += residual.numel()
 
-    def all_reduce(self) -> None:
-        """Sum over all processes, where ``torch.distributed`` is initialised; otherwise nothing."""
-        if not (torch.distributed.is_available() and torch.distributed.is_initialized()):
-            return
-        packed = np.concatenate([self.gram.ravel(), self.moment, [self.energy, float(self.count)]])
-        tensor = torch.from_numpy(packed)
-        torch.distributed.all_reduce(tensor)
-        p = len(self.moment)
-        self.gram, self.moment = packed[: p * p].reshape(p, p), packed[p * p : p * p + p]
-        self.energy, self.count = float(packed[-2]), int(packed[-1])
+    def pack(self) -> Array:
+        """Everything as one vector, shape ``(p² + p + 2,)``; packed equations of several batches may be summed."""
+        return np.concatenate([self.gram.ravel(), self.moment, [self.energy, float(self.count)]])
+
+    @staticmethod
+    def unpack(packed: Array, unknowns: int) -> NormalEquations:
+        """The equations in a vector made by :meth:`pack`."""
+        found, p = NormalEquations(unknowns), unknowns
+        found.gram, found.moment = packed[: p * p].reshape(p, p), packed[p * p : p * p + p]
+        found.energy, found.count = float(packed[-2]), int(packed[-1])
+        return found
 
     def solve(self, ridge: float) -> Array:
         """Minimiser ``beta`` of shape ``(p,)`` of ``|e - V beta|² + ridge |diag(G)^{1/2} beta|²``.

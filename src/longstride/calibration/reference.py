@@ -6,17 +6,22 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
+from longstride.calibration.normal_equations import double
 from longstride.denoiser import Denoiser
 from longstride.errors import InputError
+from longstride.journal import digest
 from longstride.nodes import Nodes
 from longstride.sampler import DenoiserLike, sample
 from longstride.schedule import alpha_of_sigma
 from longstride.solvers import SOLVERS
 from longstride.table import SolverTable
 
-__all__ = ["Errors", "Reference", "errors", "refine", "solve_reference"]
+__all__ = ["Errors", "Reference", "errors", "refine", "solve_reference", "squared_errors", "start_of"]
+
+Array = NDArray[np.float64]
 
 
 def refine(table: SolverTable, start: int, end: int, steps: int, floor: float) -> Nodes:
@@ -60,11 +65,21 @@ class Errors:
     rmse: float
     median: float
 
+    @staticmethod
+    def of(squared: Array) -> Errors:
+        """Both errors, from the mean squared error of every sample, shape ``(B,)``."""
+        return Errors(float(np.sqrt(squared.mean())), float(np.median(np.sqrt(squared))))
+
+
+def squared_errors(samples: Tensor, target: Tensor) -> Array:
+    """Mean squared error of every sample, shape ``(B,)``, for tensors of shape ``(B, *)``."""
+    squared: Array = (double(samples) - double(target)).square().flatten(1).mean(1).cpu().numpy()
+    return squared
+
 
 def errors(samples: Tensor, target: Tensor) -> Errors:
     """Both errors, for tensors of shape ``(B, *)``."""
-    per_sample = (samples.double() - target.double()).square().flatten(1).mean(1)
-    return Errors(float(per_sample.mean().sqrt()), float(per_sample.sqrt().median()))
+    return Errors.of(squared_errors(samples, target))
 
 
 @dataclass(frozen=True)
@@ -76,11 +91,19 @@ class Reference:
         error: Root-mean-square difference to a solution with half the steps, on the first samples: what the reference
             with half the steps is wrong by, and more than it is itself where it converges.
         nfe: Network calls per sample of the main solution.
+        start: Digest of the noise and of the first and last level; see :func:`start_of`.
     """
 
     samples: Tensor
     error: float
     nfe: int
+    start: str = ""
+
+
+def start_of(noise: Tensor, table: SolverTable) -> str:
+    """Digest of the noise and of the first and last level: solutions with the same one can be compared."""
+    ends = [0, -1]
+    return digest(noise, table.sigmas[ends], table.alphas[ends])
 
 
 def solve_reference(
@@ -92,6 +115,7 @@ def solve_reference(
     solver: str = "unipc",
     check_samples: int = 8,
     batch_size: int | None = None,
+    sigma_floor: float | None = None,
 ) -> Reference:
     """Solve from ``noise`` to the last level of ``table`` with many steps, and estimate the error of doing so.
 
@@ -103,8 +127,9 @@ def solve_reference(
         solver: Which solver takes them.
         check_samples: Samples on which the error is estimated; 0 leaves the error NaN.
         batch_size: Most samples per network call; default: all at once.
+        sigma_floor: Least positive level that the network knows; default: see :func:`least_level`.
     """
-    floor = sigma_floor(denoiser, table)
+    floor = least_level(denoiser, table) if sigma_floor is None else sigma_floor
     fine = SOLVERS[solver](refine(table, 0, table.nfe, steps, floor))
     samples = sample(in_batches(denoiser, batch_size or len(noise)), noise, fine)
     error = float("nan")
@@ -112,10 +137,10 @@ def solve_reference(
         coarse = SOLVERS[solver](refine(table, 0, table.nfe, max(1, steps // 2), floor))
         few = sample(select(denoiser, slice(check_samples)), noise[:check_samples], coarse)
         error = float((few - samples[:check_samples]).square().mean().sqrt())
-    return Reference(samples, error, fine.nfe)
+    return Reference(samples, error, fine.nfe, start_of(noise, table))
 
 
-def sigma_floor(denoiser: DenoiserLike, table: SolverTable) -> float:
+def least_level(denoiser: DenoiserLike, table: SolverTable) -> float:
     """Least positive level: the schedule's where the denoiser has one, and never above the table's own."""
     own = float(table.sigmas[table.sigmas > 0].min())
     schedule = getattr(denoiser, "schedule", None)

@@ -118,7 +118,6 @@ def calibrate(
 ) -> None:
     """Measure better coefficients for a model and a step budget, and save them on a card."""
     from longstride import calibration
-    from longstride.calibration.iia import IIA_BASES
     from longstride.cli.render import card_summary
     from longstride.errors import unknown
     from longstride.evaluation.study import Study, base_table, seed_range
@@ -126,8 +125,6 @@ def calibrate(
     from longstride.solvers import SOLVERS
     from longstride.zoo import load_model
 
-    if solver not in IIA_BASES:
-        raise unknown("base solver", solver, IIA_BASES)
     if fine != "base" and fine not in SOLVERS:
         raise unknown("fine solver", fine, ("base", *SOLVERS))
     if final not in ("zero", "sigma_min"):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Literal
+from typing import Any, Literal
 
 from longstride.errors import InputError, unknown
 from longstride.nodes import Nodes
@@ -22,6 +22,7 @@ def _singlestep(
     orders: Sequence[int],
     stages: Stages,
     exact_second_stage: bool,
+    options: dict[str, Any],
 ) -> SolverTable:
     """Steps of the given ``orders``; with ``stages="grid"`` a step of order ``p`` spends ``p`` grid intervals."""
     if stages not in ("inner", "grid"):
@@ -59,7 +60,7 @@ def _singlestep(
             calls.append(table.step(row) if on_grid else table.stage(row, *level))
             levels.append(level)
         i = ends[-1]
-    return table.table(name, orders=tuple(orders), stages=stages, exact_second_stage=exact_second_stage)
+    return table.table(name, **options)
 
 
 def _default_orders(nodes: Nodes, order: int) -> list[int]:
@@ -93,7 +94,8 @@ def dpm_solver_2(nodes: Nodes, orders: Sequence[int] | None = None, stages: Stag
     References:
         Lu et al., DPM-Solver, 2022, Algorithm 1. https://arxiv.org/abs/2206.00927
     """
-    return _singlestep("dpm_solver_2", nodes, "noise", orders or _default_orders(nodes, 2), stages, True)
+    options = {"orders": orders, "stages": stages}
+    return _singlestep("dpm_solver_2", nodes, "noise", orders or _default_orders(nodes, 2), stages, True, options)
 
 
 def dpm_solver_3(
@@ -124,7 +126,8 @@ def dpm_solver_3(
         Lu et al., DPM-Solver, 2022, Algorithm 2. https://arxiv.org/abs/2206.00927
     """
     chosen = orders or _default_orders(nodes, 3)
-    return _singlestep("dpm_solver_3", nodes, prediction, chosen, stages, exact_second_stage)
+    options = {"orders": orders, "stages": stages, "prediction": prediction, "exact_second_stage": exact_second_stage}
+    return _singlestep("dpm_solver_3", nodes, prediction, chosen, stages, exact_second_stage, options)
 
 
 def dpmpp_2s(nodes: Nodes, orders: Sequence[int] | None = None, stages: Stages = "inner") -> SolverTable:
@@ -147,4 +150,5 @@ def dpmpp_2s(nodes: Nodes, orders: Sequence[int] | None = None, stages: Stages =
     References:
         Lu et al., DPM-Solver++, 2022, Algorithm 1. https://arxiv.org/abs/2211.01095
     """
-    return _singlestep("dpmpp_2s", nodes, "data", orders or _default_orders(nodes, 2), stages, True)
+    options = {"orders": orders, "stages": stages}
+    return _singlestep("dpmpp_2s", nodes, "data", orders or _default_orders(nodes, 2), stages, True, options)

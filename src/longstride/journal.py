@@ -1,0 +1,123 @@
+"""A journal of finished work: whatever is killed goes on where it was, and ends in the same numbers.
+
+Long work is cut into parts with names. ``journal(name, compute)`` returns what the part gave: from its file, where the
+part was finished before, else from ``compute()``, whose result is written whole or not at all. So a kill costs the part
+that was being computed. Values are kept to the bit.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import json
+import logging
+import shutil
+import zipfile
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from longstride.errors import InputError
+from longstride.files import write_atomically
+
+__all__ = ["Journal", "digest"]
+
+Arrays = dict[str, NDArray[Any]]
+_log = logging.getLogger(__name__)
+
+
+class Journal:
+    """Finished parts in a folder, or nowhere.
+
+    Args:
+        folder: Where; made if missing. None: nothing is kept, every part is computed.
+        identity: What the work is, as plain data. A folder that holds other work is refused.
+
+    Raises:
+        InputError: the folder belongs to other work, or cannot be written.
+    """
+
+    def __init__(self, folder: Path | None = None, identity: Mapping[str, Any] | None = None) -> None:
+        self.folder = folder
+        if folder is None:
+            return
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise InputError(f"cannot make folder {folder}: {error.strerror or error}") from None
+        wanted = json.loads(json.dumps(dict(identity or {}), default=str))
+        file = folder / "identity.json"
+        if not file.exists():
+            write_atomically(file, (json.dumps(wanted, indent=1) + "\n").encode())
+            return
+        try:
+            known = json.loads(file.read_text(encoding="utf-8"))
+        except (OSError, ValueError):
+            raise InputError(f"{file} is damaged: delete the folder {folder} to start afresh") from None
+        if known != wanted:
+            keys = sorted(k for k in {*known, *wanted} if known.get(k) != wanted.get(k))
+            raise InputError(
+                f"{folder} holds unfinished work with another {', '.join(keys)}: delete the folder to start afresh, "
+                "or choose another one"
+            )
+
+    def __call__(self, name: str, compute: Callable[[], Mapping[str, NDArray[Any]]]) -> Arrays:
+        """What the part ``name`` gave, as named arrays."""
+        if self.folder is None:
+            return dict(compute())
+        file = self.folder / f"{name}.npz"
+        if file.exists():
+            try:
+                with np.load(io.BytesIO(file.read_bytes()), allow_pickle=False) as kept:
+                    return {key: kept[key] for key in kept.files}
+            except (OSError, ValueError, EOFError, KeyError, zipfile.BadZipFile) as error:
+                _log.warning("%s is damaged (%s); its part is computed again", file, error)
+        arrays = dict(compute())
+        buffer = io.BytesIO()
+        np.savez(buffer, allow_pickle=False, **arrays)
+        file.parent.mkdir(parents=True, exist_ok=True)
+        write_atomically(file, buffer.getvalue())
+        return arrays
+
+    def tensor(self, name: str, compute: Callable[[], Tensor], like: Tensor) -> Tensor:
+        """The same for a part that gives one tensor, in the dtype and on the device of ``like``."""
+        if self.folder is None:
+            return compute()
+
+        def as_array() -> Arrays:
+            value = compute()  # bfloat16, which NumPy lacks, widens to float32 without loss
+            wide = value if value.dtype == torch.float64 else value.float()
+            return {"value": wide.cpu().numpy()}
+
+        return torch.from_numpy(self(name, as_array)["value"]).to(like)
+
+    def part(self, name: str) -> Journal:
+        """A journal for a part of the work that has parts itself."""
+        inner = Journal()
+        inner.folder = None if self.folder is None else self.folder / name
+        return inner
+
+    def forget(self) -> None:
+        """Delete everything, once the work's own result is written."""
+        if self.folder is not None:
+            shutil.rmtree(self.folder, ignore_errors=True)
+
+
+def digest(*values: object) -> str:
+    """SHA-256, as hexadecimal digits, over tensors and arrays (their bytes) and anything else (as JSON)."""
+    found = hashlib.sha256()
+    for value in values:
+        if isinstance(value, Tensor):
+            wide = value.detach() if value.dtype == torch.float64 else value.detach().float()
+            value = wide.cpu().contiguous().numpy()
+        if isinstance(value, np.ndarray):
+            found.update(f"{value.shape}{value.dtype}".encode())
+            found.update(np.ascontiguousarray(value).tobytes())
+        else:
+            found.update(json.dumps(value, sort_keys=True, default=str).encode())
+    return found.hexdigest()

@@ -1,0 +1,74 @@
+"""Work shared between processes (``torchrun``, ``accelerate launch``): the same numbers as from one.
+
+Work comes in numbered parts that do not depend on how many processes there are. Each process does every n-th part, and
+:func:`gather` gives all of them all results, in the order of the parts. Sums over that order are the same sums, to the
+last bit, for any number of processes.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping, Sequence
+from typing import TypeVar
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import distributed
+
+__all__ = ["gather", "is_first", "join", "mine", "rank_and_size"]
+
+Array = NDArray[np.float64]
+T = TypeVar("T")
+
+
+def join(device: str = "cpu") -> None:
+    """Join the processes that a launcher started beside this one; nothing where there is no launcher.
+
+    Args:
+        device: Where the network runs; NCCL connects CUDA devices, gloo everything else.
+    """
+    if int(os.environ.get("WORLD_SIZE", "1")) < 2 or distributed.is_initialized():
+        return
+    if device.startswith("cuda"):
+        torch.cuda.set_device(int(os.environ.get("LOCAL_RANK", "0")))
+    distributed.init_process_group("nccl" if device.startswith("cuda") else "gloo")
+
+
+def rank_and_size() -> tuple[int, int]:
+    """Number of this process, from 0, and number of processes."""
+    if not (distributed.is_available() and distributed.is_initialized()):
+        return 0, 1
+    return distributed.get_rank(), distributed.get_world_size()
+
+
+def is_first() -> bool:
+    """Whether this process is the one that writes results and talks to the user."""
+    return rank_and_size()[0] == 0
+
+
+def mine(parts: Sequence[T]) -> list[T]:
+    """The parts that this process does: every n-th, from its own number on."""
+    rank, size = rank_and_size()
+    return list(parts[rank::size])
+
+
+def gather(found: Mapping[int, Array], shapes: Sequence[tuple[int, ...]]) -> list[Array]:
+    """Results of all parts, in order, on every process.
+
+    Args:
+        found: This process's results by part number, float64.
+        shapes: Shape of every part's result.
+    """
+    if rank_and_size()[1] == 1:
+        return [np.asarray(found[n], np.float64) for n in range(len(shapes))]
+    sizes = [int(np.prod(shape)) for shape in shapes]
+    ends = np.cumsum(sizes)
+    packed = torch.zeros(int(ends[-1]), dtype=torch.float64)
+    for n, value in found.items():
+        packed[ends[n] - sizes[n] : ends[n]] = torch.from_numpy(np.ascontiguousarray(value, np.float64)).flatten()
+    if distributed.get_backend() == "nccl":
+        packed = packed.cuda()
+    distributed.all_reduce(packed)
+    flat = packed.cpu().numpy()
+    return [part.reshape(shape) for part, shape in zip(np.split(flat, ends[:-1]), shapes, strict=True)]

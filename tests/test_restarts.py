@@ -1,0 +1,99 @@
+"""Real kills and real processes: the numbers of one undisturbed process come out."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+#: Calibrates with a journal; every network call is noted in a file, with its number of samples.
+CALIBRATE = """
+import sys, time, torch
+import longstride as ls
+from longstride import processes
+
+folder, pause = sys.argv[1], float(sys.argv[2])
+processes.join()
+rank, size = processes.rank_and_size()
+
+def network(x, t, c):
+    with open(f"{folder}/calls-{rank}", "a") as calls:
+        calls.write(f"{len(x)}\\n")
+    time.sleep(pause)
+    return torch.tanh(x + c.view(-1, 1)) * 0.7
+
+sigmas = ls.grid("karras", 4, sigma_min=0.05, sigma_max=10.0)
+table = ls.build("heun", sigmas)
+noise = sigmas[0] * torch.randn(22, 5, generator=torch.Generator().manual_seed(0))
+denoiser = ls.as_denoiser(
+    network, ls.Schedule.edm(0.02, 10.0), "data", condition={"c": torch.linspace(-1, 1, 22)}
+)
+result = ls.calibrate(
+    denoiser, noise, table, method="iia_edm", substeps=3, batch_size=4, reference_steps=8, journal=f"{folder}/journal"
+)
+if processes.is_first():
+    with open(f"{folder}/result", "w") as out:
+        out.write(result.card.dumps() + f"{result.calls} {result.fit_calls}")
+"""
+
+
+def start(script: str, folder: Path, *arguments: str, processes: int = 1) -> subprocess.Popen[bytes]:
+    folder.mkdir(exist_ok=True)
+    file = folder / "script.py"
+    file.write_text(script)
+    launcher = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(processes)]
+    command = [sys.executable, *(launcher if processes > 1 else []), str(file), str(folder), *arguments]
+    return subprocess.Popen(command, env={**os.environ, "OMP_NUM_THREADS": "1"}, stderr=subprocess.PIPE)
+
+
+def finish(process: subprocess.Popen[bytes]) -> None:
+    _, errors = process.communicate(timeout=240)
+    assert process.returncode == 0, errors.decode()[-2000:]
+
+
+def samples_called(folder: Path) -> list[int]:
+    return [int(line) for file in sorted(folder.glob("calls-*")) for line in file.read_text().split()]
+
+
+@pytest.fixture(scope="module")
+def undisturbed(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("undisturbed") / "run"
+    finish(start(CALIBRATE, folder, "0"))
+    return folder
+
+
+@pytest.mark.parametrize("kills", [(12, 40, 90)])
+def test_a_killed_calibration_goes_on_and_ends_in_the_same_card(tmp_path, undisturbed, kills):
+    """Every kill costs at most one batch: one fine solution, reference or roll-out of one batch."""
+    folder = tmp_path / "run"
+    for calls in kills:
+        process = start(CALIBRATE, folder, "0.004")
+        deadline = time.monotonic() + 120
+        while len(samples_called(folder)) < calls and process.poll() is None and time.monotonic() < deadline:
+            time.sleep(0.002)
+        assert process.poll() is None, "ended before it could be killed"
+        process.send_signal(signal.SIGKILL)
+        process.communicate()
+        assert not (folder / "result").exists()
+    finish(start(CALIBRATE, folder, "0"))
+    assert (folder / "result").read_text() == (undisturbed / "result").read_text()
+    assert not (folder / "journal").exists()
+    extra = sum(samples_called(folder)) - sum(samples_called(undisturbed))
+    longest_part = (8 + 4) * 4  # the reference of a batch, with its check
+    walked_again = 7 * 11  # the known table once more, before the gate's trials go on
+    assert 0 <= extra <= len(kills) * longest_part + walked_again
+
+
+def test_two_processes_share_the_calls_and_agree_to_the_bit(tmp_path, undisturbed):
+    folder = tmp_path / "run"
+    finish(start(CALIBRATE, folder, "0", processes=2))
+    assert (folder / "result").read_text() == (undisturbed / "result").read_text()
+    each = [sum(map(int, file.read_text().split())) for file in sorted(folder.glob("calls-*"))]
+    assert len(each) == 2
+    assert sum(each) == sum(samples_called(undisturbed))
+    assert max(each) < 0.75 * sum(each)
