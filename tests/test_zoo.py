@@ -14,6 +14,7 @@ import torch
 from tiny_models import save_tiny_model, tiny_unet
 
 import longstride as ls
+from longstride.zoo.conditioning import ClassLabels
 from longstride.zoo.model import BUNDLED
 
 
@@ -103,6 +104,15 @@ def test_clean_pictures_are_clamped_where_the_scheduler_says_so(folder: Path, ti
     assert torch.equal(clamped, free.clamp(-1, 1))
 
 
+def test_a_setting_that_the_scheduler_does_not_know_is_not_obeyed(folder: Path, tiny: ls.Model):
+    """A DPM-Solver scheduler keeps ``clip_sample`` of the DDPM one it was made from, and never clamps."""
+    scheduler = diffusers.DPMSolverMultistepScheduler(prediction_type="v_prediction", beta_schedule="linear")
+    scheduler.save_pretrained(folder / "scheduler")
+    edit(folder / "scheduler" / "scheduler_config.json", clip_sample=True)
+    edit(folder / "model_index.json", scheduler=["diffusers", "DPMSolverMultistepScheduler"])
+    assert ls.load_model(folder).clip is None
+
+
 def test_precision_of_the_weights(folder: Path):
     model = ls.load_model(folder, dtype=torch.bfloat16)
     x = model.noise(range(2), 1.0)
@@ -145,7 +155,7 @@ def test_guidance_costs_two_and_extrapolates(tiny: ls.Model):
     """On a v prediction, guidance of the output is guidance of the clean picture: both are affine in each other."""
     seeds, x = range(4), tiny.noise(range(4), 1.0)
     guided = tiny.denoiser(seeds, guidance=3.0)
-    unconditional = replace(tiny, num_classes=3, null_class=None).denoiser(seeds, labels=torch.full((4,), 2))(x, 1.0)
+    unconditional = replace(tiny, conditioning=ClassLabels(3)).denoiser(seeds, labels=torch.full((4,), 2))(x, 1.0)
     conditional = tiny.denoiser(seeds)(x, 1.0)
     torch.testing.assert_close(guided(x, 1.0), unconditional + 3.0 * (conditional - unconditional))
     assert (guided.cost, guided.calls, tiny.denoiser(seeds).cost) == (2, 8, 1)
@@ -194,8 +204,11 @@ def test_unknown_names():
     assert "unknown galaxy network 'hsc23'" in refusal("galaxy:hsc23")
 
 
-def test_a_folder_that_is_no_model(tmp_path: Path):
+def test_a_folder_that_is_no_model(tmp_path: Path, folder: Path):
+    assert refusal(tmp_path / "model" / "unet").endswith("put it into a folder unet/ beside a folder scheduler/")
     assert "model_index.json is missing" in refusal(tmp_path)
+    (tmp_path / "empty").mkdir()
+    assert "model_index.json is missing (the folder is empty)" in refusal(tmp_path / "empty")
 
 
 @pytest.mark.parametrize("name", ["diffusion_pytorch_model.safetensors", "config.json"])
@@ -237,9 +250,39 @@ def test_an_index_without_the_parts(folder: Path, index: object):
     assert "names no scheduler with a unet or transformer" in refusal(folder)
 
 
-def test_a_class_that_diffusers_does_not_have(folder: Path):
-    edit(folder / "model_index.json", unet=["diffusers", "UNet9DModel"])
-    assert "has no class UNet9DModel" in refusal(folder)
+@pytest.mark.parametrize(("part", "kind"), [("unet", "UNet9DModel"), ("scheduler", "DDPMSchedule")])
+def test_a_class_that_diffusers_does_not_have(folder: Path, part: str, kind: str):
+    edit(folder / "model_index.json", **{part: ["diffusers", kind]})
+    assert f"has no class {kind} (for the {part} in {folder / part})" in refusal(folder)
+
+
+def test_weights_that_are_pickles_are_not_read(folder: Path):
+    """The command in the message converts them."""
+    weights = folder / "unet" / "diffusion_pytorch_model.safetensors"
+    before = ls.load_model(folder).fingerprint
+    diffusers.UNet2DModel.from_pretrained(folder / "unet").save_pretrained(folder / "unet", safe_serialization=False)
+    weights.unlink()
+    message = refusal(folder)
+    assert "diffusion_pytorch_model.safetensors is missing" in message
+    assert "diffusion_pytorch_model.bin is not read, because a pickle can run code" in message
+    exec(message.partition('python -c "')[2].removesuffix('"'))
+    assert ls.load_model(folder).fingerprint == before
+
+
+def test_weights_under_another_name(folder: Path):
+    unet = folder / "unet"
+    (unet / "diffusion_pytorch_model.safetensors").rename(unet / "diffusion_pytorch_model.fp16.safetensors")
+    assert "there is diffusion_pytorch_model.fp16.safetensors: rename it" in refusal(folder)
+
+
+def test_a_flow_prediction_needs_a_flow(folder: Path):
+    edit(folder / "scheduler" / "scheduler_config.json", prediction_type="flow_prediction")
+    assert "a flow prediction with a DDPMScheduler, whose noise schedule is no flow" in refusal(folder)
+
+
+def test_dynamic_thresholding_is_refused(folder: Path):
+    edit(folder / "scheduler" / "scheduler_config.json", thresholding=True)
+    assert "asks for dynamic thresholding" in refusal(folder)
 
 
 def test_an_unknown_prediction_type(folder: Path):
@@ -255,24 +298,6 @@ def test_an_unknown_size_of_a_sample(folder: Path):
 def test_a_null_class_that_is_not_the_last(folder: Path):
     edit(folder / "model_index.json", _null_class=7)
     assert "_null_class must be the last of the 3 classes" in refusal(folder)
-
-
-def test_a_network_that_needs_more_than_a_label(folder: Path):
-    network = diffusers.UNet2DConditionModel(
-        sample_size=8,
-        in_channels=1,
-        out_channels=1,
-        block_out_channels=(8,),
-        down_block_types=("CrossAttnDownBlock2D",),
-        up_block_types=("CrossAttnUpBlock2D",),
-        layers_per_block=1,
-        norm_num_groups=4,
-        cross_attention_dim=8,
-        attention_head_dim=2,
-    )
-    network.save_pretrained(folder / "unet")
-    edit(folder / "model_index.json", unet=["diffusers", "UNet2DConditionModel"], _null_class=None)
-    assert "a UNet2DConditionModel, is not called as network(x, timestep, class_labels)" in refusal(folder)
 
 
 def test_latents_are_no_pictures(tiny: ls.Model):
