@@ -226,13 +226,17 @@ def test_a_failing_write_leaves_the_old_file(
 
 
 def test_nothing_is_ever_unpickled():
-    """No file of the package imports pickle or a relative of it, and ``torch.load`` reads weights only."""
+    """No file of the package imports pickle or a relative of it, and ``torch.load`` reads weights only.
+
+    The converter of EDM's checkpoints is the exception: it must be told that the file will run code.
+    """
     loads = 0
     for source in PACKAGE.rglob("*.py"):
         for node in ast.walk(ast.parse(source.read_text(encoding="utf-8"))):
             names = [alias.name for alias in node.names] if isinstance(node, (ast.Import, ast.ImportFrom)) else []
             names += [node.module or ""] if isinstance(node, ast.ImportFrom) else []
-            assert not {name.split(".")[0] for name in names} & {"pickle", "cPickle", "dill", "joblib", "shelve"}
+            if names != ["UnpicklingError", "pickle"] and source.name != "edm_pickle.py":
+                assert not {name.split(".")[0] for name in names} & {"pickle", "cPickle", "dill", "joblib", "shelve"}
             if isinstance(node, ast.Call) and ast.unparse(node.func) == "torch.load":
                 loads += 1
                 assert {key.arg: ast.unparse(key.value) for key in node.keywords}["weights_only"] == "True", source

@@ -8,7 +8,6 @@ import re
 import subprocess
 import sys
 from pathlib import Path
-from typing import Any
 
 import pytest
 from PIL import Image
@@ -17,9 +16,9 @@ from typer.testing import CliRunner, Result
 
 import longstride as ls
 from longstride.cli import app
-from longstride.evaluation.study import CONTESTANTS, Study
+from longstride.evaluation import CONTESTANTS, load_results
 
-COMMANDS = ("demo", "calibrate", "sample", "show")
+COMMANDS = ("demo", "calibrate", "sample", "evaluate", "show", "convert")
 SMALL = ("--nfe", "3", "--substeps", "2", "--batch", "2", "--held-out", "2")
 
 
@@ -37,8 +36,8 @@ def run(*args: object) -> str:
 
 def only_phases(stderr: str) -> bool:
     """Whether a log holds nothing but the names of phases, one a line: no warning of any library."""
-    phases = {"calibrating …", "teacher samples …", "evaluating …", "drawing …", "fitting …", "checking …"}
-    return set(stderr.splitlines()) <= phases
+    phases = "calibrating|teacher|evaluating|intervals|drawing|fitting|checking|ablations on [^ ]*"
+    return all(re.fullmatch(rf"([a-z0-9_]+: )?({phases}) …", line) for line in stderr.splitlines())
 
 
 @pytest.fixture(scope="module")
@@ -111,7 +110,8 @@ def test_calibrate_writes_a_card_that_fits_the_model(model: Path, card: Path):
     assert (loaded.solver, loaded.base.name, loaded.nfe) == ("iia_ddim", "ddim", 3)
     loaded.check_model(ls.load_model(model).info())
     assert loaded.settings == {
-        "r": 1, "substeps": 2, "fine": "base", "ridge": 1e-6, "samples": 4, "held_out": 2, "seed": 0
+        "directions": "differences", "r": 1, "substeps": 2, "fine": "base", "ridge": 1e-6, "stages": False,
+        "trajectory": "calibrated", "samples": 4, "held_out": 2, "seed": 0
     }  # fmt: skip
 
 
@@ -242,10 +242,13 @@ def test_bad_options(model: Path, card: Path, command: str, options: str, expect
 @pytest.mark.parametrize(
     ("options", "expected"),
     [
-        ("--solver unipc", "unknown base solver 'unipc': known: ddim, ipndm, spndm"),
+        ("--method iia_edn", "unknown method 'iia_edn': did you mean 'iia_edm'"),
+        ("--method iia_edm --solver ddim", "iia_edm is for the base heun, not for 'ddim'; --method iia takes any"),
+        ("--directions spilt", "unknown family of directions 'spilt': did you mean 'split'"),
+        ("--r -1", "expected r >= 0"),
         ("--fine eulre", "unknown fine solver 'eulre'"),
         ("--final half", "unknown final level 'half'"),
-        ("--ridge inf", "ridge must be a finite number"),
+        ("--ridge inf", "a finite ridge >= 0"),
         ("--batch 0", "Invalid value for '--batch'"),
         ("--out .", "cannot write .: it is a folder"),
         ("--out missing/card.json", "cannot write missing/card.json: No such file or directory"),
@@ -301,7 +304,7 @@ def test_show_refuses_a_damaged_card(card: Path):
 def test_an_existing_file_survives_an_error(model: Path):
     Path("card.json").write_text("mine")
     Path("card.json.probe").write_text("mine too")
-    error("calibrate", model, "--solver", "unipc")
+    error("calibrate", model, "--solver", "unipcc")
     assert [Path(name).read_text() for name in ("card.json", "card.json.probe")] == ["mine", "mine too"]
 
 
@@ -312,23 +315,20 @@ DEMO = ("--samples", 6, "--calibration-samples", 4, "--substeps", 2, "--referenc
 
 def test_demo(model: Path):
     printed = json.loads(run("demo", "--model", model, "--out", "out", *DEMO, "--json"))
-    results: dict[str, Any] = json.loads(Path("out/results.json").read_text())
-    assert printed == results
-    nfes = Study().nfes
-    assert sorted((row["solver"], row["nfe"]) for row in results["rows"]) == sorted(
-        (name, nfe) for name in CONTESTANTS for nfe in nfes
-    )
-    assert len(results["rows"]) == 8 * 6
-    assert all(math.isfinite(row[key]) for row in results["rows"] for key in ("rmse", "median", "fd"))
-    assert math.isfinite(results["fd"]["other_noise"])
-    assert results["model"]["fingerprint"] == ls.load_model(model).fingerprint
-    calibrated = [name for name, (_, _, is_calibrated) in CONTESTANTS.items() if is_calibrated]
+    assert printed == json.loads(Path("out/results.json").read_text())
+    results = load_results(Path("out/results.json"))
+    names = ["ddim", "iia_ddim", "spndm", "iia_spndm", "ipndm", "iia_ipndm", "dpmpp_2m", "unipc"]
+    assert results.contestants == names
+    assert results.nfes == [5, 6, 8, 10, 15, 20]
+    for measure in ("rmse", "median", "fd_teacher", "contrast_ratio"):
+        assert all(math.isfinite(results.value(name, nfe, measure).value) for name in names for nfe in results.nfes)
+    assert results.about["model"]["fingerprint"] == ls.load_model(model).fingerprint
     cards = {file.stem: ls.load_card(file) for file in Path("out/cards").iterdir()}
-    assert set(cards) == {f"{name}_nfe{nfe}" for name in calibrated for nfe in nfes}
+    calibrated = [name for name in names if CONTESTANTS[name].method is not None]
+    assert set(cards) == {f"{name}_nfe{nfe}" for name in calibrated for nfe in results.nfes}
     assert all(name == f"{card.solver}_nfe{card.nfe}" for name, card in cards.items())
-    assert {file.name for file in Path("out").iterdir()} == {
-        "results.json", "comparison.png", "error_vs_nfe.png", "cards"
-    }  # fmt: skip
+    files = {"results.json", "results.parquet", "comparison.png", "error_vs_nfe.png", "cards"}
+    assert {file.name for file in Path("out").iterdir()} == files
     for name in ("comparison.png", "error_vs_nfe.png"):
         with Image.open(f"out/{name}") as picture:
             assert min(picture.size) > 100
@@ -347,3 +347,68 @@ def test_demo(model: Path):
 )
 def test_bad_options_of_demo(model: Path, card: Path, options: str, expected: str):
     assert expected in error("demo", "--model", model, *DEMO, *options.format(card=card).split())
+
+
+# Evaluate and bench
+
+EVALUATE = (
+    "--nfe",
+    "3,4",
+    "--samples",
+    6,
+    "--calibration-samples",
+    4,
+    "--substeps",
+    2,
+    "--reference-steps",
+    6,
+    "--dimensions",
+    2,
+)
+
+
+def test_evaluate_goes_on_where_it_was(model: Path, card: Path):
+    options = (*EVALUATE, "--batch-size", 2, "--card", card)
+    printed = json.loads(run("evaluate", model, *options, "--solvers", "iia_edm,iia_dpmpp_2m", "--json"))
+    results = load_results(Path("evaluation/results.json"))
+    assert printed == json.loads(Path("evaluation/results.json").read_text())
+    assert results.contestants == ["heun", "iia_edm", "dpmpp_2m", "iia_dpmpp_2m", "card"]
+    assert (results.value("heun", 2, "rmse"), results.value("heun", 3, "rmse")) != (None, None)
+    parts = {file: file.stat().st_mtime_ns for file in Path("evaluation/work").rglob("*.npz")}
+    run("evaluate", model, *options, "--solvers", "iia_edm,iia_dpmpp_2m,unipc")
+    again = load_results(Path("evaluation/results.json"))
+    assert set(results.lines) <= set(again.lines)
+    assert again.contestants[-2:] == ["unipc", "card"]
+    assert {file: file.stat().st_mtime_ns for file in parts} == parts
+
+
+@pytest.mark.parametrize(
+    ("options", "expected"),
+    [
+        ("--nfe 5,x", "expected numbers of network calls with commas"),
+        ("--solvers ddmi", "unknown contestant 'ddmi': did you mean 'ddim'"),
+        ("--solvers ,", "needs a contestant or a card"),
+        ("--features vgg --solvers ddim", "unknown features 'vgg'"),
+        ("--final half", "unknown final level 'half'"),
+        ("--card none.json", "cannot read card none.json"),
+        ("--solvers ddim --real none.npz", "cannot read none.npz"),
+        ("--out {card}/sub", "cannot write"),
+    ],
+)
+def test_bad_options_of_evaluate(model: Path, card: Path, options: str, expected: str):
+    assert expected in error("evaluate", model, *EVALUATE, *options.format(card=card).split())
+
+
+def test_bench_paper_on_any_model(model: Path):
+    """Results, plots and nothing else; the second run reads finished batches."""
+    options = ("--model", model, "--samples", 65, "--quick", "--out", "out")
+    for _ in range(2):
+        output = run("bench", "paper", *options)
+        assert "IIA-EDM" in output
+    assert {path.name for path in Path("out").iterdir()} == {"a.json", "a.parquet", "images", "work"}
+    assert {path.name for path in Path("out/images").iterdir()} == {"a_error_vs_nfe.png", "a_comparison.png"}
+
+
+def test_bench_help():
+    text = run("bench", "--help")
+    assert all(word in text for word in ("paper", "pages", "torchrun"))

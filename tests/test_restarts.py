@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from tiny_models import save_tiny_model
 
 #: Calibrates with a journal; every network call is noted in a file, with its number of samples.
 CALIBRATE = """
@@ -48,7 +51,20 @@ def start(script: str, folder: Path, *arguments: str, processes: int = 1) -> sub
     file.write_text(script)
     launcher = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(processes)]
     command = [sys.executable, *(launcher if processes > 1 else []), str(file), str(folder), *arguments]
-    return subprocess.Popen(command, env={**os.environ, "OMP_NUM_THREADS": "1"}, stderr=subprocess.PIPE)
+    return subprocess.Popen(
+        command, env={**os.environ, "OMP_NUM_THREADS": "1"}, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE
+    )
+
+
+def kill_when(process: subprocess.Popen[bytes], reached: Callable[[], bool]) -> None:
+    """Kill a process, without warning, as soon as it has come so far."""
+    deadline = time.monotonic() + 120
+    while not reached() and process.poll() is None and time.monotonic() < deadline:
+        time.sleep(0.002)
+    running = process.poll() is None
+    process.send_signal(signal.SIGKILL)
+    process.communicate()
+    assert running, "ended before it could be killed"
 
 
 def finish(process: subprocess.Popen[bytes]) -> None:
@@ -73,16 +89,10 @@ def test_a_killed_calibration_goes_on_and_ends_in_the_same_card(tmp_path, undist
     folder = tmp_path / "run"
     for calls in kills:
         process = start(CALIBRATE, folder, "0.004")
-        deadline = time.monotonic() + 120
-        while len(samples_called(folder)) < calls and process.poll() is None and time.monotonic() < deadline:
-            time.sleep(0.002)
-        assert process.poll() is None, "ended before it could be killed"
-        process.send_signal(signal.SIGKILL)
-        process.communicate()
+        kill_when(process, lambda calls=calls: len(samples_called(folder)) >= calls)
         assert not (folder / "result").exists()
     finish(start(CALIBRATE, folder, "0"))
     assert (folder / "result").read_text() == (undisturbed / "result").read_text()
-    assert not (folder / "journal").exists()
     extra = sum(samples_called(folder)) - sum(samples_called(undisturbed))
     longest_part = (8 + 4) * 4  # the reference of a batch, with its check
     walked_again = 7 * 11  # the known table once more, before the gate's trials go on
@@ -97,3 +107,64 @@ def test_two_processes_share_the_calls_and_agree_to_the_bit(tmp_path, undisturbe
     assert len(each) == 2
     assert sum(each) == sum(samples_called(undisturbed))
     assert max(each) < 0.75 * sum(each)
+
+
+# Evaluation, through the command line
+
+EVALUATE = """
+import sys
+from longstride.cli import app
+sys.argv = ["longstride", "evaluate", sys.argv[2], "--out", sys.argv[1] + "/out", *"--solvers iia_ddim,iia_edm".split(),
+    *"--nfe 4,6 --samples 24 --batch-size 3 --calibration-samples 8 --substeps 2 --reference-steps 8".split(),
+    *"--dimensions 3".split()]
+app()
+"""
+
+
+@pytest.fixture(scope="module")
+def tiny(tmp_path_factory):
+    return str(save_tiny_model(tmp_path_factory.mktemp("models") / "tiny", null_class=2))
+
+
+@pytest.fixture(scope="module")
+def evaluated(tmp_path_factory, tiny):
+    folder = tmp_path_factory.mktemp("evaluated") / "run"
+    finish(start(EVALUATE, folder, tiny))
+    return folder
+
+
+def parts_in(folder: Path, place: str) -> dict[str, int]:
+    """Finished parts and when they were written; folders may vanish meanwhile."""
+    found = {}
+    for where, _, files in os.walk(folder / "out" / "work" / place):
+        for file in (os.path.join(where, name) for name in files if name.endswith(".npz") and name[0] != "."):
+            with contextlib.suppress(FileNotFoundError):
+                found[file] = os.stat(file).st_mtime_ns
+    return found
+
+
+def parts_of(folder: Path) -> dict[str, bytes]:
+    work = folder / "out" / "work"
+    return {str(file.relative_to(work)): file.read_bytes() for file in sorted(work.rglob("*.npz"))}
+
+
+def test_a_killed_evaluation_goes_on_and_ends_in_the_same_numbers(tmp_path, tiny, evaluated):
+    """Killed while it calibrates and twice while it evaluates; no finished part is computed again."""
+    folder, seen = tmp_path / "run", {}
+    for place, wanted in (("calibration", 5), ("batches", 10), ("batches", 30)):
+        process = start(EVALUATE, folder, tiny)
+        kill_when(process, lambda place=place, wanted=wanted: len(parts_in(folder, place)) >= wanted)
+        assert not (folder / "out" / "results.json").exists()
+        times = parts_in(folder, "batches")
+        assert all(times.get(file, at) == at for file, at in seen.items())
+        seen = times
+    finish(start(EVALUATE, folder, tiny))
+    assert (folder / "out" / "results.json").read_text() == (evaluated / "out" / "results.json").read_text()
+    assert parts_of(folder) == parts_of(evaluated)
+
+
+def test_two_processes_evaluate_what_one_evaluates(tmp_path, tiny, evaluated):
+    folder = tmp_path / "run"
+    finish(start(EVALUATE, folder, tiny, processes=2))
+    assert (folder / "out" / "results.json").read_text() == (evaluated / "out" / "results.json").read_text()
+    assert (folder / "out" / "results.parquet").exists()

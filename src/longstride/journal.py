@@ -11,7 +11,6 @@ import hashlib
 import io
 import json
 import logging
-import shutil
 import zipfile
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -96,16 +95,22 @@ class Journal:
 
         return torch.from_numpy(self(name, as_array)["value"]).to(like)
 
-    def part(self, name: str) -> Journal:
-        """A journal for a part of the work that has parts itself."""
-        inner = Journal()
-        inner.folder = None if self.folder is None else self.folder / name
-        return inner
+    def read(self, name: str) -> Arrays:
+        """What the finished part ``name`` gave.
 
-    def forget(self) -> None:
-        """Delete everything, once the work's own result is written."""
+        Raises:
+            InputError: it is missing: its file was deleted since.
+        """
+
+        def missing() -> Arrays:
+            raise InputError(f"{self.folder} has lost its part {name}: run the same command again")
+
+        return self(name, missing)
+
+    def discard(self, name: str) -> None:
+        """Delete the part ``name``, if it is there."""
         if self.folder is not None:
-            shutil.rmtree(self.folder, ignore_errors=True)
+            (self.folder / f"{name}.npz").unlink(missing_ok=True)
 
 
 def digest(*values: object) -> str:

@@ -7,6 +7,7 @@ last bit, for any number of processes.
 
 from __future__ import annotations
 
+import atexit
 import os
 from collections.abc import Mapping, Sequence
 from typing import TypeVar
@@ -33,6 +34,7 @@ def join(device: str = "cpu") -> None:
     if device.startswith("cuda"):
         torch.cuda.set_device(int(os.environ.get("LOCAL_RANK", "0")))
     distributed.init_process_group("nccl" if device.startswith("cuda") else "gloo")
+    atexit.register(distributed.destroy_process_group)  # its threads abort a process that ends before they do
 
 
 def rank_and_size() -> tuple[int, int]:

@@ -19,7 +19,6 @@ from longstride.calibration.reference import Reference, least_level, solve_refer
 from longstride.card import Card, ModelInfo
 from longstride.errors import InputError, unknown
 from longstride.journal import Journal, digest
-from longstride.processes import is_first
 from longstride.sampler import DenoiserLike
 from longstride.table import SolverTable
 
@@ -93,7 +92,7 @@ def calibrate(
         model: What the card says of the model; default: unnamed.
         seed: Seed that made ``noise``, for the card.
         journal: Folder where finished batches are kept, so that a calibration that was killed goes on and ends in the
-            same numbers; it is deleted at the end. Default: nothing is kept.
+            same numbers. Delete it once the result is saved. Default: nothing is kept.
         progress: Called after every row.
         **settings: Of :class:`~longstride.calibration.iia.IIASettings`, in place of the method's own.
 
@@ -156,10 +155,7 @@ def calibrate(
         end=end,
     )
     per_step = fit_calls / (len(noise) * (len(table.grid) - 1))
-    result = Calibration(final, card, tuple(rows), end, per_step, batches.total_calls())
-    if is_first():
-        kept.forget()
-    return result
+    return Calibration(final, card, tuple(rows), end, per_step, batches.total_calls())
 
 
 def _settings(method: str, table: SolverTable, settings: dict[str, Any]) -> IIASettings:

@@ -65,7 +65,7 @@ class IIASettings:
 
     def __post_init__(self) -> None:
         if self.r < 0 or self.substeps < 1 or not 0 <= self.ridge < np.inf:
-            raise InputError(f"expected r >= 0, substeps >= 1 and ridge >= 0, got {self}")
+            raise InputError(f"expected r >= 0, substeps >= 1 and a finite ridge >= 0, got {self}")
         if self.directions not in DIRECTIONS:
             raise unknown("family of directions", self.directions, DIRECTIONS)
         if self.fine != "base" and self.fine not in SOLVERS:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import math
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -11,7 +10,8 @@ import typer
 
 from longstride import __version__
 from longstride.cli.common import Device, Group, Json, Seed, console, handled, progress_bars, use_device
-from longstride.errors import InputError
+from longstride.cli.convert import convert
+from longstride.processes import is_first
 
 app = typer.Typer(
     cls=Group,
@@ -24,6 +24,9 @@ app = typer.Typer(
 
 ModelName = Annotated[
     str, typer.Argument(help="garments, galaxy:hsc32, a diffusers folder, or a hub id such as google/ddpm-cifar10-32.")
+]
+Grid = Annotated[
+    str, typer.Option(help="karras, log_snr, uniform or quadratic; auto: karras for EDM's kind of model, else uniform.")
 ]
 Guidance = Annotated[float | None, typer.Option(help="Classifier-free guidance scale; a guided call costs two.")]
 
@@ -55,7 +58,7 @@ def demo(
     substeps: Annotated[int, typer.Option(help="Fine steps M of IIA's target; the paper's is 10.", min=1)] = 4,
     reference_steps: Annotated[int, typer.Option(help="Steps of the converged solution.", min=2)] = 32,
     dimensions: Annotated[int, typer.Option(help="Principal components of the Fréchet distance; 0: none.", min=0)] = 16,
-    grid: Annotated[str, typer.Option(help="Grid of all solvers.")] = "uniform",
+    grid: Grid = "auto",
     guidance: Guidance = None,
     threads: Annotated[int, typer.Option(help="CPU threads; 0: all cores.", min=0)] = 0,
     seed: Seed = 0,
@@ -76,6 +79,8 @@ def demo(
     if threads:
         torch.set_num_threads(threads)
     study = Study(
+        nfes=(5, 6, 8, 10, 15, 20),
+        batch_size=20,
         samples=samples,
         calibration_samples=calibration_samples,
         substeps=substeps,
@@ -89,22 +94,31 @@ def demo(
     with progress_bars() as say:
         results = run_demo(loaded, study, out, say=say)
     if as_json:
-        print(json.dumps(results))
+        print((out / "results.json").read_text(encoding="utf-8"), end="")
         return
     console.print(results_table(results))
-    print(f"written to {out}: comparison.png, error_vs_nfe.png, results.json, cards/")
+    print(f"written to {out}: comparison.png, error_vs_nfe.png, results.json, results.parquet, cards/")
 
 
-@app.command(epilog="Example: longstride calibrate garments --solver ddim --nfe 8 --out card.json")
+@app.command(epilog="Example: longstride calibrate garments --method iia_ddim --nfe 8")
 @handled
 def calibrate(
     model: ModelName,
     out: Annotated[Path, typer.Option(help="Where the card is written.")] = Path("card.json"),
-    solver: Annotated[str, typer.Option(help="Base solver: ddim, spndm or ipndm.")] = "ddim",
+    method: Annotated[
+        str,
+        typer.Option(
+            help="iia_ddim, iia_spndm, iia_ipndm, iia_dpm_solver, biia_edm, iia_edm, iia_ddim_cfg; iia: any solver."
+        ),
+    ] = "iia",
+    solver: Annotated[str | None, typer.Option(help="Base solver; default: the method's first, or ddim.")] = None,
     nfe: Annotated[int, typer.Option(help="Network calls per picture.", min=1)] = 8,
-    grid: Annotated[str, typer.Option(help="karras, log_snr, uniform or quadratic.")] = "uniform",
+    grid: Grid = "auto",
     final: Annotated[str, typer.Option(help="Last level: sigma_min or zero.")] = "sigma_min",
-    r: Annotated[int, typer.Option("--r", help="Differences per prediction: r + 1 gradients are used.", min=0)] = 1,
+    directions: Annotated[
+        str | None, typer.Option(help="differences, increments or split; default: the method's.")
+    ] = None,
+    r: Annotated[int | None, typer.Option("--r", help="Look back: r + 1 gradients; default: the method's.")] = None,
     substeps: Annotated[int, typer.Option(help="Fine steps M of the target.", min=1)] = 10,
     fine: Annotated[str, typer.Option(help="Solver of the fine steps; base: the base solver.")] = "base",
     ridge: Annotated[float, typer.Option(help="Penalty towards the base solver.", min=0.0)] = 1e-6,
@@ -116,50 +130,34 @@ def calibrate(
     device: Device = "cpu",
     as_json: Json = False,
 ) -> None:
-    """Measure better coefficients for a model and a step budget, and save them on a card."""
-    from longstride import calibration
-    from longstride.cli.render import card_summary
-    from longstride.errors import unknown
-    from longstride.evaluation.study import Study, base_table, seed_range
-    from longstride.files import check_writable
-    from longstride.solvers import SOLVERS
-    from longstride.zoo import load_model
+    """Measure better coefficients for a model and a step budget, and save them on a card.
 
-    if fine != "base" and fine not in SOLVERS:
-        raise unknown("fine solver", fine, ("base", *SOLVERS))
-    if final not in ("zero", "sigma_min"):
-        raise unknown("final level", final, ("zero", "sigma_min"))
-    if not math.isfinite(ridge):
-        raise InputError(f"ridge must be a finite number, got {ridge}")
-    loaded = load_model(model, device=use_device(device))
-    study = Study(grid=grid, final="zero" if final == "zero" else "sigma_min")
-    table = base_table(loaded, solver, nfe, study)
-    check_writable(out)
-    seeds = seed_range("calibration", seed, batch + held_out)
-    denoiser = loaded.denoiser(seeds, guidance)
-    bound = (substeps + 1) * (batch + held_out) * (len(table.grid) - 1) * denoiser.cost
-    if not as_json:
-        console.print(
-            f"fitting {batch} samples and holding out {held_out}: at most {bound:,} network calls in samples "
-            f"({substeps} + 1 per sample and step), then the check at the end",
-            highlight=False,
-        )
-    with progress_bars() as say:
-        result = calibration.calibrate(
-            denoiser,
-            loaded.noise(seeds, table.sigmas[0]),
-            table,
-            held_out=held_out,
-            batch_size=batch_size,
-            model=loaded.info(guidance),
-            seed=seed,
-            progress=lambda done, total, what: say(what, done, total),
-            r=r,
-            substeps=substeps,
-            fine=fine,
-            ridge=ridge,
-        )
-    result.card.save(out)
+    Finished batches are kept beside the card until it is written: a calibration that was stopped goes on where it was
+    when the same command is given again. Under torchrun or accelerate launch the processes share the batches.
+    """
+    from longstride.cli.calibrating import make_card
+    from longstride.cli.render import card_summary
+
+    settings = {"substeps": substeps, "fine": fine, "ridge": ridge, "directions": directions, "r": r}
+    result = make_card(
+        model=model,
+        out=out,
+        method=method,
+        solver=solver,
+        nfe=nfe,
+        grid=grid,
+        final=final,
+        settings={key: value for key, value in settings.items() if value is not None},
+        batch=batch,
+        held_out=held_out,
+        batch_size=batch_size,
+        guidance=guidance,
+        seed=seed,
+        device=device,
+        quiet=as_json,
+    )
+    if not is_first():
+        return
     if as_json:
         print(result.card.dumps(), end="")
         return
@@ -180,7 +178,7 @@ def sample(
     card: Annotated[Path | None, typer.Option(help="Calibrated sampler to use.")] = None,
     solver: Annotated[str, typer.Option(help="Classical solver, where no card is given.")] = "dpmpp_2m",
     nfe: Annotated[int, typer.Option(help="Network calls per picture, where no card is given.", min=1)] = 8,
-    grid: Annotated[str, typer.Option(help="karras, log_snr, uniform or quadratic.")] = "uniform",
+    grid: Grid = "auto",
     num: Annotated[int, typer.Option(help="Number of pictures.", min=1)] = 20,
     label: Annotated[int | None, typer.Option(help="One class for all pictures; default: all classes in turn.")] = None,
     guidance: Guidance = None,
@@ -234,3 +232,6 @@ def show(
         return
     for part in (card_summary(loaded), formulas(loaded), heatmap(loaded)):
         console.print(part)
+
+
+app.command(epilog="Example: longstride convert net.pkl net --run-code-in-file")(convert)

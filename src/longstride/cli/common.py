@@ -16,6 +16,7 @@ from rich.text import Text
 from typer.core import TyperGroup
 
 from longstride.errors import InputError, LongstrideError
+from longstride.processes import is_first
 
 __all__ = ["Device", "Group", "Json", "Seed", "console", "handled", "progress_bars", "use_device"]
 
@@ -109,11 +110,11 @@ def progress_bars() -> Iterator[Callable[[str, int, int], None]]:
         TextColumn("left"),
         TimeRemainingColumn(),
     )
-    with Progress(*columns, console=errors, disable=not sys.stderr.isatty()) as bars:
+    with Progress(*columns, console=errors, disable=not sys.stderr.isatty() or not is_first()) as bars:
         tasks: dict[str, int] = {}
 
         def say(what: str, done: int, total: int) -> None:
-            if what not in tasks and bars.disable:
+            if what not in tasks and bars.disable and is_first():
                 errors.print(f"{what} …", highlight=False)
             if what not in tasks:
                 tasks[what] = bars.add_task(what, total=total)

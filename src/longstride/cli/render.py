@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import numpy as np
 from rich import box
 from rich.console import Group
@@ -12,41 +10,52 @@ from rich.table import Table
 from rich.text import Text
 
 from longstride.card import Card
-from longstride.evaluation.plots import LABELS
+from longstride.evaluation.contestants import label
+from longstride.evaluation.results import Line, Results
 from longstride.table import Row
 
 __all__ = ["card_summary", "formulas", "heatmap", "results_table"]
 
 
-def results_table(results: dict[str, Any]) -> Group:
-    """The results of a study: solvers down, network calls across, errors in the cells."""
-    study, fd = results["study"], results["fd"]
-    measures = [("rmse", "RMSE to the converged solution"), ("median", "median error per sample")]
-    if fd is not None:
-        measures.append(("fd", f"FD ({fd['features']}, {study['dimensions']} dimensions) to {fd['to']}"))
-    cells = {(row["solver"], row["nfe"]): row for row in results["rows"]}
-    solvers = list(dict.fromkeys(row["solver"] for row in results["rows"]))
+def results_table(results: Results) -> Group:
+    """The results of a study: samplers down, network calls across, one table per measure."""
+    study = results.about["study"]
+    titles = {
+        "rmse": "RMSE to the converged solution",
+        "median": "median error per sample",
+        "fd_teacher": f"FD ({results.about['features']}, {study['dimensions']} dimensions) to the converged samples",
+        "fd_real": f"FD ({results.about['features']}, {study['dimensions']} dimensions) to real pictures",
+    }
     parts: list[Table | Text] = []
-    for key, title in measures:
+    for measure, title in titles.items():
+        if not any(line.measure == measure for line in results.lines):
+            continue
         table = Table(title=f"{title}, {study['samples']} samples", box=box.SIMPLE_HEAD, title_justify="left")
         table.add_column("network calls")
-        for nfe in study["nfes"]:
+        for nfe in results.nfes:
             table.add_column(str(nfe), justify="right")
-        for solver in solvers:
-            values = [cells[solver, nfe][key] for nfe in study["nfes"]]
-            calibrated = solver.startswith("iia_")
-            base = [cells[solver.removeprefix("iia_"), nfe][key] for nfe in study["nfes"]]
-            shown = [
-                Text(f"{value:.3g}", style="bold green" if calibrated and value < other else "")
-                for value, other in zip(values, base, strict=True)
-            ]
-            table.add_row(LABELS.get(solver, solver), *shown)
+        for name in results.contestants:
+            lines = [results.value(name, nfe, measure) for nfe in results.nfes]
+            table.add_row(label(name), *(Text("") if line is None else _cell(line) for line in lines))
         parts.append(table)
-    note = f"reference: {results['reference']['solver']}, {results['reference']['nfe']} calls, "
-    note += f"own error about {results['reference']['error']:.2g}; green: better than its base"
-    if fd is not None:
-        note += f"; converged samples from other noise have FD {fd['other_noise']:.3g}"
+    reference = results.about["reference"]
+    note = (
+        f"reference: {reference['solver']}, {reference['nfe']} calls, own error about {reference['error']:.2g}; "
+        "green: better than its base, bold: by more than the 95 % interval"
+    )
+    for line in results.lines:
+        if line.contestant == "teacher" and line.measure == "fd_teacher":
+            note += f"; converged samples from other noise have FD {line.value:.3g}"
+        if line.contestant == "teacher" and line.measure == "fd_real":
+            floor = results.about["real"]["floor"]
+            note += f"; to real pictures the converged samples have {line.value:.3g}, real ones {floor:.3g}"
     return Group(*parts, Text(note, style="dim"))
+
+
+def _cell(line: Line) -> Text:
+    better = line.change is not None and line.change < 0
+    surely = line.change_high is not None and line.change_high < 0
+    return Text(f"{line.value:.3g}", style="bold green" if surely else "green" if better else "")
 
 
 def card_summary(card: Card) -> Panel:
@@ -72,7 +81,7 @@ def card_summary(card: Card) -> Panel:
     head = f"{card.method} on {card.base.name}, {card.nfe} network calls, model {card.model.name}{guidance}"
     return Panel(
         Group(Text(head), table, Text(verdict + kept)),
-        title=Text(f"card: {LABELS.get(card.solver, card.solver)}"),
+        title=Text(f"card: {label(card.solver)}"),
         expand=False,
     )
 

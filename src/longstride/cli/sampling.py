@@ -11,8 +11,10 @@ from longstride.calibration import solve_reference
 from longstride.calibration.reference import Errors, errors, in_batches
 from longstride.card import Card, load_card
 from longstride.errors import InputError
-from longstride.evaluation.plots import LABELS, comparison, picture_grid
-from longstride.evaluation.study import Study, base_table, seed_range
+from longstride.evaluation.contestants import base_table
+from longstride.evaluation.contestants import label as label_of
+from longstride.evaluation.plots import comparison, picture_grid
+from longstride.evaluation.seeds import seed_range
 from longstride.files import check_writable
 from longstride.sampler import sample
 from longstride.zoo import load_model
@@ -53,27 +55,29 @@ def draw(
             card.check_model(loaded.info(guidance))
         table = card.table
     else:
-        table = base_table(loaded, solver, nfe, Study(grid=grid))
+        table = base_table(loaded.schedule, solver, nfe, spacing=grid)
     seeds = seed_range("evaluation", seed, num)
     if label is not None:
         loaded.check_labels([label])
     labels = None if label is None else torch.full((num,), label)
     denoiser = loaded.denoiser(seeds, guidance, labels)
     noise, network = loaded.noise(seeds, table.sigmas[0]), in_batches(denoiser, batch_size)
-    images = sample(network, noise, table)
-    name = LABELS.get(table.name, table.name)
+    drawn = sample(network, noise, table)
+    images = loaded.pictures(drawn)
+    name = label_of(table.name)
     made: dict[str, Any] = {"solver": table.name, "nfe": table.nfe * denoiser.cost, "seeds": [seeds[0], seeds[-1]]}
     lines = [f"{num} pictures by {name}, {made['nfe']} network calls each"]
     if compare:
         reference = solve_reference(denoiser, noise, table, batch_size=batch_size)
-        rows = [*_base_rows(card, network, noise), (f"{name}\n{table.nfe} calls", images)]
+        rows = [*_base_rows(card, network, noise), (f"{name}\n{table.nfe} calls", drawn)]
         found = {label.split("\n")[0]: errors(shown, reference.samples) for label, shown in rows}
         rows.append((f"converged\n{reference.nfe} calls", reference.samples))
+        rows = [(key, loaded.pictures(shown[:20])) for key, shown in rows]
         made["errors"] = {key: {"rmse": e.rmse, "median": e.median} for key, e in found.items()}
         lines += [_error_line(key, e) for key, e in found.items()]
         sheet = out if one_file else out / "comparison.png"
         _make_folder(sheet.parent)
-        comparison([(key, shown[:20]) for key, shown in rows], sheet, title="Same network, same noise")
+        comparison(rows, sheet, title="Same network, same noise")
         made["files"] = [str(sheet)]
     elif one_file:
         _make_folder(out.parent)
@@ -93,7 +97,7 @@ def _base_rows(card: Card | None, network: Any, noise: torch.Tensor) -> list[tup
     if card is None:
         return []
     base = card.base_table
-    return [(f"{LABELS.get(base.name, base.name)}\n{base.nfe} calls", sample(network, noise, base))]
+    return [(f"{label_of(base.name)}\n{base.nfe} calls", sample(network, noise, base))]
 
 
 def _error_line(name: str, found: Errors) -> str:

@@ -1,16 +1,21 @@
 """Measuring samplers: errors to the converged solution, Fréchet distance, and studies over network calls."""
 
 from longstride.calibration.reference import Errors, errors
-from longstride.evaluation.frechet import FeatureNet, FrechetSpace, frechet_distance
-from longstride.evaluation.study import CONTESTANTS, Study, run_study
+from longstride.evaluation.contestants import CONTESTANTS, PAPER, Contestant
+from longstride.evaluation.results import Line, Results, load_results, save_results
+from longstride.evaluation.study import Outcome, Study, run_study
 
 __all__ = [
     "CONTESTANTS",
+    "PAPER",
+    "Contestant",
     "Errors",
-    "FeatureNet",
-    "FrechetSpace",
+    "Line",
+    "Outcome",
+    "Results",
     "Study",
     "errors",
-    "frechet_distance",
+    "load_results",
     "run_study",
+    "save_results",
 ]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import io
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,33 +13,11 @@ from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor
 
+from longstride.evaluation.contestants import label
+from longstride.evaluation.results import Results
 from longstride.files import write_atomically
 
-__all__ = ["LABELS", "comparison", "error_curves", "picture_grid", "to_pixels"]
-
-#: How solvers are written in plots and tables.
-LABELS = {
-    "ddim": "DDIM",
-    "iia_ddim": "IIA-DDIM",
-    "spndm": "S-PNDM",
-    "iia_spndm": "IIA-SPNDM",
-    "ipndm": "iPNDM",
-    "iia_ipndm": "IIA-IPNDM",
-    "dpmpp_2m": "DPM-Solver++ 2M",
-    "dpmpp_3m": "DPM-Solver++ 3M",
-    "unipc": "UniPC-3",
-    "reference": "converged",
-}
-_STYLES = {
-    "ddim": ("#555555", "o", "--"),
-    "iia_ddim": ("#c1121f", "o", "-"),
-    "spndm": ("#888888", "s", "--"),
-    "iia_spndm": ("#e07a1f", "s", "-"),
-    "ipndm": ("#aaaaaa", "^", "--"),
-    "iia_ipndm": ("#1f6fb2", "^", "-"),
-    "dpmpp_2m": ("#2f2f2f", "x", ":"),
-    "unipc": ("#2f2f2f", "+", "-."),
-}
+__all__ = ["comparison", "effect_curves", "picture_grid", "to_pixels"]
 
 
 def to_pixels(images: Tensor) -> NDArray[np.uint8]:
@@ -84,7 +62,7 @@ def comparison(rows: Sequence[tuple[str, Tensor]], path: Path, *, title: str = "
     top = 0.42 if title else 0.08
     figure = plt.figure(figsize=(left + count * cell_w + 0.1, top + len(rows) * cell_h + 0.08), dpi=100)
     total_w, total_h = figure.get_size_inches()
-    for r, (label, images) in enumerate(rows):
+    for r, (text, images) in enumerate(rows):
         y = total_h - top - (r + 1) * cell_h
         for c, picture in enumerate(to_pixels(images)):
             axes = figure.add_axes(
@@ -97,45 +75,116 @@ def comparison(rows: Sequence[tuple[str, Tensor]], path: Path, *, title: str = "
             )
             axes.imshow(picture, interpolation="nearest")
             axes.set_axis_off()
-        figure.text(0.1 / total_w, (y + cell_h / 2) / total_h, label, va="center", fontsize=10)
+        figure.text(0.1 / total_w, (y + cell_h / 2) / total_h, text, va="center", fontsize=10)
     if title:
         figure.text(0.1 / total_w, 1 - 0.12 / total_h, title, va="top", fontsize=11, weight="bold")
     _save_figure(figure, path)
 
 
-def error_curves(results: Mapping[str, Any], path: Path) -> None:
-    """Plot RMSE, median error and (where measured) Fréchet distance against network calls, on log axes."""
-    plt = _pyplot()
-    from matplotlib.ticker import FuncFormatter, LogLocator
+#: Measures that are drawn, with the titles of their rows.
+_DRAWN = {
+    "rmse": "RMSE to the\nconverged solution",
+    "median": "median error\nper sample",
+    "fd_teacher": "Fréchet distance to the\nconverged samples",
+    "fd_real": "Fréchet distance to\nreal pictures",
+}
 
-    measures = [("rmse", "RMSE to the converged solution"), ("median", "median error per sample")]
-    if results["fd"] is not None:
-        measures.append(("fd", f"FD ({results['fd']['features']})"))
-    figure, axes = plt.subplots(1, len(measures), figsize=(4.4 * len(measures), 3.9), layout="constrained")
-    nfes = sorted({row["nfe"] for row in results["rows"]})
-    for ax, (key, label) in zip(axes, measures, strict=True):
-        for solver in dict.fromkeys(row["solver"] for row in results["rows"]):
-            points = sorted((row["nfe"], row[key]) for row in results["rows"] if row["solver"] == solver)
-            color, marker, line = _STYLES.get(solver, ("#000000", ".", "-"))
-            name = LABELS.get(solver, solver)
-            ax.plot(*zip(*points, strict=True), color=color, marker=marker, ls=line, label=name, ms=5, lw=1.5)
-        if key == "fd":
-            other = results["fd"]["other_noise"]
-            ax.axhline(other, color="#999999", lw=0.8)
-            ax.annotate("converged, other noise", (nfes[-1], other), fontsize=7, va="bottom", ha="right")
-        ax.set_xscale("log")
-        ax.set_yscale("log")
-        ax.set_xticks(nfes, [str(nfe) for nfe in nfes])
-        ax.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
-        ax.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
-        ax.minorticks_off()
-        ax.grid(True, which="major", color="#e5e5e5", lw=0.6)
-        ax.set_xlabel("network calls per picture (NFE)")
-        ax.set_title(label, fontsize=10)
-        for side in ("top", "right"):
-            ax.spines[side].set_visible(False)
-    axes[0].legend(fontsize=7.5, frameon=False)
+
+def effect_curves(
+    results: Results, path: Path, *, measures: Sequence[str] = ("rmse", "fd_teacher"), title: str = ""
+) -> None:
+    """Plot what calibration does: a column per base solver, a row per measure, against network calls on log axes.
+
+    Dashed with open markers is the base, solid its calibrated forms; bars are 95 % intervals. A thin line stands where
+    the converged samples themselves are.
+
+    Args:
+        results: A study's.
+        path: PNG file.
+        measures: Of those that were measured.
+        title: Headline.
+    """
+    plt = _pyplot()
+    shown = [m for m in measures if any(line.measure == m for line in results.lines)]
+    families = _families(results)
+    size = (2.35 * len(families) + 0.9, 2.3 * len(shown) + 0.5)
+    figure, axes = plt.subplots(
+        len(shown), len(families), figsize=size, sharex=True, sharey="row", squeeze=False, layout="constrained"
+    )
+    for row, measure in zip(axes, shown, strict=True):
+        for ax, (base, members) in zip(row, families.items(), strict=True):
+            for number, name in enumerate(members):
+                _curve(ax, results, name, measure, _LOOKS[0] if name == base else _LOOKS[1 + number % 3])
+            teacher = next((x for x in results.lines if x.contestant == "teacher" and x.measure == measure), None)
+            if teacher is not None:
+                ax.axhline(teacher.value, color="#999999", lw=0.8, zorder=0)
+            _log_axes(ax, results.nfes)
+        row[0].set_ylabel(_DRAWN[measure], fontsize=9)
+    for ax, base in zip(axes[0], families, strict=True):
+        ax.set_title(label(base), fontsize=10)
+        ax.legend(fontsize=7.5, frameon=False, loc="lower left")
+    figure.supxlabel("network calls per picture (NFE)", fontsize=9)
+    if title:
+        figure.suptitle(title, fontsize=11, weight="bold", x=0.01, ha="left")
     _save_figure(figure, path)
+
+
+#: Colour, marker, whether filled, line style: told apart in grey by the last three.
+_LOOKS = (
+    ("#666666", "o", False, (0, (4, 2))),
+    ("#c1121f", "o", True, "-"),
+    ("#1f6fb2", "s", True, "-"),
+    ("#2a7f3f", "^", True, (0, (1, 1))),
+)
+
+
+def _families(results: Results) -> dict[str, list[str]]:
+    """Every base with its calibrated forms; classical solvers without any share the last column."""
+    bases = {line.contestant: line.base for line in results.lines if line.base is not None}
+    families: dict[str, list[str]] = {}
+    for base in dict.fromkeys(bases.values()):
+        families[base] = [base, *(name for name, other in bases.items() if other == base)]
+    seen = {name for members in families.values() for name in members}
+    rest = [name for name in results.contestants if name not in seen]
+    return families | ({rest[0]: rest} if rest else {})
+
+
+def _curve(ax: Any, results: Results, name: str, measure: str, look: tuple[Any, ...]) -> None:
+    lines = sorted((x for x in results.lines if (x.contestant, x.measure) == (name, measure)), key=lambda x: x.nfe)
+    color, marker, filled, style = look
+    values = np.array([line.value for line in lines])
+    low = np.array([line.value if line.low is None else line.low for line in lines])
+    high = np.array([line.value if line.high is None else line.high for line in lines])
+    ax.errorbar(
+        [line.nfe for line in lines],
+        values,
+        yerr=[np.minimum(values - low, 0.95 * values).clip(0), (high - values).clip(0)],
+        label=label(name),
+        color=color,
+        marker=marker,
+        ls=style,
+        mfc=color if filled else "white",
+        ms=4.5,
+        lw=1.4,
+        elinewidth=0.8,
+    )
+
+
+def _log_axes(ax: Any, nfes: Sequence[int]) -> None:
+    from matplotlib.ticker import FuncFormatter, LogLocator, NullLocator
+
+    ax.set_xscale("log")
+    ax.set_yscale("log")
+    ticks = [nfe for n, nfe in enumerate(nfes) if n == 0 or nfe >= 1.19 * nfes[n - 1]]
+    ax.set_xticks(ticks, [str(nfe) for nfe in ticks], fontsize=7.5)
+    ax.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+    ax.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+    ax.yaxis.set_minor_locator(NullLocator())
+    ax.xaxis.set_minor_locator(NullLocator())
+    ax.tick_params(axis="y", labelsize=7.5)
+    ax.grid(True, which="major", color="#e8e8e8", lw=0.6)
+    for side in ("top", "right"):
+        ax.spines[side].set_visible(False)
 
 
 def _pyplot() -> Any:

@@ -1,62 +1,48 @@
-"""Error and Fréchet distance against network calls, for base and calibrated solvers on one model.
+"""A study: calibrate contestants on a model, and measure them on noise that calibration did not see.
 
-Everything is measured on noise that calibration did not see, from the same noise for every solver: root-mean-square
-and median per-sample error to the converged ODE solution, and the Fréchet distance to those converged samples as a
-set. An independent set of the teacher's samples, from other noise, gives that distance its yardstick.
+Every finished batch is kept, of calibration and of evaluation, so that a study that is killed goes on where it was and
+ends in the same numbers; and processes that a launcher started share the batches and end in those numbers too.
 """
 
 from __future__ import annotations
 
+import json
 import platform
-from collections.abc import Callable, Iterator, Mapping
-from dataclasses import asdict, dataclass, field
-from typing import Any, Literal
+import shutil
+import tempfile
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor
 
-from longstride.calibration import Calibration, calibrate, solve_reference
-from longstride.errors import InputError
-from longstride.evaluation.frechet import FeatureNet, FrechetSpace, frechet_distance
-from longstride.grid import Final, grid
-from longstride.sampler import sample
-from longstride.solvers import build, steps_for_nfe
+from longstride.calibration import Reference, calibrate
+from longstride.calibration.batches import Batches
+from longstride.calibration.calibrate import shared_reference
+from longstride.calibration.reference import least_level
+from longstride.card import Card, load_card
+from longstride.errors import CardError, InputError
+from longstride.evaluation.contestants import Contestant, base_table, contestant, spacing_of
+from longstride.evaluation.features import load_features
+from longstride.evaluation.frechet import FeatureSpace
+from longstride.evaluation.measure import Key, Measurer, split_batches
+from longstride.evaluation.real import own_pictures
+from longstride.evaluation.reference_set import ReferenceSet
+from longstride.evaluation.results import Results
+from longstride.evaluation.seeds import seed_range
+from longstride.evaluation.summary import Summary
+from longstride.grid import Final
+from longstride.journal import Journal
+from longstride.processes import gather, mine, rank_and_size
+from longstride.schedule import Schedule
 from longstride.table import SolverTable
 from longstride.zoo.model import Model
 
-__all__ = ["CONTESTANTS", "Purpose", "Study", "base_table", "run_study", "seed_range"]
+__all__ = ["Outcome", "Study", "run_study"]
 
-#: What noise is for; seeds of different purposes never meet.
-Purpose = Literal["calibration", "evaluation", "teacher"]
-_PURPOSES: tuple[Purpose, ...] = ("calibration", "evaluation", "teacher")
-_BLOCK = 1_000_000
-
-#: Name of every contestant, its classical solver, that solver's options, and whether it is calibrated.
-CONTESTANTS: dict[str, tuple[str, dict[str, Any], bool]] = {
-    "ddim": ("ddim", {}, False),
-    "iia_ddim": ("ddim", {}, True),
-    "spndm": ("spndm", {}, False),
-    "iia_spndm": ("spndm", {}, True),
-    "ipndm": ("ipndm", {}, False),
-    "iia_ipndm": ("ipndm", {}, True),
-    "dpmpp_2m": ("dpmpp_2m", {}, False),
-    "unipc": ("unipc", {"order": 3}, False),
-}
-
-
-def seed_range(purpose: Purpose, seed: int, count: int) -> range:
-    """Seeds of ``count`` samples: every (purpose, seed) has a block of its own.
-
-    Raises:
-        InputError: more samples than a block holds, or a seed beyond the last block.
-    """
-    if count > _BLOCK:
-        raise InputError(f"at most {_BLOCK:,} samples have seeds of their own, got {count:,}")
-    first = (seed * len(_PURPOSES) + _PURPOSES.index(purpose)) * _BLOCK
-    if first + count > 2**32:  # a CPU generator keeps 32 bits of its seed
-        raise InputError(f"seed must be at most {2**32 // (len(_PURPOSES) * _BLOCK) - 1}, got {seed}")
-    return range(first, first + count)
+Say = Callable[[str, int, int], None]
 
 
 @dataclass(frozen=True)
@@ -64,199 +50,279 @@ class Study:
     """What is compared, and on how many samples.
 
     Attributes:
-        nfes: Network calls per sample.
-        grid: Grid of all solvers.
+        contestants: Names from :data:`~longstride.evaluation.contestants.CONTESTANTS`; the base of a calibrated one
+            takes part too.
+        nfes: Network calls per sample. A solver that cannot spend a number exactly spends the most it can below it.
+        grid: Grid of all solvers; ``"auto"``: ``karras`` for variance-exploding models and for Heun, as in EDM, else
+            ``uniform``.
         final: Last level of the grid.
-        samples: Evaluation samples, and as many for the teacher's reference set.
+        samples: Evaluation samples, and as many of the teacher's from other noise.
         batch_size: Samples per network call.
         calibration_samples: Samples that calibration sees; half of them decide what is accepted.
-        r: IIA's r.
         substeps: IIA's M.
         reference_steps: Steps of the converged solution (UniPC-3).
-        dimensions: Principal components of the Fréchet distance; 0 leaves it out.
+        features: Feature extractor of the Fréchet distance.
+        dimensions: Principal components that it is measured in; 0 measures errors only.
         guidance: Classifier-free guidance scale, or None.
         seed: Shifts every seed.
     """
 
-    nfes: tuple[int, ...] = (5, 6, 8, 10, 15, 20)
-    grid: str = "uniform"
+    contestants: tuple[str, ...] = ("iia_ddim", "iia_spndm", "iia_ipndm", "dpmpp_2m", "unipc")
+    nfes: tuple[int, ...] = (5, 6, 8, 10)
+    grid: str = "auto"
     final: Final = "sigma_min"
     samples: int = 1024
-    batch_size: int = 64
+    batch_size: int = 32
     calibration_samples: int = 128
-    r: int = 1
     substeps: int = 10
     reference_steps: int = 64
+    features: str = "efficientnet-lite0"
     dimensions: int = 64
     guidance: float | None = None
     seed: int = 0
 
+    def __post_init__(self) -> None:
+        if not self.nfes or min(self.nfes) < 1:
+            raise InputError(f"nfes must be one or more numbers of calls, got {self.nfes}")
+        if self.samples < 2 or self.calibration_samples < 2 or self.batch_size < 1:
+            raise InputError("a study needs at least 2 samples, 2 calibration samples and a batch size of 1")
+        if self.dimensions >= self.samples:
+            raise InputError(
+                f"a Fréchet distance in {self.dimensions} dimensions needs more than {self.samples} samples"
+            )
+        for name in self.contestants:
+            contestant(name)
 
-@dataclass
-class _Tally:
-    """Streaming results of one contestant at one number of calls."""
+    @property
+    def entrants(self) -> list[Contestant]:
+        """The contestants, each behind its base, once."""
+        wanted = [contestant(name) for name in self.contestants]
+        bases = [[b for b in (one.base, one.name) if b is not None] for one in wanted]
+        return [contestant(name) for name in dict.fromkeys(name for pair in bases for name in pair)]
 
-    squared: list[Tensor] = field(default_factory=list)
-    coordinates: list[Tensor] = field(default_factory=list)
-
-    def add(self, samples: Tensor, target: Tensor) -> None:
-        self.squared.append((samples.double() - target.double()).square().flatten(1).mean(1).cpu())
-
-    def row(self, teacher: Tensor | None) -> dict[str, float]:
-        squared = torch.cat(self.squared)
-        row = {"rmse": float(squared.mean().sqrt()), "median": float(squared.sqrt().median())}
-        if teacher is not None:
-            row["fd"] = frechet_distance(teacher, torch.cat(self.coordinates))
-        return row
+    def table(self, schedule: Schedule, one: Contestant, nfe: int) -> SolverTable:
+        """Base table of a contestant at up to ``nfe`` calls."""
+        spacing = (one.spacing if self.grid == "auto" else None) or self.grid
+        return base_table(schedule, one.solver, nfe, spacing=spacing, final=self.final, exactly=False, **one.options)
 
 
-def base_table(model: Model, solver: str, nfe: int, study: Study, **options: Any) -> SolverTable:
-    """The classical solver that spends exactly ``nfe`` calls on the study's grid."""
-    steps = steps_for_nfe(solver, nfe, final_zero=study.final == "zero", **options)
-    sigmas = grid(study.grid, steps, schedule=model.schedule, final=study.final)
-    return build(solver, sigmas, schedule=model.schedule, **options)
+@dataclass(frozen=True)
+class Outcome:
+    """What :func:`run_study` gives.
+
+    Attributes:
+        results: The tidy table.
+        tables: The sampler of every contestant and number of calls.
+        cards: The calibrated ones' cards.
+    """
+
+    results: Results
+    tables: dict[Key, SolverTable]
+    cards: dict[Key, Card]
 
 
 def run_study(
     model: Model,
     study: Study,
+    folder: Path | None = None,
     *,
-    say: Callable[[str, int, int], None] = lambda what, done, total: None,
-) -> tuple[dict[str, Any], dict[tuple[str, int], SolverTable], dict[tuple[str, int], Calibration]]:
-    """Calibrate and compare all of :data:`CONTESTANTS`.
+    cards: Mapping[str, Card] | None = None,
+    real: ReferenceSet | None = None,
+    say: Say = lambda what, done, total: None,
+) -> Outcome:
+    """Calibrate and compare.
 
     Args:
         model: The pretrained model.
         study: What to compare.
+        folder: Where finished batches and cards are kept; the same study goes on there after a kill. Default: nowhere.
+        cards: Further contestants, by name: samplers that were calibrated before, between the same levels.
+        real: Statistics of real pictures; default: the model's own, where it has them.
         say: Called with (what is being done, done, total).
 
-    Returns:
-        The results (plain data for JSON), the table of every (contestant, nfe), and the calibrations.
-
     Raises:
-        InputError: fewer samples than the Fréchet distance has dimensions.
+        InputError: samples that are no pictures, a folder of another study, a card between other levels.
     """
-    if study.dimensions >= study.samples:
-        raise InputError(f"a Fréchet distance in {study.dimensions} dimensions needs more than {study.samples} samples")
-    tables = {
-        (name, nfe): base_table(model, solver, nfe, study, **options)
-        for name, (solver, options, _) in CONTESTANTS.items()
-        for nfe in study.nfes
-    }
-    wanted = {key: table for key, table in tables.items() if CONTESTANTS[key[0]][2]}
-    calibrations = _calibrate_all(model, study, wanted, say)
-    tables |= {key: calibration.table for key, calibration in calibrations.items()}
+    if folder is None:
+        with tempfile.TemporaryDirectory(prefix="longstride-") as temporary:
+            return run_study(model, study, Path(temporary), cards=cards, real=real, say=say)
+    tables, bases = _entries(model, study, cards or {})
     any_table = next(iter(tables.values()))
-    features = FeatureNet(model.device) if study.dimensions else None
-    other = None if features is None else _teacher_features(model, study, any_table, features, say)
-    space = None if other is None else FrechetSpace(other, study.dimensions)
-    tallies = {key: _Tally() for key in tables}
-    teacher: list[Tensor] = []
-    reference_errors: list[float] = []
-    total, done, reference_nfe = len(tables) * study.samples, 0, 0
-    for seeds in _chunks(seed_range("evaluation", study.seed, study.samples), study.batch_size):
-        noise, denoiser = model.noise(seeds, any_table.sigmas[0]), model.denoiser(seeds, study.guidance)
-        target = solve_reference(denoiser, noise, any_table, steps=study.reference_steps)
-        reference_errors.append(target.error)
-        reference_nfe = target.nfe
-        if features is not None and space is not None:
-            teacher.append(space.project(features(target.samples)))
-        for key, table in tables.items():
-            result = sample(denoiser, noise, table)
-            tallies[key].add(result, target.samples)
-            if features is not None and space is not None:
-                tallies[key].coordinates.append(space.project(features(result)))
-            done += len(seeds)
-            say("evaluating", done, total)
-    real = torch.cat(teacher) if teacher else None
-    rows = [
-        {"solver": key[0], "nfe": key[1], **tallies[key].row(real), **_calibration_row(calibrations.get(key))}
-        for key in tables
-    ]
-    distance = None
-    if space is not None and other is not None and real is not None:
-        distance = {
-            "features": "EfficientNet-Lite0",
-            "to": "the converged samples from the same noise",
-            "other_noise": frechet_distance(real, space.project(other)),
-        }
-    results = {
-        "model": {"name": model.name, "fingerprint": model.fingerprint},
-        "study": {**asdict(study), "nfes": list(study.nfes)},
+    extractor = None
+    anchor = None
+    if study.dimensions:
+        model.check_pictures()
+        extractor = load_features(study.features, model.device)
+        anchor = _anchor(model, study, real)
+    journal = Journal(folder, _identity(model, study, anchor))
+    made = _calibrate_all(model, study, tables, folder, say)
+    tables |= {key: card.table for key, card in made.items()}
+    measurer = Measurer(
+        model,
+        guidance=study.guidance,
+        reference_steps=study.reference_steps,
+        extractor=extractor,
+        space=None if anchor is None else anchor.space,
+        journal=journal,
+        say=say,
+    )
+    other = None
+    if extractor is not None:
+        if measurer.space is None:
+            measurer.space = _axes(measurer, study, any_table)
+        teacher_seeds = seed_range("teacher", study.seed, study.samples)
+        other = measurer.teacher("teacher", teacher_seeds, study.batch_size, any_table)
+    seeds = seed_range("evaluation", study.seed, study.samples)
+    tallies = dict(measurer.contest(seeds, study.batch_size, tables))
+    teacher, cost = tallies.pop(("teacher", 0)), 1 if study.guidance is None else 2
+    for (name, nfe), tally in tallies.items():
+        if tally.calls != nfe * cost:
+            raise AssertionError(f"{name} made {tally.calls} network calls per sample instead of {nfe * cost}")
+    say("intervals", 0, 1)
+    summary = Summary(
+        model=model.name,
+        guidance=study.guidance,
+        bases=bases,
+        teacher=teacher,
+        other=other,
+        real=anchor,
+        teacher_nfe=round(teacher.calls / cost),
+        cost=cost,
+    )
+    lines = summary.lines(tallies)
+    say("intervals", 1, 1)
+    about = {
+        "model": {"name": model.name, "fingerprint": model.fingerprint, "classes": model.num_classes},
+        "study": {**asdict(study), "grid": spacing_of(study.grid, model.schedule)},
         "reference": {
             "solver": "unipc, order 3",
-            "nfe": reference_nfe,
-            "error": float(np.sqrt(np.mean(np.square(reference_errors)))),
+            "nfe": summary.teacher_nfe,
+            "error": measurer.reference_error(seeds, study.batch_size),
         },
-        "fd": distance,
-        "rows": rows,
+        "features": None if extractor is None else extractor.label,
+        "real": None if anchor is None else {"source": anchor.source, "floor": anchor.floor_near(study.samples)},
+        "cards": {f"{name}-{nfe}": _card_line(card) for (name, nfe), card in made.items()},
+        "groups": len(split_batches(seeds, study.batch_size)),
         "environment": {"python": platform.python_version(), "torch": torch.__version__, "device": str(model.device)},
     }
-    return results, tables, calibrations
+    return Outcome(Results(json.loads(json.dumps(about)), tuple(lines)), tables, made)
 
 
-def _chunks(seeds: range, size: int) -> Iterator[range]:
-    for begin in range(0, len(seeds), size):
-        yield seeds[begin : begin + size]
+def _entries(
+    model: Model, study: Study, cards: Mapping[str, Card]
+) -> tuple[dict[Key, SolverTable], dict[str, str | None]]:
+    """Base tables of the contestants and the tables of cards, and every name's base."""
+    tables: dict[Key, SolverTable] = {}
+    bases: dict[str, str | None] = {}
+    for one in study.entrants:
+        bases[one.name] = one.base
+        for nfe in study.nfes:
+            table = study.table(model.schedule, one, nfe)
+            tables.setdefault((one.name, table.nfe), table)
+    for name, card in cards.items():
+        card.check_model(model.info(study.guidance))
+        tables[name, card.nfe], bases[name] = card.table, None
+    if not tables:
+        raise InputError("a study needs a contestant or a card")
+    first = next(iter(tables.values()))
+    for (name, _), table in tables.items():
+        if not np.allclose(table.sigmas[[0, -1]], first.sigmas[[0, -1]], rtol=1e-6):
+            raise InputError(
+                f"{name} runs from sigma {table.sigmas[0]:g} to {table.sigmas[-1]:g}, the others from "
+                f"{first.sigmas[0]:g} to {first.sigmas[-1]:g}: they have no converged solution in common"
+            )
+    return tables, bases
 
 
-def _calibration_row(calibration: Calibration | None) -> dict[str, Any]:
-    if calibration is None:
-        return {}
+def _anchor(model: Model, study: Study, real: ReferenceSet | None) -> ReferenceSet | None:
+    """Real pictures to compare with, where there are any."""
+    anchor = own_pictures(model, study.features) if real is None else real
+    return None if anchor is None else anchor.reduced(study.dimensions)
+
+
+def _identity(model: Model, study: Study, anchor: ReferenceSet | None) -> dict[str, Any]:
+    """What finished batches depend on. Who takes part is not of it, so that others can be added later."""
+    fixed = {key: value for key, value in asdict(study).items() if key not in ("contestants", "nfes")}
+    return {**fixed, "model": model.fingerprint, "real": None if anchor is None else anchor.digest}
+
+
+def _card_line(card: Card) -> dict[str, Any]:
+    accepted = [step.accepted for step in card.steps]
     return {
-        "accepted": calibration.end.accepted,
-        "accepted_steps": f"{sum(row.accepted for row in calibration.rows)}/{len(calibration.rows)}",
-        "calibration_calls": calibration.calls,
-        "fit_calls_per_sample_and_step": calibration.fit_calls,
+        "accepted": card.end.accepted,
+        "rows": f"{sum(accepted)}/{len(accepted)}",
+        "held_out_rmse": [card.end.base.rmse, card.end.calibrated.rmse],
     }
+
+
+def _axes(measurer: Measurer, study: Study, table: SolverTable) -> FeatureSpace:
+    """Directions of largest variance of the teacher's own pictures, from noise that serves nothing else."""
+    seeds = seed_range("axes", study.seed, max(4 * study.dimensions, 64))
+    batches, found = split_batches(seeds, study.batch_size), {}
+    for number in mine(range(len(batches))):
+        parts = []
+        for batch in batches[number]:
+
+            def seen(batch: range = batch) -> dict[str, Any]:
+                samples, _, _ = measurer.converged(batch, table, check=0)
+                return {"features": measurer.features(samples).cpu().numpy()}
+
+            parts.append(measurer.journal(f"axes/{batch.start - seeds.start:08d}", seen)["features"])
+        found[number] = np.concatenate(parts).astype(np.float64)
+    assert measurer.extractor is not None
+    shapes = [(sum(map(len, group)), measurer.extractor.dimensions) for group in batches]
+    features = torch.from_numpy(np.concatenate(gather(found, shapes)))
+    return FeatureSpace.fit(features, study.dimensions, name=study.features)
 
 
 def _calibrate_all(
-    model: Model,
-    study: Study,
-    wanted: Mapping[tuple[str, int], SolverTable],
-    say: Callable[[str, int, int], None],
-) -> dict[tuple[str, int], Calibration]:
-    """Calibrate every wanted table; one noise and one converged solution serve all of them."""
+    model: Model, study: Study, tables: Mapping[Key, SolverTable], folder: Path, say: Say
+) -> dict[Key, Card]:
+    """Cards of all calibrated contestants; one noise and one converged solution serve all of them."""
+    entrants = {one.name: one for one in study.entrants if one.method is not None}
+    wanted = {key: table for key, table in tables.items() if key[0] in entrants}
     seeds = seed_range("calibration", study.seed, study.calibration_samples)
-    held_out = seeds[len(seeds) // 2 :]
-    denoiser = model.denoiser(seeds, study.guidance)
-    any_table = next(iter(wanted.values()))
-    noise = model.noise(seeds, any_table.sigmas[0])
-    say("calibrating", 0, len(wanted))
-    reference = solve_reference(
-        model.denoiser(held_out, study.guidance),
-        noise[len(seeds) // 2 :],
-        any_table,
-        steps=study.reference_steps,
-        batch_size=study.batch_size,
-    )
-    found: dict[tuple[str, int], Calibration] = {}
-    for key, table in wanted.items():
-        found[key] = calibrate(
-            denoiser,
-            noise,
-            table,
-            reference=reference,
-            held_out=len(held_out),
-            batch_size=study.batch_size,
-            model=model.info(study.guidance),
-            seed=study.seed,
-            r=study.r,
-            substeps=study.substeps,
-        )
-        say("calibrating", len(found), len(wanted))
+    held_out, found = len(seeds) // 2, {}
+    reference: Reference | None = None
+    for done, (key, table) in enumerate(wanted.items()):
+        say("calibrating", done, len(wanted))
+        place = folder / "cards" / f"{key[0]}-{key[1]}.json"
+        card = _finished(place)
+        if card is None:
+            denoiser, noise = model.denoiser(seeds, study.guidance), model.noise(seeds, table.sigmas[0])
+            if reference is None:
+                kept = Journal(folder / "calibration" / "reference")
+                batches = Batches(denoiser, noise, held_out, study.batch_size, kept)
+                floor = least_level(denoiser, table)
+                reference = shared_reference(batches, table, steps=study.reference_steps, floor=floor)
+            one = entrants[key[0]]
+            card = calibrate(
+                denoiser,
+                noise,
+                table,
+                method=one.method or "iia",
+                reference=reference,
+                held_out=held_out,
+                batch_size=study.batch_size,
+                model=model.info(study.guidance),
+                seed=study.seed,
+                journal=folder / "calibration" / f"{key[0]}-{key[1]}",
+                **{"substeps": study.substeps, **one.settings},
+            ).card
+            place.parent.mkdir(parents=True, exist_ok=True)
+            card.save(place)
+            shutil.rmtree(folder / "calibration" / place.stem, ignore_errors=True)
+        found[key] = card
+    say("calibrating", len(wanted), max(1, len(wanted)))
     return found
 
 
-def _teacher_features(
-    model: Model, study: Study, table: SolverTable, features: FeatureNet, say: Callable[[str, int, int], None]
-) -> Tensor:
-    """Features ``(samples, d)`` of the teacher's converged samples from noise that nothing else uses."""
-    found, all_seeds = [], seed_range("teacher", study.seed, study.samples)
-    for seeds in _chunks(all_seeds, study.batch_size):
-        noise, denoiser = model.noise(seeds, table.sigmas[0]), model.denoiser(seeds, study.guidance)
-        solution = solve_reference(denoiser, noise, table, steps=study.reference_steps, check_samples=0)
-        found.append(features(solution.samples))
-        say("teacher samples", seeds.stop - all_seeds.start, study.samples)
-    return torch.cat(found)
+def _finished(place: Path) -> Card | None:
+    """The card at ``place``, if every process has it."""
+    try:
+        card = load_card(place) if place.exists() else None
+    except CardError:
+        card = None
+    rank, size = rank_and_size()
+    have = gather({rank: np.array([float(card is not None)])}, [(1,)] * size)
+    return card if min(float(flag[0]) for flag in have) == 1 else None

@@ -1,0 +1,1 @@
+"""Benchmarks that write their own tables: ``longstride bench paper | ablations``."""

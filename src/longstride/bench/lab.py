@@ -1,0 +1,206 @@
+"""A bench for single questions: one model, one set of fresh noise, and the converged solution from it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import replace
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from longstride.calibration import Calibration, Reference, calibrate
+from longstride.calibration.batches import Batches
+from longstride.calibration.calibrate import shared_reference
+from longstride.calibration.directions import DIRECTIONS
+from longstride.calibration.reference import Errors, least_level, solve_reference, squared_errors
+from longstride.denoiser import Denoiser
+from longstride.evaluation.contestants import base_table
+from longstride.evaluation.seeds import Purpose, seed_range
+from longstride.journal import Journal, digest
+from longstride.processes import gather, mine
+from longstride.sampler import sample
+from longstride.table import SolverTable
+from longstride.zoo.model import Model
+
+__all__ = ["Lab", "reapply"]
+
+Array = NDArray[np.float64]
+_BATCH = 32
+
+
+class Lab:
+    """Calibrates and measures on one model.
+
+    Args:
+        model: The model.
+        folder: Where finished parts are kept.
+        samples: Evaluation samples.
+        batch: Samples that are fitted, unless said otherwise.
+        held_out: Samples that decide.
+        guidance: Guidance scale, or None.
+        classes: Classes to draw from; default: all.
+        reference_steps: Steps of the converged solution.
+    """
+
+    def __init__(
+        self,
+        model: Model,
+        folder: Path,
+        *,
+        samples: int,
+        batch: int,
+        held_out: int,
+        guidance: float | None = None,
+        classes: Sequence[int] = (),
+        reference_steps: int = 64,
+    ) -> None:
+        self.model, self.folder, self.guidance, self.classes = model, folder, guidance, tuple(classes)
+        self.samples, self.batch, self.held_out, self.reference_steps = samples, batch, held_out, reference_steps
+        self._bases: dict[str, Errors] = {}
+        about = {"model": model.fingerprint, "samples": samples, "reference_steps": reference_steps}
+        self.journal = Journal(folder / f"{guidance}-{'_'.join(map(str, classes)) or 'all'}", about)
+
+    def guided(self, scale: float) -> Lab:
+        """The same at a guidance scale."""
+        return self._other(guidance=scale)
+
+    def of_classes(self, classes: Iterable[int]) -> Lab:
+        """The same on some classes."""
+        return self._other(classes=tuple(classes))
+
+    def _other(self, **changes: Any) -> Lab:
+        options = {"guidance": self.guidance, "classes": self.classes, "reference_steps": self.reference_steps}
+        sizes = {"samples": self.samples, "batch": self.batch, "held_out": self.held_out}
+        return Lab(self.model, self.folder, **{**sizes, **options, **changes})
+
+    def table(self, base: str, nfe: int, spacing: str = "auto") -> SolverTable:
+        """A classical solver on the model's grid."""
+        options: dict[str, Any] = {"order": 3} if base in ("unipc", "deis") else {}
+        return base_table(self.model.schedule, base, nfe, spacing=spacing, exactly=False, **options)
+
+    def denoiser(self, seeds: range) -> Denoiser:
+        """The network for the samples of ``seeds``, of this lab's classes."""
+        labels = None
+        if self.classes:
+            labels = torch.tensor([self.classes[seed % len(self.classes)] for seed in seeds])
+        return self.model.denoiser(seeds, self.guidance, labels)
+
+    def _seeds(self, purpose: Purpose, count: int, seed: int = 0) -> range:
+        return seed_range(purpose, seed, count)
+
+    def calibrate(
+        self, table: SolverTable, *, batch: int | None = None, seed: int = 0, method: str = "iia", **settings: Any
+    ) -> Calibration:
+        """Calibrate a table; its batches are kept until the lab's folder is deleted."""
+        fitted = self.batch if batch is None else batch
+        # Held-out samples come first among the seeds, so that they are the same for every batch.
+        seeds = self._seeds("calibration", self.held_out + fitted, seed)
+        order = [*range(self.held_out, len(seeds)), *range(self.held_out)]
+        noise = self.model.noise(seeds, table.sigmas[0])[order]
+        denoiser = self.denoiser(seeds)
+        denoiser = denoiser.with_condition(
+            **{key: value[order] for key, value in denoiser.condition.items() if isinstance(value, torch.Tensor)}
+        )
+        place = digest(table.sigmas, table.alphas, table.a, table.b, noise, settings, method)[:20]
+        return calibrate(
+            denoiser,
+            noise,
+            table,
+            method=method,
+            held_out=self.held_out,
+            reference=self._reference(seed, denoiser, noise, table),
+            batch_size=_BATCH,
+            model=self.model.info(self.guidance),
+            seed=seed,
+            journal=None if self.journal.folder is None else self.journal.folder / "calibration" / place,
+            **settings,
+        )
+
+    def _reference(self, seed: int, denoiser: Denoiser, noise: torch.Tensor, table: SolverTable) -> Reference:
+        """Converged solution of the held-out samples of a seed: they are the same for every batch and table."""
+        begin = len(noise) - self.held_out - 1  # fitted samples are not touched, but there must be one
+        few, ends = denoiser.select(slice(begin, len(noise))), digest(table.sigmas[[0, -1]])[:12]
+        place = None if self.journal.folder is None else self.journal.folder / "reference" / f"{seed}-{ends}"
+        batches = Batches(few, noise[begin:], self.held_out, _BATCH, Journal(place))
+        return shared_reference(batches, table, steps=self.reference_steps, floor=least_level(denoiser, table))
+
+    @cached_property
+    def _slices(self) -> list[range]:
+        seeds = self._seeds("evaluation", self.samples)
+        return [seeds[begin : begin + _BATCH] for begin in range(0, len(seeds), _BATCH)]
+
+    def _per_batch(self, name: str, table: SolverTable) -> list[Array]:
+        found = {}
+        for n in mine(range(len(self._slices))):
+            seeds = self._slices[n]
+
+            def target(seeds: range = seeds) -> dict[str, Array]:
+                noise, denoiser = self.model.noise(seeds, table.sigmas[0]), self.denoiser(seeds)
+                solved = solve_reference(denoiser, noise, table, steps=self.reference_steps, check_samples=0)
+                return {"samples": solved.samples.cpu().numpy()}
+
+            def squared(seeds: range = seeds, n: int = n) -> dict[str, Array]:
+                noise, denoiser = self.model.noise(seeds, table.sigmas[0]), self.denoiser(seeds)
+                goal = torch.from_numpy(self.journal(f"target/{n}", target)["samples"]).to(noise)
+                return {"squared": squared_errors(sample(denoiser, noise, table), goal)}
+
+            found[n] = self.journal(f"{name}/{n}", squared)["squared"]
+        return gather(found, [(len(seeds),) for seeds in self._slices])
+
+    def errors(self, table: SolverTable) -> Errors:
+        """Errors of a table on this lab's evaluation noise."""
+        key = digest(table.sigmas, table.alphas, table.a, table.b)[:20]
+        if key not in self._bases:
+            self._bases[key] = Errors.of(np.concatenate(self._per_batch(f"tables/{key}", table)))
+        return self._bases[key]
+
+    def compare(self, base: SolverTable, table: SolverTable) -> dict[str, Any]:
+        """Errors of a base and of another table, and their ratio."""
+        before, after = self.errors(base), self.errors(table)
+        return {
+            "base_rmse": before.rmse,
+            "rmse": after.rmse,
+            "median": after.median,
+            "base_median": before.median,
+            "ratio": after.rmse / before.rmse,
+        }
+
+    def record(
+        self, base: str, nfe: int, *, batch: int | None = None, seed: int = 0, **settings: Any
+    ) -> dict[str, Any]:
+        """Calibrate a classical solver with some settings, and measure it."""
+        table = self.table(base, nfe)
+        found = self.calibrate(table, batch=batch, seed=seed, **settings)
+        accepted = [row.accepted for row in found.rows]
+        ungated = [row.held_out_error / max(row.held_out_base_error, 1e-12) for row in found.rows]
+        return {
+            "base": base,
+            "nfe": table.nfe,
+            **settings,
+            "batch": self.batch if batch is None else batch,
+            "seed": seed,
+            **self.compare(table, found.table),
+            "rows_kept": f"{sum(accepted)}/{len(accepted)}",
+            "local_ratio": float(np.mean(ungated)),
+            "calls_per_sample": found.fit_calls * (len(table.grid) - 1),
+            "coefficients": [list(row.coefficients) for row in found.rows],
+        }
+
+
+def reapply(found: Calibration, base: SolverTable) -> SolverTable:
+    """The coefficients of a calibration, where they are in use, added to the rows of another base table."""
+    settings = found.card.settings
+    rows = list(base.rows)
+    for report in found.rows:
+        if not report.accepted:
+            continue
+        directions = DIRECTIONS[settings["directions"]](base, report.row, settings["r"])
+        row = base.rows[report.row - 1]
+        for weight, direction in zip(report.coefficients, directions.values(), strict=True):
+            row = row + weight * direction
+        rows[report.row - 1] = row.pruned()
+    return replace(base, name="transferred", rows=tuple(rows), exact=False)

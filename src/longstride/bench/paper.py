@@ -1,0 +1,127 @@
+"""The paper's kind of table on every model at hand: base against calibrated solvers, against network calls.
+
+Each case is a study of its own, in a folder that it goes on in after a kill. Below 25 calls, where the paper claims its
+gains, every contestant draws many samples; at 25 and 50 fewer, with a cheaper calibration, to see that nothing is lost.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from longstride.demo import draw_comparison
+from longstride.evaluation.contestants import PAPER
+from longstride.evaluation.plots import effect_curves
+from longstride.evaluation.results import Results, save_results
+from longstride.evaluation.study import Study, run_study
+from longstride.processes import is_first
+from longstride.zoo import Model, load_model
+
+__all__ = ["CASES", "Case", "cases", "run_case"]
+
+Say = Callable[[str, int, int], None]
+
+
+@dataclass(frozen=True)
+class Case:
+    """A model in one setting.
+
+    Attributes:
+        slug: Name of its files.
+        title: For people.
+        model: As for :func:`~longstride.load_model`.
+        guidance: Classifier-free guidance scale, or None.
+        samples: Evaluation samples up to 10 calls; a quarter of them above.
+        batch_size: Samples per network call.
+    """
+
+    slug: str
+    title: str
+    model: str
+    guidance: float | None = None
+    samples: int = 512
+    batch_size: int = 16
+
+    def studies(self, quick: bool) -> dict[str, Study]:
+        """The studies by name: ``few`` calls and, in the full form, ``many``."""
+        contestants = tuple(name for name in PAPER if self.guidance is not None or name != "iia_ddim_cfg")
+        few = Study(
+            contestants=contestants,
+            nfes=(5, 6, 8, 10),
+            samples=self.samples,
+            batch_size=self.batch_size,
+            calibration_samples=128,
+            guidance=self.guidance,
+        )
+        if quick:
+            small = {"nfes": (5, 8), "samples": 48, "batch_size": 12, "calibration_samples": 24, "substeps": 4}
+            return {"few": replace(few, **small, reference_steps=32, dimensions=16)}  # type: ignore[arg-type]
+        many = replace(few, nfes=(25, 50), samples=max(self.samples // 4, 65), calibration_samples=64, substeps=4)
+        return {"few": few, "many": replace(many, batch_size=max(1, self.batch_size // 4), reference_steps=128)}
+
+
+#: The models of the documentation, in its order.
+CASES = (
+    Case("garments", "Garments (bundled, 28 × 28)", "garments"),
+    Case("garments_guided", "Garments, guidance 3", "garments", guidance=3.0),
+    Case("cifar10", "CIFAR-10 (trained here, EDM, 32 × 32)", "cifar10"),
+    Case("galaxy_hsc32", "Galaxies (third-party, 32 × 32)", "galaxy:hsc32"),
+    Case("galaxy_hsc64", "Galaxies (third-party, 64 × 64)", "galaxy:hsc64", samples=256),
+)
+
+
+def cases(
+    models: list[str], guidance: float | None = None, samples: int | None = None, batch_size: int | None = None
+) -> tuple[Case, ...]:
+    """The documentation's cases, or those of the models that were named.
+
+    Args:
+        models: Slugs of the documentation's cases, or models as for :func:`~longstride.load_model`.
+        guidance: Guidance scale of models that are no cases.
+        samples: Evaluation samples; default: each case's own.
+        batch_size: Samples per network call; default: each case's own.
+    """
+    known = {case.slug: case for case in CASES}
+    chosen = [known.get(name) or Case(_slug(name, guidance), name, name, guidance) for name in models] or list(CASES)
+    changes: dict[str, Any] = {"samples": samples, "batch_size": batch_size}
+    changes = {key: value for key, value in changes.items() if value is not None}
+    return tuple(replace(case, **changes) for case in chosen)
+
+
+def _slug(model: str, guidance: float | None) -> str:
+    name = "".join(c if c.isalnum() else "_" for c in Path(model).name if c)
+    return name if guidance is None else f"{name}_guided_{guidance:g}".replace(".", "_")
+
+
+def run_case(case: Case, out: Path, pictures: Path, *, quick: bool, device: str, say: Say) -> dict[str, Results]:
+    """Run the studies of a case and write results and pictures; finished studies are read from their journals.
+
+    Args:
+        case: The case.
+        out: Folder of the results files; ``work`` in it holds finished batches.
+        pictures: Folder of the plots.
+        quick: Whether to draw few samples.
+        device: Where the network runs.
+        say: Called with (what is being done, done, total).
+    """
+    model: Model = load_model(case.model, device=device)
+    found: dict[str, Results] = {}
+    for name, study in case.studies(quick).items():
+        slug = case.slug if name == "few" else f"{case.slug}_{name}"
+
+        def told(what: str, done: int, total: int, slug: str = slug) -> None:
+            say(f"{slug}: {what}", done, total)
+
+        outcome = run_study(model, study, out / "work" / slug, say=told)
+        found[name] = outcome.results
+        if not is_first():
+            continue
+        save_results(outcome.results, out / f"{slug}.json")
+        pictures.mkdir(parents=True, exist_ok=True)
+        measures: list[Any] = ["rmse", "fd_teacher", "fd_real"] if name == "few" else ["rmse"]
+        effect_curves(outcome.results, pictures / f"{slug}_error_vs_nfe.png", measures=measures, title=case.title)
+        if name == "few":
+            draw_comparison(model, study, outcome.tables, pictures / f"{slug}_comparison.png")
+    return found

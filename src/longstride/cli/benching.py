@@ -1,0 +1,93 @@
+"""``longstride bench``: benchmarks that write their own tables."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from longstride.cli.app import Guidance, app
+from longstride.cli.common import Device, Group, console, handled, progress_bars, use_device
+from longstride.processes import is_first, join
+
+__all__ = ["bench"]
+
+bench = typer.Typer(
+    cls=Group,
+    no_args_is_help=True,
+    help="Benchmarks that write their own tables; each goes on where it was stopped.\n\n"
+    "Two processes share the work under [bold]torchrun --nproc-per-node 2 -m longstride bench paper[/].",
+)
+app.add_typer(bench, name="bench")
+
+Out = Annotated[Path, typer.Option(help="Folder for results; finished batches are kept in work/ in it.")]
+Quick = Annotated[bool, typer.Option("--quick", help="Few samples: ten minutes on two cores, figures without weight.")]
+Docs = Annotated[
+    Path | None,
+    typer.Option(help="Checkout whose README and docs/ are filled with the tables and plots; default: none."),
+]
+
+
+@bench.command(epilog="Example: longstride bench paper --docs . --out benchmarks/results")
+@handled
+def paper(
+    out: Out = Path("bench-paper"),
+    docs: Docs = None,
+    model: Annotated[
+        list[str] | None,
+        typer.Option(help="A case of the documentation, a folder or a hub id; may be repeated. Default: all cases."),
+    ] = None,
+    guidance: Guidance = None,
+    samples: Annotated[int | None, typer.Option(help="Evaluation samples per case; default: its own.", min=2)] = None,
+    batch_size: Annotated[int | None, typer.Option(help="Samples per network call.", min=1)] = None,
+    ablations: Annotated[bool, typer.Option(help="Run the ablations too.")] = True,
+    quick: Quick = False,
+    device: Device = "cpu",
+) -> None:
+    """Base against calibrated solvers on every model: Fréchet distance and error against network calls.
+
+    Without --model, the documentation's cases: the bundled garments unguided and guided, the CIFAR-10 model of the
+    checkout, and the galaxy networks where galaxygrad is installed. For the originals:
+    longstride bench paper --model google/ddpm-cifar10-32 --samples 50000 --batch-size 512 --device cuda
+    """
+    from longstride.bench.ablations import ABLATED, run_ablations
+    from longstride.bench.pages import write_pages
+    from longstride.bench.paper import cases, run_case
+    from longstride.cli.render import results_table
+    from longstride.files import check_writable
+
+    check_writable(out / "x.json", new_folders=True)
+    join(device)
+    used = use_device(device)
+    pictures = out / "images" if docs is None else docs / "docs" / "images"
+    with progress_bars() as say:
+        for case in cases(model or [], guidance, samples, batch_size):
+            found = run_case(case, out, pictures, quick=quick, device=used, say=say)
+            if is_first():
+                for results in found.values():
+                    console.print(results_table(results))
+        for name in ABLATED if ablations and not model else ():
+            run_ablations(name, out, quick=quick, device=used, say=say)
+    if is_first() and docs is not None:
+        for page in write_pages(docs, out):
+            print(f"written {page}")
+    if is_first():
+        print(f"results in {out}, plots in {pictures}")
+
+
+@bench.command(epilog="Example: longstride bench pages --docs .")
+@handled
+def pages(
+    docs: Annotated[Path, typer.Option(help="Checkout whose README and docs/ are filled.")] = Path(),
+    results: Annotated[Path | None, typer.Option(help="Results files; default: benchmarks/results there.")] = None,
+    check: Annotated[bool, typer.Option("--check", help="Only compare; exit with 1 on a difference.")] = False,
+) -> None:
+    """Fill the tables of README and docs from results files."""
+    from longstride.bench.pages import write_pages
+
+    changed = write_pages(docs, docs / "benchmarks" / "results" if results is None else results, check=check)
+    for page in changed:
+        print(f"{page} {'differs from the results' if check else 'written'}")
+    if check and changed:
+        raise typer.Exit(1)

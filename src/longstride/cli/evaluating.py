@@ -1,0 +1,102 @@
+"""``longstride evaluate``: any samplers on any model, measured as strictly as the benchmark measures."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from longstride.cli.app import Grid, Guidance, ModelName, app
+from longstride.cli.common import Device, Json, Seed, console, handled, progress_bars, use_device
+from longstride.errors import InputError
+from longstride.processes import is_first, join
+
+__all__ = ["evaluate"]
+
+
+@app.command(epilog="Example: longstride evaluate garments --nfe 5,8 --samples 512")
+@handled
+def evaluate(
+    model: ModelName,
+    out: Annotated[Path, typer.Option(help="Folder for the results, and for finished batches.")] = Path("evaluation"),
+    solvers: Annotated[
+        str, typer.Option(help="Contestants, with commas; paper: those of the paper; empty: cards only.")
+    ] = "paper",
+    card: Annotated[list[Path] | None, typer.Option(help="A card to measure too; may be repeated.")] = None,
+    nfe: Annotated[str, typer.Option(help="Network calls per picture, with commas.")] = "5,6,8,10",
+    samples: Annotated[int, typer.Option(help="Evaluation samples, and as many of the teacher.", min=2)] = 1024,
+    batch_size: Annotated[int, typer.Option(help="Samples per network call; intervals want 32 batches.", min=1)] = 32,
+    calibration_samples: Annotated[int, typer.Option(help="Samples for calibration; half are held out.", min=2)] = 128,
+    substeps: Annotated[int, typer.Option(help="Fine steps M of IIA's target.", min=1)] = 10,
+    reference_steps: Annotated[int, typer.Option(help="Steps of the converged solution.", min=2)] = 64,
+    features: Annotated[str, typer.Option(help="efficientnet-lite0 (offline) or inception.")] = "efficientnet-lite0",
+    dimensions: Annotated[int, typer.Option(help="Principal components of the Fréchet distance; 0: none.", min=0)] = 64,
+    real: Annotated[
+        Path | None, typer.Option(help="Statistics (.npz) or a folder of real pictures; default: the model's own.")
+    ] = None,
+    grid: Grid = "auto",
+    final: Annotated[str, typer.Option(help="Last level: sigma_min or zero.")] = "sigma_min",
+    guidance: Guidance = None,
+    seed: Seed = 0,
+    device: Device = "cpu",
+    as_json: Json = False,
+) -> None:
+    """Measure samplers on noise that calibration did not see: errors, Fréchet distances, intervals, plots.
+
+    Finished batches are kept in the folder: the same command goes on after a kill and ends in the same numbers. Under
+    torchrun or accelerate launch the processes share the batches.
+    """
+    from longstride.card import load_card
+    from longstride.cli.render import results_table
+    from longstride.errors import unknown
+    from longstride.evaluation import PAPER, Study, run_study, save_results
+    from longstride.evaluation.plots import effect_curves
+    from longstride.evaluation.real import real_pictures
+    from longstride.files import check_writable
+    from longstride.zoo import load_model
+
+    if final not in ("zero", "sigma_min"):
+        raise unknown("final level", final, ("zero", "sigma_min"))
+    cards = {path.stem: load_card(path) for path in card or ()}
+    wanted = [name for name in solvers.split(",") if name]
+    if wanted == ["paper"]:
+        wanted = [name for name in PAPER if guidance is not None or name != "iia_ddim_cfg"]
+    study = Study(
+        contestants=tuple(wanted),
+        nfes=_numbers(nfe) if wanted or not cards else tuple(sorted({c.nfe for c in cards.values()})),
+        grid=grid,
+        final="zero" if final == "zero" else "sigma_min",
+        samples=samples,
+        batch_size=batch_size,
+        calibration_samples=calibration_samples,
+        substeps=substeps,
+        reference_steps=reference_steps,
+        features=features,
+        dimensions=dimensions,
+        guidance=guidance,
+        seed=seed,
+    )
+    check_writable(out / "results.json", new_folders=True)
+    join(device)
+    loaded = load_model(model, device=use_device(device))
+    anchor = None if real is None or not dimensions else real_pictures(real, loaded, features, dimensions, device)
+    with progress_bars() as say:
+        outcome = run_study(loaded, study, out / "work", cards=cards, real=anchor, say=say)
+    if not is_first():
+        return
+    save_results(outcome.results, out / "results.json")
+    effect_curves(outcome.results, out / "error_vs_nfe.png")
+    if as_json:
+        print((out / "results.json").read_text(encoding="utf-8"), end="")
+        return
+    console.print(results_table(outcome.results))
+    print(f"written to {out}: results.json, results.parquet, error_vs_nfe.png; finished batches in {out / 'work'}")
+
+
+def _numbers(text: str) -> tuple[int, ...]:
+    try:
+        found = tuple(dict.fromkeys(int(part) for part in text.split(",")))
+    except ValueError:
+        raise InputError(f"expected numbers of network calls with commas, such as 5,6,8,10, got {text!r}") from None
+    return tuple(sorted(found))

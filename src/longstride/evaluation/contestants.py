@@ -1,0 +1,133 @@
+"""Who takes part in a comparison: classical solvers, their calibrated forms, and cards."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from longstride.errors import InputError, unknown
+from longstride.grid import Final, grid
+from longstride.schedule import Schedule
+from longstride.solvers import build, steps_for_nfe
+from longstride.table import SolverTable
+
+__all__ = ["CONTESTANTS", "PAPER", "Contestant", "base_table", "contestant", "label", "spacing_of"]
+
+
+@dataclass(frozen=True)
+class Contestant:
+    """A sampler that can be built for any number of network calls.
+
+    Attributes:
+        name: In results, plots and tables.
+        label: For people.
+        solver: The classical solver.
+        options: Its options.
+        method: Calibration method, or None for the classical solver as it is.
+        settings: The method's settings, where they are not its own.
+        guided: Whether it is meant for guided sampling only.
+        spacing: Grid that its paper uses it on, where the usual one of the model is not meant.
+    """
+
+    name: str
+    label: str
+    solver: str
+    options: Mapping[str, Any] = field(default_factory=dict)
+    method: str | None = None
+    settings: Mapping[str, Any] = field(default_factory=dict)
+    guided: bool = False
+    spacing: str | None = None
+
+    @property
+    def base(self) -> str | None:
+        """The contestant without calibration, or None for a classical solver."""
+        return None if self.method is None else self.solver
+
+
+_ALL = (
+    Contestant("ddim", "DDIM", "ddim"),
+    Contestant("iia_ddim", "IIA-DDIM", "ddim", method="iia_ddim"),
+    Contestant("iia_ddim_cfg", "IIA-DDIM, one β", "ddim", method="iia_ddim_cfg", guided=True),
+    Contestant("spndm", "S-PNDM", "spndm"),
+    Contestant("iia_spndm", "IIA-SPNDM", "spndm", method="iia_spndm"),
+    Contestant("ipndm", "iPNDM", "ipndm"),
+    Contestant("iia_ipndm", "IIA-IPNDM", "ipndm", method="iia_ipndm"),
+    Contestant("dpm_solver_2m", "DPM-Solver 2M", "dpm_solver_2m"),
+    Contestant("iia_dpm_solver_2m", "IIA-DPM-Solver 2M", "dpm_solver_2m", method="iia_dpm_solver"),
+    Contestant("dpmpp_2m", "DPM-Solver++ 2M", "dpmpp_2m"),
+    Contestant("iia_dpmpp_2m", "IIA-DPM-Solver++ 2M", "dpmpp_2m", method="iia_dpm_solver"),
+    Contestant("dpmpp_2s", "DPM-Solver++ 2S", "dpmpp_2s"),
+    Contestant("iia_dpmpp_2s", "IIA-DPM-Solver++ 2S", "dpmpp_2s", method="iia_dpm_solver"),
+    Contestant("dpmpp_3m", "DPM-Solver++ 3M", "dpmpp_3m"),
+    Contestant("iia_dpmpp_3m", "IIA-DPM-Solver++ 3M", "dpmpp_3m", method="iia_dpm_solver"),
+    Contestant("heun", "EDM (Heun)", "heun", spacing="karras"),
+    Contestant("biia_edm", "BIIA-EDM", "heun", method="biia_edm", spacing="karras"),
+    Contestant("iia_edm", "IIA-EDM", "heun", method="iia_edm", spacing="karras"),
+    Contestant("unipc", "UniPC-3", "unipc", {"order": 3}),
+    Contestant("deis", "DEIS-3", "deis", {"order": 3}),
+)
+#: Every contestant by name.
+CONTESTANTS: dict[str, Contestant] = {one.name: one for one in _ALL}
+#: Those of the paper's tables, and UniPC-3 as what a user would otherwise take.
+PAPER = tuple(
+    name for name in CONTESTANTS if name not in ("dpmpp_2s", "iia_dpmpp_2s", "dpmpp_3m", "iia_dpmpp_3m", "deis")
+)
+
+
+def contestant(name: str) -> Contestant:
+    """The contestant of that name.
+
+    Raises:
+        InputError: there is none.
+    """
+    if name not in CONTESTANTS:
+        raise unknown("contestant", name, CONTESTANTS)
+    return CONTESTANTS[name]
+
+
+def label(name: str) -> str:
+    """How a sampler is written for people; other names, such as those of cards, as they are."""
+    return CONTESTANTS[name].label if name in CONTESTANTS else {"teacher": "converged"}.get(name, name)
+
+
+def spacing_of(spacing: str, schedule: Schedule) -> str:
+    """``spacing``, or for ``"auto"`` the usual one: ``karras`` for variance-exploding models, else ``uniform``."""
+    return ("karras" if schedule.family == "ve" else "uniform") if spacing == "auto" else spacing
+
+
+def base_table(
+    schedule: Schedule,
+    solver: str,
+    nfe: int,
+    *,
+    spacing: str = "auto",
+    final: Final = "sigma_min",
+    exactly: bool = True,
+    **options: Any,
+) -> SolverTable:
+    """The classical solver that spends ``nfe`` calls on a grid of the schedule.
+
+    Args:
+        schedule: The model's.
+        solver: Name of the solver.
+        nfe: Network calls.
+        spacing: Name of the grid; see :func:`spacing_of`.
+        final: Its last level.
+        exactly: Whether to refuse a number of calls that the solver cannot spend exactly, such as 5 by a solver of two
+            calls per step; otherwise it spends the most that it can below.
+        **options: The solver's options.
+
+    Raises:
+        InputError: the solver cannot spend them.
+    """
+    for calls in range(nfe, nfe - 1 if exactly else 0, -1):
+        try:
+            steps = steps_for_nfe(solver, calls, final_zero=final == "zero", **options)
+        except InputError:
+            if exactly or calls == 1:
+                raise
+            continue
+        levels = grid(spacing_of(spacing, schedule), steps, schedule=schedule, final=final)
+        return build(solver, levels, schedule=schedule, **options)
+    raise InputError(f"nfe must be at least 1, got {nfe}")

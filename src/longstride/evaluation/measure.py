@@ -1,0 +1,258 @@
+"""Drawing and measuring: one batch of seeds at a time, each of them a part of a journal.
+
+Of a drawn picture its coordinates in the feature space, its error to the converged solution, and a few statistics are
+kept; the picture itself is forgotten. Batches come in *groups* of consecutive seeds. A group is done by one process,
+and is what is resampled for intervals.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
+from itertools import pairwise
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from longstride.calibration.reference import solve_reference, squared_errors
+from longstride.evaluation.features import Extractor
+from longstride.evaluation.frechet import FeatureSpace, Moments
+from longstride.evaluation.statistics import PICTURE_STATISTICS, picture_statistics
+from longstride.journal import Journal, digest
+from longstride.processes import gather, mine
+from longstride.sampler import sample
+from longstride.table import SolverTable
+from longstride.zoo.model import Model
+
+__all__ = ["GROUPS", "Key", "Measurer", "Tally", "split_batches"]
+
+Array = NDArray[np.float64]
+#: A contestant and its number of network calls.
+Key = tuple[str, int]
+#: Most groups of batches.
+GROUPS = 32
+#: Coordinates of so many samples are kept whole, for the measures that compare neighbours.
+NEIGHBOURS = 1000
+
+
+def split_batches(seeds: range, batch_size: int) -> list[list[range]]:
+    """Groups of batches: at most :data:`GROUPS`, whose numbers of batches differ by at most one."""
+    batches = [seeds[begin : begin + batch_size] for begin in range(0, len(seeds), batch_size)]
+    bounds = np.linspace(0, len(batches), min(GROUPS, len(batches)) + 1).round().astype(int)
+    return [batches[a:b] for a, b in pairwise(bounds.tolist())]
+
+
+@dataclass
+class Tally:
+    """Everything that is known of one set of samples, group by group.
+
+    Attributes:
+        moments: Packed moments of the coordinates, one row per group.
+        statistics: Sums of the picture statistics, one row per group.
+        counts: Samples per group, shape ``(G,)``.
+        squared: Squared errors per sample of every group; empty for sets that are compared with nothing.
+        coordinates: Of the first :data:`NEIGHBOURS` samples.
+        calls: Network calls per sample, as counted.
+    """
+
+    moments: Array
+    statistics: Array
+    counts: Array
+    squared: list[Array]
+    coordinates: Array
+    calls: float
+
+
+@dataclass
+class _Group:
+    """The tally of one group while its batches are read."""
+
+    moments: Moments
+    statistics: Array = field(default_factory=lambda: np.zeros(len(PICTURE_STATISTICS)))
+    count: int = 0
+    calls: float = 0.0
+    squared: list[Array] = field(default_factory=list)
+    coordinates: list[Array] = field(default_factory=list)
+
+
+class Measurer:
+    """Draws and measures, with every finished batch in a journal.
+
+    Args:
+        model: The pretrained model.
+        guidance: Classifier-free guidance scale, or None.
+        reference_steps: Steps of the converged solution.
+        extractor: Gives features of pictures, or None: then nothing but errors is measured.
+        space: Where distances are measured, or None.
+        journal: Keeps the batches.
+        say: Called with (what is being done, done, total).
+    """
+
+    def __init__(
+        self,
+        model: Model,
+        *,
+        guidance: float | None,
+        reference_steps: int,
+        extractor: Extractor | None,
+        space: FeatureSpace | None,
+        journal: Journal,
+        say: Callable[[str, int, int], None],
+    ) -> None:
+        self.model, self.guidance, self.reference_steps = model, guidance, reference_steps
+        self.extractor, self.space, self.journal, self.say = extractor, space, journal, say
+
+    @property
+    def dimensions(self) -> int:
+        """Coordinates per sample; 0 where no distances are measured."""
+        return 0 if self.space is None else self.space.axes.shape[1]
+
+    def features(self, samples: Tensor) -> Tensor:
+        """Features ``(B, d)`` of samples, which are decoded first where they are latents."""
+        if self.extractor is None:
+            return torch.empty(len(samples), 0)
+        return self.extractor(self.model.pictures(samples))
+
+    def _seen(self, samples: Tensor) -> dict[str, Array]:
+        """What is kept of drawn samples."""
+        if self.extractor is None or self.space is None:
+            return {"coordinates": np.empty((len(samples), 0)), "statistics": np.zeros((len(samples), 0))}
+        pictures = self.model.pictures(samples)
+        coordinates = self.space.project(self.extractor(pictures))
+        return {"coordinates": coordinates.astype(np.float32), "statistics": picture_statistics(pictures)}
+
+    def converged(self, seeds: range, table: SolverTable, check: int) -> tuple[Tensor, float, int]:
+        """Converged samples between the ends of ``table``, their own error, and their network calls."""
+        noise, denoiser = self.model.noise(seeds, table.sigmas[0]), self.model.denoiser(seeds, self.guidance)
+        found = solve_reference(denoiser, noise, table, steps=self.reference_steps, check_samples=check)
+        return found.samples, found.error, found.nfe
+
+    def teacher(self, name: str, seeds: range, batch_size: int, table: SolverTable) -> Tally:
+        """Tally of converged samples from ``seeds``."""
+        groups, done = split_batches(seeds, batch_size), 0
+        for batch in (b for group in mine(groups) for b in group):
+            self.journal(f"{name}/{batch.start - seeds.start:08d}", lambda b=batch: self._teacher(b, table))  # type: ignore[misc]
+            done += len(batch)
+            self.say(name, done, sum(len(b) for group in mine(groups) for b in group))
+        return self._tally(name, seeds, groups, compared=False)
+
+    def _teacher(self, batch: range, table: SolverTable) -> dict[str, Any]:
+        samples, _, nfe = self.converged(batch, table, check=0)
+        return {**self._seen(samples), "calls": np.array(float(nfe * len(batch)))}
+
+    def contest(self, seeds: range, batch_size: int, tables: Mapping[Key, SolverTable]) -> Iterator[tuple[Key, Tally]]:
+        """Draw all batches, then give one tally after the other: that of ``("teacher", 0)`` first.
+
+        Args:
+            seeds: Evaluation seeds.
+            batch_size: Samples per network call.
+            tables: Samplers; they share their first and last level.
+        """
+        groups = split_batches(seeds, batch_size)
+        ours = [batch for group in mine(groups) for batch in group]
+        done, total = 0, sum(map(len, ours)) * len(tables)
+        for batch in ours:
+            place = f"batches/{batch.start - seeds.start:08d}"
+            self._batch(batch, place, tables)
+            done += len(batch) * len(tables)
+            self.say("evaluating", done, total)
+        yield ("teacher", 0), self._tally("teacher", seeds, groups, compared=False, of_batches=True)
+        for key, table in tables.items():
+            yield key, self._tally(_slug(key, table), seeds, groups, compared=True, of_batches=True)
+
+    def _batch(self, batch: range, place: str, tables: Mapping[Key, SolverTable]) -> None:
+        """Measure all samplers on one batch; the converged samples are kept until the last of them is done."""
+        any_table = next(iter(tables.values()))
+        facts: dict[str, Any] = {}
+        noise, denoiser = self.model.noise(batch, any_table.sigmas[0]), self.model.denoiser(batch, self.guidance)
+        target: list[Tensor] = []
+
+        def solve() -> Tensor:
+            samples, error, nfe = self.converged(batch, any_table, check=max(1, len(batch) // 8))
+            facts.update(error=np.array(error), calls=np.array(float(nfe * len(batch))))
+            return samples
+
+        def converged() -> Tensor:
+            if not target:
+                target.append(self.journal.tensor(f"{place}/target", solve, like=noise))
+            return target[0]
+
+        def teacher() -> dict[str, Any]:
+            self.journal.discard(f"{place}/target")  # its error belongs to what is written here
+            samples = converged()
+            return {**self._seen(samples), **facts}
+
+        def run(table: SolverTable) -> dict[str, Any]:
+            before = denoiser.calls
+            samples = sample(denoiser, noise, table)
+            calls = denoiser.calls - before
+            found = {"squared": squared_errors(samples, converged()), "calls": np.array(float(calls))}
+            return {**self._seen(samples), **found}
+
+        self.journal(f"{place}/teacher", teacher)
+        for key, table in tables.items():
+            self.journal(f"{place}/{_slug(key, table)}", lambda table=table: run(table))  # type: ignore[misc]
+        self.journal.discard(f"{place}/target")
+
+    def _part(self, name: str, batch: range, seeds: range, of_batches: bool) -> dict[str, Any]:
+        number = f"{batch.start - seeds.start:08d}"
+        return self.journal.read(f"batches/{number}/{name}" if of_batches else f"{name}/{number}")
+
+    def _tally(
+        self, name: str, seeds: range, groups: list[list[range]], *, compared: bool, of_batches: bool = False
+    ) -> Tally:
+        """Read one set's parts, group by group, and share the groups between processes."""
+        found: dict[int, _Group] = {}
+        for number in mine(range(len(groups))):
+            group = found[number] = _Group(Moments(self.dimensions))
+            for batch in groups[number]:
+                part = self._part(name, batch, seeds, of_batches)
+                coordinates = part["coordinates"].astype(np.float64)
+                group.moments.add(coordinates)
+                group.statistics = group.statistics + part["statistics"].sum(0) if self.space else group.statistics
+                group.count += len(batch)
+                group.calls += float(part["calls"])
+                group.squared += [part["squared"]] if compared else []
+                if batch.start - seeds.start < NEIGHBOURS:
+                    group.coordinates.append(coordinates[: NEIGHBOURS - (batch.start - seeds.start)])
+        sizes = [sum(map(len, group)) for group in groups]
+        whole = [
+            max(0, min(size, NEIGHBOURS - (group[0].start - seeds.start)))
+            for group, size in zip(groups, sizes, strict=True)
+        ]
+        d, s = self.dimensions, len(PICTURE_STATISTICS)
+
+        def shared(value: Callable[[_Group], Array], shapes: list[tuple[int, ...]]) -> list[Array]:
+            return gather({number: value(group) for number, group in found.items()}, shapes)
+
+        packed = shared(lambda g: g.moments.pack(), [Moments(d).pack().shape] * len(groups))
+        statistics = shared(lambda g: g.statistics, [(s,)] * len(groups))
+        calls = shared(lambda g: np.array([g.calls]), [(1,)] * len(groups))
+        near = shared(lambda g: np.concatenate(g.coordinates or [np.empty((0, d))]), [(n, d) for n in whole])
+        squared = shared(lambda g: np.concatenate(g.squared), [(n,) for n in sizes]) if compared else []
+        return Tally(
+            moments=np.stack(packed),
+            statistics=np.stack(statistics),
+            counts=np.array(sizes, np.float64),
+            squared=squared,
+            coordinates=np.concatenate(near),
+            calls=float(np.sum(calls)) / len(seeds),
+        )
+
+    def reference_error(self, seeds: range, batch_size: int) -> float:
+        """Root-mean-square error that the converged solutions of :meth:`contest` estimated for themselves."""
+        groups = split_batches(seeds, batch_size)
+        found = {
+            n: np.array([float(self._part("teacher", batch, seeds, True)["error"]) ** 2 for batch in groups[n]])
+            for n in mine(range(len(groups)))
+        }
+        squares = np.concatenate(gather(found, [(len(group),) for group in groups]))
+        return float(np.sqrt(squares.mean()))
+
+
+def _slug(key: Key, table: SolverTable) -> str:
+    """Name of a part: the same name may stand for other numbers another time."""
+    return f"{key[0]}-{key[1]}-{digest(table.sigmas, table.alphas, table.a, table.b)[:8]}"

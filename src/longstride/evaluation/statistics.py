@@ -1,0 +1,144 @@
+"""What pictures and sets of them look like, in numbers.
+
+Fréchet distances see only means and covariances. Beside them stand statistics of single pictures, where the blur and
+wash-out of mean-squared fits show, and neighbourhoods in feature space, which tell lost quality from lost variety.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import numpy as np
+import torch
+from numpy.typing import ArrayLike, NDArray
+from torch import Tensor
+
+from longstride.errors import InputError
+
+__all__ = ["PICTURE_STATISTICS", "density_coverage", "picture_statistics", "precision_recall"]
+
+Array = NDArray[np.float64]
+
+#: Columns of :func:`picture_statistics`.
+PICTURE_STATISTICS = ("brightness", "contrast", "saturation", "sharpness", "clipped", "noise")
+#: Distances held at once by the neighbourhood measures.
+_BLOCK = 4_000_000
+
+
+def picture_statistics(images: Tensor) -> Array:
+    r"""Statistics of each picture, without clamping: overshoot shows.
+
+    - brightness: the mean of all values;
+    - contrast: root of the variance over pixels, averaged over channels;
+    - saturation: mean over pixels of the largest minus the smallest channel; 0 unless there are three;
+    - sharpness: mean of :math:`(\partial_x v)^2` plus mean of :math:`(\partial_y v)^2`, differences of neighbours;
+    - clipped: share of values at or beyond ±1;
+    - noise: mean of :math:`(\Delta v)^2`, the Laplacian of each pixel and its four neighbours, inside the border.
+
+    Blur lowers sharpness and noise, wash-out lowers contrast and saturation.
+
+    Args:
+        images: Shape ``(B, C, H, W)``, in [-1, 1] if they are pictures; H and W at least 3.
+
+    Returns:
+        Shape ``(B, 6)``, columns as in :data:`PICTURE_STATISTICS`.
+
+    Raises:
+        InputError: another shape.
+    """
+    if images.ndim != 4 or min(images.shape[1:]) < 1 or min(images.shape[2:]) < 3:
+        raise InputError(f"expected pictures (B, C, H, W) of 3 x 3 pixels or more, got {tuple(images.shape)}")
+    x = images.detach().to("cpu", torch.float64)
+    colour = x.amax(1) - x.amin(1) if x.shape[1] == 3 else torch.zeros_like(x[:, 0])
+    across, down = x.diff(dim=3).square(), x.diff(dim=2).square()
+    inside = x[..., 1:-1, 1:-1]
+    laplacian = x[..., :-2, 1:-1] + x[..., 2:, 1:-1] + x[..., 1:-1, :-2] + x[..., 1:-1, 2:] - 4 * inside
+    columns = (
+        x.mean((1, 2, 3)),
+        (x - x.mean((2, 3), keepdim=True)).square().mean((1, 2, 3)).sqrt(),
+        colour.mean((1, 2)),
+        across.mean((1, 2, 3)) + down.mean((1, 2, 3)),
+        (x.abs() >= 1).double().mean((1, 2, 3)),
+        laplacian.square().mean((1, 2, 3)),
+    )
+    statistics: Array = torch.stack(columns, 1).numpy()
+    return statistics
+
+
+def density_coverage(real: ArrayLike, fake: ArrayLike, k: int = 5) -> tuple[float, float]:
+    """Density (fidelity; 1 for equal sets, may exceed 1) and coverage (variety; in 0..1) of a set.
+
+    Around every real point lies an open ball that reaches to its k-th nearest other real point. Density is the mean
+    number of balls that hold a fake point, over k; coverage the share of balls with a fake point inside.
+
+    Args:
+        real: Coordinates ``(N, d)``, N > k.
+        fake: Coordinates ``(M, d)``.
+        k: Neighbours.
+
+    Raises:
+        InputError: other shapes, no fake points, or not more than k real ones.
+
+    References:
+        Naeem et al., Reliable Fidelity and Diversity Metrics for Generative Models, 2020, Sec. 3.
+        https://arxiv.org/abs/2002.09797
+    """
+    known, other = _points(real, fake)
+    radii = _radii(known, k)
+    inside = covered = 0
+    for rows, distances in _distances(known, other):
+        held = distances < radii[rows, None]
+        inside += int(held.sum())
+        covered += int(held.any(1).sum())
+    return inside / (k * len(other)), covered / len(known)
+
+
+def precision_recall(real: ArrayLike, fake: ArrayLike, k: int = 5) -> tuple[float, float]:
+    """Improved precision (share of fake points among the real ones) and recall (of real points among the fake ones).
+
+    A point is among a set if it lies in one of its closed balls, each reaching to its centre's k-th nearest other
+    point of the set.
+
+    Args:
+        real: Coordinates ``(N, d)``, N > k.
+        fake: Coordinates ``(M, d)``, M > k.
+        k: Neighbours.
+
+    Raises:
+        InputError: other shapes, or not more than k points in a set.
+
+    References:
+        Kynkäänniemi et al., Improved Precision and Recall Metric for Assessing Generative Models, 2019, Eqs. (1)
+        and (2). https://arxiv.org/abs/1904.06991
+    """
+    known, other = _points(real, fake)
+    real_radii, fake_radii = _radii(known, k), _radii(other, k)
+    among_real = torch.zeros(len(other), dtype=torch.bool)
+    recalled = 0
+    for rows, distances in _distances(known, other):
+        among_real |= (distances <= real_radii[rows, None]).any(0)
+        recalled += int((distances <= fake_radii).any(1).sum())
+    return int(among_real.sum()) / len(other), recalled / len(known)
+
+
+def _points(*sets: ArrayLike) -> list[Tensor]:
+    points = [torch.from_numpy(np.asarray(each, dtype=np.float64)) for each in sets]
+    if any(each.ndim != 2 or len(each) == 0 for each in points) or len({each.shape[1] for each in points}) != 1:
+        raise InputError(f"expected two sets of coordinates (N, d), got {[tuple(each.shape) for each in points]}")
+    return points
+
+
+def _distances(rows: Tensor, columns: Tensor) -> Iterator[tuple[slice, Tensor]]:
+    """Blocks of the Euclidean distances, not through products: those of equal points are exactly 0."""
+    height = max(1, _BLOCK // len(columns))
+    for first in range(0, len(rows), height):
+        block = slice(first, first + height)
+        yield block, torch.cdist(rows[block], columns, compute_mode="donot_use_mm_for_euclid_dist")
+
+
+def _radii(points: Tensor, k: int) -> Tensor:
+    """Distance ``(N,)`` from each point to its k-th nearest other one."""
+    if not 1 <= k < len(points):
+        raise InputError(f"{k} nearest neighbours need more than {k} points, got {len(points)}")
+    # A point is its own nearest neighbour.
+    return torch.cat([distances.kthvalue(k + 1, dim=1).values for _, distances in _distances(points, points)])
