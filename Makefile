@@ -22,10 +22,11 @@ lint: $(VENV)/.test-installed ## Formatting, lint and strict types
 	$(VENV)/bin/ruff check .
 	$(VENV)/bin/mypy
 
-figures: $(VENV)/.test-installed ## Everything that the README shows, from nothing (half an hour on two cores)
-	$(VENV)/bin/python benchmarks/paper_effect.py
+figures: $(VENV)/.test-installed ## Everything that README and docs show, from nothing; hours, goes on where stopped
+	OMP_NUM_THREADS=1 $(VENV)/bin/torchrun --nproc-per-node 2 -m longstride bench paper --out benchmarks/results
 	$(VENV)/bin/python benchmarks/overhead.py
-	$(VENV)/bin/python benchmarks/readme_tables.py
+	$(VENV)/bin/python benchmarks/memory.py
+	$(VENV)/bin/longstride bench pages --docs .
 
 $(VENV)/bin/python:
 	$(PYTHON) -m venv $(VENV)

@@ -108,5 +108,7 @@ def _transfer(rows: list[Record], what: str) -> str:
     for base in dict.fromkeys(row["base"] for row in rows):
         for source in dict.fromkeys(row["from"] for row in rows):
             cells = {row["to"]: row["ratio"] for row in rows if row["from"] == source and row["base"] == base}
-            lines.append([label(base), source, *(f"{cells[target]:.3f}" for target in targets)])
+            lines.append(
+                [label(base), source, *(f"{cells[target]:.3f}" if target in cells else "–" for target in targets)]
+            )
     return _table(["solver", f"{what}: found on ↓, used on →", *targets], lines)

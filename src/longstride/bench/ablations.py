@@ -16,10 +16,12 @@ from longstride.files import write_atomically
 from longstride.processes import is_first
 from longstride.zoo import load_model
 
-__all__ = ["ABLATED", "run_ablations"]
+__all__ = ["ABLATED", "ABLATIONS", "SIZES", "run_ablations"]
 
 #: The models that the documentation's ablations are on: one is cheap, one knows classes and guidance.
 ABLATED = ("galaxy:hsc32", "garments")
+#: Evaluation samples, fitted and held-out samples, in the quick form and in the full one.
+SIZES = {True: (64, 16, 16), False: (256, 64, 64)}
 
 Say = Callable[[str, int, int], None]
 Record = dict[str, Any]
@@ -129,7 +131,7 @@ def _classes(lab: Lab, quick: bool) -> Iterator[Record]:
 
 
 #: Every ablation, and what it needs of the model beside samples.
-_ABLATIONS: dict[str, tuple[Callable[[Lab, bool], Iterator[Record]], str]] = {
+ABLATIONS: dict[str, tuple[Callable[[Lab, bool], Iterator[Record]], str]] = {
     "look_back": (_look_back, ""),
     "stages": (_stages, ""),
     "substeps": (_substeps, ""),
@@ -156,11 +158,11 @@ def run_ablations(model: str, out: Path, *, quick: bool, device: str, say: Say) 
     """
     loaded = load_model(model, device=device)
     slug = model.replace(":", "_").replace("/", "_")
-    samples, batch, held_out = (64, 16, 16) if quick else (256, 64, 64)
+    samples, batch, held_out = SIZES[quick]
     lab = Lab(loaded, out / "work" / f"ablations_{slug}", samples=samples, batch=batch, held_out=held_out)
     wanted = {
         name: run
-        for name, (run, need) in _ABLATIONS.items()
+        for name, (run, need) in ABLATIONS.items()
         if not need or (need == "classes" and loaded.num_classes > 1) or (need == "guidance" and loaded.null_class)
     }
     found: dict[str, list[Record]] = {}

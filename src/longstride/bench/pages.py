@@ -15,6 +15,9 @@ from longstride.files import write_atomically
 
 __all__ = ["effect_table", "fill", "verdict", "write_pages", "yardsticks"]
 
+#: The samplers of the README's tables.
+SHORT = ("ddim", "iia_ddim", "ipndm", "iia_ipndm", "dpmpp_2m", "iia_dpmpp_2m", "heun", "iia_edm", "unipc")
+
 #: Pages that hold measured tables, below the checkout.
 PAGES = ("README.md", "docs/results.md", "docs/iia.md")
 
@@ -37,7 +40,7 @@ def write_pages(root: Path, results: Path, *, check: bool = False) -> list[str]:
     for file in sorted(results.glob("*.json")):
         if file.name.startswith("ablations_"):
             sections |= ablation_sections(file)
-        elif file.stem != "overhead" and not file.stem.endswith("_quality"):
+        elif file.stem not in ("overhead", "memory") and not file.stem.endswith("_quality"):
             sections |= _sections(file.stem, file)
     return [page for page in PAGES if (root / page).exists() and not fill(root / page, sections, check=check)]
 
@@ -55,6 +58,8 @@ def _sections(slug: str, file: Path) -> dict[str, Callable[[], str]]:
         return text
 
     return {
+        f"{slug}:short": of(lambda r: effect_table(r, "rmse", beside="median", only=SHORT)),
+        f"{slug}:short-fd": of(lambda r: effect_table(r, "fd_teacher", only=SHORT)),
         f"{slug}:errors": of(lambda r: effect_table(r, "rmse", beside="median")),
         f"{slug}:fd": of(lambda r: effect_table(r, "fd_teacher")),
         f"{slug}:real": of(lambda r: effect_table(r, "fd_real")),

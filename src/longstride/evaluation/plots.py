@@ -95,8 +95,8 @@ def effect_curves(
 ) -> None:
     """Plot what calibration does: a column per base solver, a row per measure, against network calls on log axes.
 
-    Dashed with open markers is the base, solid its calibrated forms; bars are 95 % intervals. A thin line stands where
-    the converged samples themselves are.
+    Dashed with open markers is the base, solid its calibrated forms, dotted in light grey a solver that is not
+    calibrated; bars are 95 % intervals. A thin line stands where converged samples from other noise are.
 
     Args:
         results: A study's.
@@ -106,15 +106,17 @@ def effect_curves(
     """
     plt = _pyplot()
     shown = [m for m in measures if any(line.measure == m for line in results.lines)]
-    families = _families(results)
+    families, others = _families(results)
     size = (2.35 * len(families) + 0.9, 2.3 * len(shown) + 0.5)
     figure, axes = plt.subplots(
         len(shown), len(families), figsize=size, sharex=True, sharey="row", squeeze=False, layout="constrained"
     )
     for row, measure in zip(axes, shown, strict=True):
         for ax, (base, members) in zip(row, families.items(), strict=True):
+            for name in others:
+                _curve(ax, results, name, measure, _OTHER)
             for number, name in enumerate(members):
-                _curve(ax, results, name, measure, _LOOKS[0] if name == base else _LOOKS[1 + number % 3])
+                _curve(ax, results, name, measure, _LOOKS[0] if name == base else _LOOKS[1 + (number - 1) % 3])
             teacher = next((x for x in results.lines if x.contestant == "teacher" and x.measure == measure), None)
             if teacher is not None:
                 ax.axhline(teacher.value, color="#999999", lw=0.8, zorder=0)
@@ -122,7 +124,7 @@ def effect_curves(
         row[0].set_ylabel(_DRAWN[measure], fontsize=9)
     for ax, base in zip(axes[0], families, strict=True):
         ax.set_title(label(base), fontsize=10)
-        ax.legend(fontsize=7.5, frameon=False, loc="lower left")
+        ax.legend(fontsize=7.5, frameon=False, loc="upper right")
     figure.supxlabel("network calls per picture (NFE)", fontsize=9)
     if title:
         figure.suptitle(title, fontsize=11, weight="bold", x=0.01, ha="left")
@@ -138,15 +140,19 @@ _LOOKS = (
 )
 
 
-def _families(results: Results) -> dict[str, list[str]]:
-    """Every base with its calibrated forms; classical solvers without any share the last column."""
+#: Solvers without a calibrated form, which stand in every column.
+_OTHER = ("#b0b0b0", "x", True, (0, (1, 2)))
+
+
+def _families(results: Results) -> tuple[dict[str, list[str]], list[str]]:
+    """Every base with its calibrated forms, and the classical solvers without any."""
     bases = {line.contestant: line.base for line in results.lines if line.base is not None}
     families: dict[str, list[str]] = {}
     for base in dict.fromkeys(bases.values()):
         families[base] = [base, *(name for name, other in bases.items() if other == base)]
     seen = {name for members in families.values() for name in members}
     rest = [name for name in results.contestants if name not in seen]
-    return families | ({rest[0]: rest} if rest else {})
+    return (families, rest) if families else ({rest[0]: rest}, [])
 
 
 def _curve(ax: Any, results: Results, name: str, measure: str, look: tuple[Any, ...]) -> None:

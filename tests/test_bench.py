@@ -1,0 +1,153 @@
+"""Benchmarks: tables say what the results say, and single questions are measured as by hand."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from itertools import islice
+
+import numpy as np
+import pytest
+import torch
+from tiny_models import save_tiny_model
+
+import longstride as ls
+from longstride.bench.ablation_tables import ablation_sections
+from longstride.bench.ablations import ABLATIONS, run_ablations
+from longstride.bench.lab import Lab, reapply
+from longstride.bench.pages import effect_table, fill, verdict
+from longstride.bench.paper import CASES, cases
+from longstride.calibration.reference import Errors, squared_errors
+from longstride.evaluation import Line, Results
+from longstride.evaluation.seeds import seed_range
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    return save_tiny_model(tmp_path_factory.mktemp("models") / "tiny", null_class=2)
+
+
+@pytest.fixture
+def lab(folder, tmp_path):
+    return Lab(ls.load_model(folder), tmp_path / "lab", samples=5, batch=4, held_out=3, reference_steps=6)
+
+
+# One question
+
+
+def test_a_lab_measures_what_one_would_measure_by_hand(lab):
+    table, seeds = lab.table("ddim", 4), seed_range("evaluation", 0, 5)
+    noise, denoiser = lab.model.noise(seeds, table.sigmas[0]), lab.model.denoiser(seeds)
+    target = ls.solve_reference(denoiser, noise, table, steps=6, check_samples=0).samples
+    by_hand = Errors.of(squared_errors(ls.sample(denoiser, noise, table), target))
+    assert lab.errors(table).rmse == pytest.approx(by_hand.rmse, rel=1e-5)
+    found = lab.compare(table, table)
+    assert found["ratio"] == 1.0
+
+
+def test_the_samples_that_decide_are_the_same_for_every_batch(lab, monkeypatch):
+    """So that a larger batch is compared by what it fits, not by what it is judged on."""
+    seen = []
+    monkeypatch.setattr("longstride.bench.lab.calibrate", lambda d, noise, t, **k: seen.append((d, noise, k)))
+    for batch in (1, 4):
+        lab.calibrate(lab.table("ddim", 3), batch=batch)
+    (d1, x1, k1), (d2, x2, k2) = seen
+    assert (len(x1), len(x2)) == (4, 7)
+    assert torch.equal(x1[-3:], x2[-3:])
+    assert torch.equal(x1[0], x2[0])
+    assert torch.equal(d1.condition["class_labels"][-3:], d2.condition["class_labels"][-3:])
+    assert k1["held_out"] == k2["held_out"] == 3
+
+
+def test_coefficients_put_on_their_own_base_give_their_own_table(lab):
+    table = lab.table("ddim", 4)
+    found = lab.calibrate(table, substeps=3)
+    assert reapply(found, table).distance(found.table) < 1e-14
+    other = lab.table("ddim", 4, "karras")
+    moved = reapply(found, other)
+    assert np.array_equal(moved.sigmas, other.sigmas)
+    assert moved.distance(other) > 0
+
+
+def test_classes_of_a_lab_are_the_only_ones_it_draws(lab):
+    assert lab.of_classes([1]).denoiser(range(4)).condition["class_labels"].tolist() == [1] * 4
+    assert lab.guided(2.0).denoiser(range(4)).guidance == 2.0
+
+
+def test_every_ablation_runs_and_has_a_table(folder, tmp_path, monkeypatch):
+    """With two records each; the settings themselves are those of calibrate."""
+    short = {name: (lambda *a, run=run: islice(run(*a), 2), need) for name, (run, need) in ABLATIONS.items()}
+    monkeypatch.setattr("longstride.bench.ablations.ABLATIONS", short)
+    monkeypatch.setattr("longstride.bench.ablations.SIZES", {True: (4, 2, 2), False: (4, 2, 2)})
+    found = run_ablations(str(folder), tmp_path, quick=True, device="cpu", say=lambda *_: None)
+    (file,) = tmp_path.glob("ablations_*.json")
+    assert json.loads(file.read_text())["ablations"] == json.loads(json.dumps(found))
+    sections = ablation_sections(file)
+    assert len(sections) == len(found) == 11
+    for name, section in sections.items():
+        head, rule, *lines = section().splitlines()
+        assert head.startswith("| ")
+        assert set(rule) == {"|", "-"}
+        assert lines, name
+        assert {line.count("|") for line in (head, *lines)} == {head.count("|")}
+    file.write_text("{}")
+    with pytest.raises(ls.InputError, match="holds no ablations"):
+        ablation_sections(file)
+
+
+# Pages
+
+
+def line(contestant, nfe, value, base=None, change=(None, None, None), measure="rmse"):
+    return Line("m", None, contestant, base, nfe, nfe, measure, value, None, None, *change)
+
+
+RESULTS = Results(
+    {"study": {"nfes": [5, 8]}},
+    (
+        line("ddim", 5, 0.2),
+        line("iia_ddim", 5, 0.1, "ddim", (-0.1, -0.12, -0.08)),
+        line("ddim", 8, 0.15),
+        line("iia_ddim", 8, 0.16, "ddim", (0.01, 0.005, 0.015)),
+        line("heun", 4, 2.0),
+        line("iia_edm", 4, 12.0, "heun", (10.0, -1.0, 21.0)),
+    ),
+)
+
+
+def test_tables_mark_what_intervals_allow():
+    rows = effect_table(RESULTS, "rmse").splitlines()
+    assert rows[0] == "| network calls | 5 | 8 |"
+    assert "| DDIM | 0.200 | 0.150 |" in rows
+    assert "| IIA-DDIM | **0.100** | *0.160* |" in rows
+    assert "| IIA-EDM | 12.0 at 4 | – |" in rows
+    assert len(effect_table(RESULTS, "rmse", only=("ddim",)).splitlines()) == 3
+
+
+def test_the_verdict_lists_every_exception():
+    text = verdict(RESULTS, ("rmse",))
+    assert text.startswith("1 of 3 comparisons are better")
+    assert "| IIA-DDIM | 8 | RMSE | 0.150 → 0.160 | worse |" in text
+    assert "| IIA-EDM | 4 | RMSE | 2.000 → 12.0 | no difference |" in text
+
+
+def test_pages_are_filled_between_their_markers(tmp_path):
+    page = tmp_path / "page.md"
+    page.write_text("before\n<!-- a:b -->\nold\n<!-- /a:b -->\nafter <!-- a:b -->\n<!-- /a:b -->\n")
+    assert not fill(page, {"a:b": lambda: "new\\1"}, check=True)
+    assert "old" in page.read_text()
+    assert not fill(page, {"a:b": lambda: "new\\1"})
+    assert page.read_text().count("new\\1\n<!-- /a:b -->") == 2
+    assert fill(page, {"a:b": lambda: "new\\1"})
+    with pytest.raises(ls.InputError, match="a marker <!-- a:b --> that nothing is written for"):
+        fill(page, {})
+
+
+def test_cases_are_the_documentation_s_or_any_model():
+    assert cases([]) == CASES
+    assert cases(["garments"], samples=9)[0] == replace(CASES[0], samples=9)
+    (other,) = cases(["google/ddpm-church-256"], guidance=2.5)
+    assert (other.slug, other.guidance) == ("ddpm_church_256_guided_2_5", 2.5)
+    for case in CASES:
+        for quick in (True, False):
+            assert all(study.dimensions < study.samples for study in case.studies(quick).values())
