@@ -19,7 +19,7 @@ __all__ = ["effect_table", "fill", "verdict", "write_pages", "yardsticks"]
 SHORT = ("ddim", "iia_ddim", "ipndm", "iia_ipndm", "dpmpp_2m", "iia_dpmpp_2m", "heun", "iia_edm", "unipc")
 
 #: Pages that hold measured tables, below the checkout.
-PAGES = ("README.md", "docs/results.md", "docs/iia.md")
+PAGES = ("README.md", "docs/results.md", "docs/iia.md", "docs/evaluate.md")
 
 
 def write_pages(root: Path, results: Path, *, check: bool = False) -> list[str]:
@@ -36,7 +36,10 @@ def write_pages(root: Path, results: Path, *, check: bool = False) -> list[str]:
     Raises:
         InputError: a page has a marker that no results file is there for.
     """
-    sections: dict[str, Callable[[], str]] = {"overhead": lambda: overhead_table(results / "overhead.json")}
+    sections: dict[str, Callable[[], str]] = {
+        "overhead": lambda: overhead_table(results / "overhead.json"),
+        "memory": lambda: memory_table(results / "memory.json"),
+    }
     for file in sorted(results.glob("*.json")):
         if file.name.startswith("ablations_"):
             sections |= ablation_sections(file)
@@ -84,6 +87,14 @@ def picture_table(results: Results) -> str:
     own = {line.measure: line for line in results.lines if line.contestant == "teacher"}
     cells_of_teacher = [f"{own[m].value:.2f}" if m in own else "1" for m in shown]
     return "\n".join([*lines, "| converged | " + " | ".join(cells_of_teacher) + " |"])
+
+
+def memory_table(file: Path) -> str:
+    """Peak memory and disk of an evaluation against its number of samples."""
+    lines = ["| samples | peak memory of the process, MiB | finished batches on disk, MiB |", "|---|---|---|"]
+    for row in json.loads(file.read_text(encoding="utf-8"))["rows"]:
+        lines.append(f"| {row['samples']:,} | {row['peak_rss_mib']:.0f} | {row['disk_mib']:.0f} |")
+    return "\n".join(lines) + "\n\n(galaxy network, `python benchmarks/memory.py`)"
 
 
 def overhead_table(file: Path) -> str:
