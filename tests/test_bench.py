@@ -140,7 +140,10 @@ def test_pages_are_filled_between_their_markers(tmp_path):
     assert page.read_text().count("new\\1\n<!-- /a:b -->") == 2
     assert fill(page, {"a:b": lambda: "new\\1"})
     with pytest.raises(ls.InputError, match="a marker <!-- a:b --> that nothing is written for"):
-        fill(page, {})
+        fill(page, {}, check=True)
+    before = page.read_text()
+    assert fill(page, {})
+    assert page.read_text() == before
 
 
 def test_cases_are_the_documentation_s_or_any_model():

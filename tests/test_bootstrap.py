@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from math import comb
+
 import numpy as np
 import pytest
 
 import longstride as ls
-from longstride.evaluation.bootstrap import Interval, bootstrap_samples, group_bootstrap
+from longstride.evaluation.bootstrap import Interval, _student, bootstrap_samples, group_bootstrap
 from longstride.evaluation.frechet import Moments, frechet_distance
 
 
@@ -26,19 +28,20 @@ def test_the_interval_of_a_mean_is_normal_theorys():
     assert narrow.high - narrow.low == pytest.approx(2 * half / 1.96, rel=0.05)
 
 
-def test_two_groups_have_the_scatter_of_an_unbiased_variance():
-    """Of 0 and 2 the mean's replicates are 0, 1 and 2 with deviation √½; unbiased it is 1, so the ends are ±√2."""
-    found = group_bootstrap(lambda total: total / 2, np.array([0.0, 2.0]), replicates=5000)
-    assert [found.low, found.value, found.high] == pytest.approx([1 - np.sqrt(2), 1, 1 + np.sqrt(2)], abs=0.05)
+def test_few_groups_widen_by_students_quantile():
+    """Tables of Student's t: 2.3646, 2.2622 and 2.0452 at 7, 9 and 29 degrees of freedom."""
+    for degrees, quantile in ((7, 2.36462), (9, 2.26216), (29, 2.04523)):
+        assert 1.959964 * _student(degrees, 0.95) == pytest.approx(quantile, rel=1e-3)
 
 
-def test_intervals_hold_the_truth_as_often_as_they_say():
-    """400 sets of 40 groups: 95% ± 2.2% is two standard errors of the count; theory at 40 groups is 94.4%."""
+@pytest.mark.parametrize("groups", [8, 40])
+def test_intervals_hold_the_truth_as_often_as_they_say(groups):
+    """Of 400 sets, 95 % ± 2.2 % is two standard errors of the count; few groups are a little light-tailed."""
     draw = np.random.default_rng(3)
     held = 0
     for seed in range(400):
-        x = 1 + draw.normal(size=40)
-        found = group_bootstrap(mean, {"count": np.ones(40), "total": x}, replicates=200, seed=seed)
+        x = 1 + draw.normal(size=groups)
+        found = group_bootstrap(mean, {"count": np.ones(groups), "total": x}, replicates=200, seed=seed)
         held += found.low <= 1 <= found.high
     assert 0.92 <= held / 400 <= 0.975
 
@@ -85,7 +88,7 @@ def test_the_interval_of_a_frechet_distance_ignores_the_bias_of_resampling():
     assert found.value == replicates[0]
     assert np.mean(replicates[1:]) > found.value + 0.02
     scatter = np.array(replicates[1:]) - np.mean(replicates[1:])
-    ends = found.value + np.sqrt(20 / 19) * np.quantile(scatter, [0.025, 0.975])
+    ends = found.value + _student(19, 0.95) * np.sqrt(20 / 19) * np.quantile(scatter, [0.025, 0.975])
     assert [found.low, found.high] == pytest.approx(ends.tolist(), rel=1e-12)
 
 
@@ -107,18 +110,23 @@ def test_seeds_reproduce_and_constants_have_no_interval():
 
 
 def test_groups_of_different_sizes_weigh_by_their_samples():
-    groups = [np.zeros(1), np.ones(3)]
+    """Of four single zeros and four groups of three ones the mean is 3/4, and a zero drawn more weighs less."""
+    groups = [np.zeros(1)] * 4 + [np.ones(3)] * 4
     found = bootstrap_samples(np.mean, groups, replicates=3000)
     assert found.value == 0.75
-    # Replicates are 0, 3/4 and 1 with probabilities 1/4, 1/2, 1/4: their mean is 5/8.
-    assert [found.low, found.high] == pytest.approx(0.75 + np.sqrt(2) * np.array([-5 / 8, 3 / 8]), abs=0.05)
+    ones = np.arange(9)  # of eight draws so many are groups of ones, with binomial probability
+    share, chance = 3 * ones / (8 + 2 * ones), np.array([comb(8, n) for n in ones]) / 2**8
+    average = share @ chance
+    deviation = np.sqrt((share - average) ** 2 @ chance * 8 / 7) * _student(7, 0.95)
+    assert (found.high - found.low) / (2 * 1.96 * deviation) == pytest.approx(1, abs=0.12)
 
 
 def test_ends_that_nothing_tells_are_none():
     assert group_bootstrap(float, np.full(1, 3.0)) == Interval(3.0, None, None)
     assert bootstrap_samples(np.median, [[1.0, 2.0]]) == Interval(1.5, None, None)
-    rare = np.array([[1.0, 0], [1, 0], [1, 1]])  # a draw without the last group divides by zero
-    assert group_bootstrap(lambda s: s[0] / s[1], rare) == Interval(3.0, None, None)
+    assert group_bootstrap(float, np.arange(7.0)) == Interval(21.0, None, None)
+    rare = np.array([[1.0, 0]] * 7 + [[1, 1]])  # a draw without the last group divides by zero
+    assert group_bootstrap(lambda s: s[0] / s[1], rare) == Interval(8.0, None, None)
 
 
 def test_bootstraps_refuse_what_has_no_groups():

@@ -372,13 +372,13 @@ def test_evaluate_goes_on_where_it_was(model: Path, card: Path):
     printed = json.loads(run("evaluate", model, *options, "--solvers", "iia_edm,iia_dpmpp_2m", "--json"))
     results = load_results(Path("evaluation/results.json"))
     assert printed == json.loads(Path("evaluation/results.json").read_text())
-    assert results.contestants == ["heun", "iia_edm", "dpmpp_2m", "iia_dpmpp_2m", "card"]
+    assert results.contestants == ["heun", "iia_edm", "dpmpp_2m", "iia_dpmpp_2m", "card (base)", "card"]
     assert (results.value("heun", 2, "rmse"), results.value("heun", 3, "rmse")) != (None, None)
     parts = {file: file.stat().st_mtime_ns for file in Path("evaluation/work").rglob("*.npz")}
     run("evaluate", model, *options, "--solvers", "iia_edm,iia_dpmpp_2m,unipc")
     again = load_results(Path("evaluation/results.json"))
     assert set(results.lines) <= set(again.lines)
-    assert again.contestants[-2:] == ["unipc", "card"]
+    assert again.contestants[-3:] == ["unipc", "card (base)", "card"]
     assert {file: file.stat().st_mtime_ns for file in parts} == parts
 
 

@@ -141,7 +141,12 @@ def test_cards_take_part_and_must_fit(model, tmp_path):
     with pytest.raises(ls.InputError, match="they have no converged solution in common"):
         run_study(model, replace(study, final="zero"), cards={"mine": card})
     only = run_study(model, replace(study, contestants=()), cards={"mine": card}).results
-    assert only.contestants == ["mine"]
+    assert only.contestants == ["mine (base)", "mine"]
+    assert only.value("mine", 4, "rmse").change == pytest.approx(
+        only.value("mine", 4, "rmse").value - own.value("ddim", 4, "rmse").value
+    )
+    with pytest.raises(ls.InputError, match="two samplers are called 'ddim': rename"):
+        run_study(model, study, cards={"ddim": card})
     with pytest.raises(ls.InputError, match="needs a contestant or a card"):
         run_study(model, replace(study, contestants=()))
 

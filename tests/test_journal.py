@@ -56,3 +56,32 @@ def test_a_digest_tells_numbers_apart():
     assert digest(x, {"a": 1}) == digest(x.clone(), {"a": 1})
     others = [digest(x, {"a": 2}), digest(x.view(2, 3), {"a": 1}), digest(x.double(), {"a": 1}), digest(x + 1e-6)]
     assert len({digest(x, {"a": 1}), *others}) == 5
+
+
+def calibrated(folder, std=0.5, label=0, **options):
+    def network(x, t, c):
+        gain = std**2 / (std**2 + t.view(-1, 1) ** 2)
+        return gain * x + c.view(-1, 1)
+
+    sigmas = ls.grid("karras", 3, sigma_min=0.05, sigma_max=10.0)
+    noise = 10 * torch.randn(6, 4, generator=torch.Generator().manual_seed(0))
+    condition = {"c": torch.full((6,), float(label))}
+    denoiser = ls.as_denoiser(network, ls.Schedule.edm(0.05, 10.0), "data", condition=condition)
+    settings = {"substeps": 2, "reference_steps": 4, "journal": folder, **options}
+    return ls.calibrate(denoiser, noise, ls.build("ddim", sigmas), **settings)
+
+
+def test_a_journal_of_another_calibration_is_not_taken_for_this_one(tmp_path):
+    first = calibrated(tmp_path)
+    assert calibrated(tmp_path).card.dumps() == first.card.dumps()
+    for other, names in [
+        ({"substeps": 3}, "settings"),
+        ({"reference_steps": 5}, "reference"),
+        ({"sigma_floor": 0.01}, "sigma_floor"),
+        ({"label": 1}, "conditions"),
+        ({"batch_size": 2}, "batch_size"),
+    ]:
+        with pytest.raises(ls.InputError, match=f"unfinished work with another {names}"):
+            calibrated(tmp_path, **other)
+    with pytest.raises(ls.InputError, match="unfinished work of another network"):
+        calibrated(tmp_path, std=0.7)

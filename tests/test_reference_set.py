@@ -47,8 +47,8 @@ def test_a_reference_measures_both_splits(reference, splits):
     other = Moments.of(reference.space.project(held_out.flatten(1)))
     assert reference.floor[-1][1] == pytest.approx(frechet_distance(other, reference.moments), rel=1e-9)
     assert (reference.space.features, reference.source) == ("pixels", "a test's noise")
-    assert reference.floor_near(20) == reference.floor_near(110) == reference.floor[0][1]
-    assert reference.floor_near(120) == reference.floor_near(10**6) == reference.floor[1][1]
+    assert reference.floor_near(20) == reference.floor_near(110) == reference.floor[0]
+    assert reference.floor_near(120) == reference.floor_near(10**6) == reference.floor[1]
 
 
 def test_the_floor_does_not_depend_on_a_sorted_split(reference, splits):

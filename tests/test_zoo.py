@@ -56,7 +56,7 @@ def test_diffusers_loads_the_bundled_model(garments: ls.Model):
 
 def test_the_bundled_model_is_small_and_safe():
     files = [file for file in BUNDLED["garments"].rglob("*") if file.is_file()]
-    assert {file.suffix for file in files} <= {".json", ".safetensors", ".md"}
+    assert {file.suffix for file in files} <= {".json", ".safetensors", ".md", ".npz"}
     assert sum(file.stat().st_size for file in files) <= 10_000_000
 
 
@@ -314,3 +314,14 @@ def test_noise_of_another_shape_is_refused_by_name(shape):
         ls.sample(model.denoiser(range(2)), torch.zeros(shape), table)
     with pytest.raises(ls.InputError, match="'class_labels' holds 3 entries for a batch of 2"):
         ls.sample(model.denoiser(range(3)), torch.zeros(2, 1, 28, 28), table)
+
+
+@pytest.mark.parametrize("size", [2, 10, 100, 101, 1000, 1001])
+def test_seeds_in_a_row_spread_over_all_classes(size):
+    """Every class once in as many seeds as there are classes; of many, a few seeds fall into every tenth of them."""
+    model = replace(ls.load_model("garments"), conditioning=ClassLabels(size, None))
+    labels = model.labels(range(7, 7 + size)).tolist()
+    assert sorted(labels) == list(range(size))
+    assert (labels[:2] == [n % size for n in (7, 8)]) == (size <= 100)
+    if size > 100:
+        assert {label * 10 // size for label in labels[:20]} == set(range(10))

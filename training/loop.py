@@ -131,6 +131,7 @@ def train(
             torch.distributed.broadcast(clock, 0)
             seconds = clock.item()
         if rank > 0:
+            losses.clear()
             continue
         if now - last_log > 30:
             record = {"step": step, "hours": round(seconds / 3600, 3), "loss": round(float(np.mean(losses)), 5)}

@@ -95,6 +95,25 @@ class Journal:
 
         return torch.from_numpy(self(name, as_array)["value"]).to(like)
 
+    def probe(self, value: Tensor) -> None:
+        """Make sure that the network is the one that the finished parts are from.
+
+        Args:
+            value: What it returned for a fixed input.
+
+        Raises:
+            InputError: it had returned something else, by more than another machine or number of threads explains.
+        """
+        if self.folder is None:
+            return
+        now = value.detach().double().cpu().numpy() if value.device.type != "mps" else value.cpu().double().numpy()
+        then = self("probe", lambda: {"value": now})["value"]
+        if then.shape != now.shape or not np.allclose(then, now, rtol=1e-2, atol=1e-2 * float(np.abs(then).max())):
+            raise InputError(
+                f"{self.folder} holds unfinished work of another network, or of the same one with other conditions: "
+                "delete the folder to start afresh, or choose another one"
+            )
+
     def read(self, name: str) -> Arrays:
         """What the finished part ``name`` gave.
 
@@ -117,6 +136,8 @@ def digest(*values: object) -> str:
     """SHA-256, as hexadecimal digits, over tensors and arrays (their bytes) and anything else (as JSON)."""
     found = hashlib.sha256()
     for value in values:
+        if isinstance(value, Mapping):
+            value = {str(key): digest(part) for key, part in sorted(value.items())}
         if isinstance(value, Tensor):
             wide = value.detach() if value.dtype == torch.float64 else value.detach().float()
             value = wide.cpu().contiguous().numpy()

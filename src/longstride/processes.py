@@ -10,6 +10,7 @@ from __future__ import annotations
 import atexit
 import os
 from collections.abc import Mapping, Sequence
+from datetime import timedelta
 from typing import TypeVar
 
 import numpy as np
@@ -17,7 +18,7 @@ import torch
 from numpy.typing import NDArray
 from torch import distributed
 
-__all__ = ["gather", "is_first", "join", "mine", "rank_and_size"]
+__all__ = ["gather", "is_first", "join", "mine", "rank_and_size", "wait"]
 
 Array = NDArray[np.float64]
 T = TypeVar("T")
@@ -33,7 +34,8 @@ def join(device: str = "cpu") -> None:
         return
     if device.startswith("cuda"):
         torch.cuda.set_device(int(os.environ.get("LOCAL_RANK", "0")))
-    distributed.init_process_group("nccl" if device.startswith("cuda") else "gloo")
+    # They meet only between long pieces of work: nobody is dead for being late.
+    distributed.init_process_group("nccl" if device.startswith("cuda") else "gloo", timeout=timedelta(days=30))
     atexit.register(distributed.destroy_process_group)  # its threads abort a process that ends before they do
 
 
@@ -53,6 +55,12 @@ def mine(parts: Sequence[T]) -> list[T]:
     """The parts that this process does: every n-th, from its own number on."""
     rank, size = rank_and_size()
     return list(parts[rank::size])
+
+
+def wait() -> None:
+    """Wait until every process has come here."""
+    if rank_and_size()[1] > 1:
+        distributed.barrier()
 
 
 def gather(found: Mapping[int, Array], shapes: Sequence[tuple[int, ...]]) -> list[Array]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from copy import copy
 from typing import Protocol
 
@@ -52,9 +52,9 @@ class History:
             total.add_(tensor, alpha=weight)
         return total
 
-    def forget(self, table: SolverTable, k: int) -> None:
-        """Free what no row after row ``k`` of ``table`` reads."""
-        for kept, last_reader in zip((self.states, self.outputs), table.last_reader, strict=True):
+    def forget(self, last_readers: tuple[Sequence[int], Sequence[int]], k: int) -> None:
+        """Free what no row after row ``k`` reads, given the last readers of all states and outputs."""
+        for kept, last_reader in zip((self.states, self.outputs), last_readers, strict=True):
             for index in [i for i in kept if last_reader[i] <= k]:
                 del kept[index]
 
@@ -108,7 +108,7 @@ class Run:
         self.history.states[self.k + 1] = self.history.combine(self.table.rows[self.k] if row is None else row)
         self.k += 1
         if not self.keep:
-            self.history.forget(self.table, self.k)
+            self.history.forget(self.table.last_reader, self.k)
 
     def fork(self, table: SolverTable) -> Run:
         """This run so far, to be continued by another table with the same levels; tensors are shared."""

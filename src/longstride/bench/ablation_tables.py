@@ -77,7 +77,18 @@ def _cell(rows: list[Record] | None) -> str:
         return "–"
     values = [row["rmse"] for row in rows]
     spread = f" ({min(values):.4f}–{max(values):.4f})" if len(values) > 1 else ""
-    return f"{np.mean(values):.4f}{spread}"
+    return _marked(f"{np.mean(values):.4f}", rows) + spread
+
+
+def _marked(text: str, rows: list[Record]) -> str:
+    """Bold where all are better than the base outside their 95 % interval, italic where all are worse."""
+    if all((row["ratio_high"] or 1) < 1 for row in rows):
+        return f"**{text}**"
+    return f"*{text}*" if all((row["ratio_low"] or 1) > 1 for row in rows) else text
+
+
+def _ratio(row: Record) -> str:
+    return _marked(f"{row['ratio']:.3f}", [row])
 
 
 def _calls(rows: list[Record]) -> str:
@@ -85,7 +96,7 @@ def _calls(rows: list[Record]) -> str:
     lines = []
     for base in dict.fromkeys(row["base"] for row in rows):
         known = {row["nfe"]: row for row in rows if row["base"] == base}
-        cells = [f"{known[n]['ratio']:.3f} ({known[n]['rows_kept']})" if n in known else "–" for n in nfes]
+        cells = [f"{_ratio(known[n])} ({known[n]['rows_kept']})" if n in known else "–" for n in nfes]
         lines.append([label(base), *cells])
     return _table(["calibrated / base RMSE (rows kept)", *nfes], lines)
 
@@ -107,8 +118,6 @@ def _transfer(rows: list[Record], what: str) -> str:
     lines = []
     for base in dict.fromkeys(row["base"] for row in rows):
         for source in dict.fromkeys(row["from"] for row in rows):
-            cells = {row["to"]: row["ratio"] for row in rows if row["from"] == source and row["base"] == base}
-            lines.append(
-                [label(base), source, *(f"{cells[target]:.3f}" if target in cells else "–" for target in targets)]
-            )
+            cells = {row["to"]: _ratio(row) for row in rows if row["from"] == source and row["base"] == base}
+            lines.append([label(base), source, *(cells.get(target, "–") for target in targets)])
     return _table(["solver", f"{what}: found on ↓, used on →", *targets], lines)

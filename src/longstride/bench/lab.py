@@ -18,6 +18,7 @@ from longstride.calibration.calibrate import shared_reference
 from longstride.calibration.directions import DIRECTIONS
 from longstride.calibration.reference import Errors, least_level, solve_reference, squared_errors
 from longstride.denoiser import Denoiser
+from longstride.evaluation.bootstrap import group_bootstrap
 from longstride.evaluation.contestants import base_table
 from longstride.evaluation.seeds import Purpose, seed_range
 from longstride.journal import Journal, digest
@@ -60,8 +61,13 @@ class Lab:
     ) -> None:
         self.model, self.folder, self.guidance, self.classes = model, folder, guidance, tuple(classes)
         self.samples, self.batch, self.held_out, self.reference_steps = samples, batch, held_out, reference_steps
-        self._bases: dict[str, Errors] = {}
-        about = {"model": model.fingerprint, "samples": samples, "reference_steps": reference_steps}
+        self._known: dict[str, Array] = {}
+        about = {
+            "model": model.fingerprint,
+            "samples": samples,
+            "reference_steps": reference_steps,
+            "held_out": held_out,
+        }
         self.journal = Journal(folder / f"{guidance}-{'_'.join(map(str, classes)) or 'all'}", about)
 
     def guided(self, scale: float) -> Lab:
@@ -151,22 +157,30 @@ class Lab:
             found[n] = self.journal(f"{name}/{n}", squared)["squared"]
         return gather(found, [(len(seeds),) for seeds in self._slices])
 
+    def squared(self, table: SolverTable) -> Array:
+        """Squared error of every evaluation sample, shape ``(N,)``."""
+        key = digest(table.sigmas, table.alphas, table.a, table.b)[:20]
+        if key not in self._known:
+            self._known[key] = np.concatenate(self._per_batch(f"tables/{key}", table))
+        return self._known[key]
+
     def errors(self, table: SolverTable) -> Errors:
         """Errors of a table on this lab's evaluation noise."""
-        key = digest(table.sigmas, table.alphas, table.a, table.b)[:20]
-        if key not in self._bases:
-            self._bases[key] = Errors.of(np.concatenate(self._per_batch(f"tables/{key}", table)))
-        return self._bases[key]
+        return Errors.of(self.squared(table))
 
     def compare(self, base: SolverTable, table: SolverTable) -> dict[str, Any]:
-        """Errors of a base and of another table, and their ratio."""
+        """Errors of a base and of another table, and their ratio with its 95 % interval, from the same samples."""
         before, after = self.errors(base), self.errors(table)
+        pairs = np.stack([self.squared(table), self.squared(base)], axis=1)
+        ratio = group_bootstrap(lambda s: float(np.sqrt(s[0] / s[1])), pairs)
         return {
             "base_rmse": before.rmse,
             "rmse": after.rmse,
             "median": after.median,
             "base_median": before.median,
-            "ratio": after.rmse / before.rmse,
+            "ratio": ratio.value,
+            "ratio_low": ratio.low,
+            "ratio_high": ratio.high,
         }
 
     def record(

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from longstride.demo import draw_comparison
+from longstride.errors import LongstrideError
 from longstride.evaluation.contestants import PAPER
 from longstride.evaluation.plots import effect_curves
 from longstride.evaluation.results import Results, save_results
@@ -19,7 +20,7 @@ from longstride.evaluation.study import Study, run_study
 from longstride.processes import is_first
 from longstride.zoo import Model, load_model
 
-__all__ = ["CASES", "Case", "cases", "run_case"]
+__all__ = ["CASES", "Case", "available", "cases", "run_case"]
 
 Say = Callable[[str, int, int], None]
 
@@ -58,15 +59,15 @@ class Case:
         if quick:
             small = {"nfes": (5, 8), "samples": 48, "batch_size": 12, "calibration_samples": 24, "substeps": 4}
             return {"few": replace(few, **small, reference_steps=32, dimensions=16)}  # type: ignore[arg-type]
-        many = replace(few, nfes=(25, 50), samples=max(self.samples // 4, 65), calibration_samples=64, substeps=4)
-        return {"few": few, "many": replace(many, batch_size=max(1, self.batch_size // 4), reference_steps=128)}
+        many = replace(few, nfes=(25, 50), dimensions=0, samples=self.samples // 4, calibration_samples=64)
+        return {"few": few, "many": replace(many, substeps=4, reference_steps=128)}
 
 
 #: The models of the documentation, in its order.
 CASES = (
     Case("garments", "Garments (bundled, 28 × 28)", "garments"),
-    Case("garments_guided", "Garments, guidance 3", "garments", guidance=3.0),
-    Case("cifar10", "CIFAR-10 (trained here, EDM, 32 × 32)", "cifar10"),
+    Case("garments_guided", "Garments, guidance 3", "garments", guidance=3.0, samples=256),
+    Case("cifar10", "CIFAR-10 (trained here, EDM, 32 × 32)", "cifar10", samples=256),
     Case("galaxy_hsc32", "Galaxies (third-party, 32 × 32)", "galaxy:hsc32"),
     Case("galaxy_hsc64", "Galaxies (third-party, 64 × 64)", "galaxy:hsc64", samples=256),
 )
@@ -84,10 +85,22 @@ def cases(
         batch_size: Samples per network call; default: each case's own.
     """
     known = {case.slug: case for case in CASES}
-    chosen = [known.get(name) or Case(_slug(name, guidance), name, name, guidance) for name in models] or list(CASES)
+    chosen = [
+        known[name] if name in known and guidance is None else Case(_slug(name, guidance), name, name, guidance)
+        for name in models
+    ] or list(CASES)
     changes: dict[str, Any] = {"samples": samples, "batch_size": batch_size}
     changes = {key: value for key, value in changes.items() if value is not None}
     return tuple(replace(case, **changes) for case in chosen)
+
+
+def available(case: Case) -> str | None:
+    """Why a case cannot run here, or None: a model outside this checkout, or a package that is not installed."""
+    try:
+        load_model(case.model)
+    except LongstrideError as error:
+        return str(error)
+    return None
 
 
 def _slug(model: str, guidance: float | None) -> str:
@@ -114,7 +127,7 @@ def run_case(case: Case, out: Path, pictures: Path, *, quick: bool, device: str,
         def told(what: str, done: int, total: int, slug: str = slug) -> None:
             say(f"{slug}: {what}", done, total)
 
-        outcome = run_study(model, study, out / "work" / slug, say=told)
+        outcome = run_study(model, study, out / "work" / (f"{slug}-quick" if quick else slug), say=told)
         found[name] = outcome.results
         if not is_first():
             continue

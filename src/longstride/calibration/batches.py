@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
@@ -15,6 +16,7 @@ from longstride.errors import InputError
 from longstride.journal import Journal
 from longstride.processes import gather, mine, rank_and_size
 from longstride.sampler import DenoiserLike
+from longstride.table import SolverTable
 
 __all__ = ["Batch", "Batches"]
 
@@ -103,6 +105,23 @@ class Batches:
 
     def _count(self) -> int:
         return self.denoiser.calls
+
+    def check_network(self, table: SolverTable) -> None:
+        """Where finished parts are kept, make sure that they are from this network and these conditions.
+
+        Args:
+            table: Gives the two levels at which the first sample is looked at; these calls are not counted.
+
+        Raises:
+            InputError: they are not.
+        """
+        if self.journal.folder is None:
+            return
+        with torch.inference_mode():
+            one, k = select(self.denoiser, slice(0, 1)), table.nfe // 2
+            inner = self.noise[:1] * float(table.sigmas[k] / table.sigmas[0])
+            seen = [one(self.noise[:1], float(table.sigmas[0])), one(inner, float(table.sigmas[k]))]
+        self.journal.probe(torch.cat(seen))
 
     @property
     def held_out(self) -> list[Batch]:

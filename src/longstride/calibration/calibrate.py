@@ -119,9 +119,12 @@ def calibrate(
     said = {**asdict(chosen), "samples": len(noise), "held_out": held, "seed": seed}
     work = {"model": about.fingerprint, "guidance": about.guidance, "settings": said, "batch_size": batch_size}
     work |= {"method": method, "table": digest(table.sigmas, table.alphas, table.a, table.b), "noise": digest(noise)}
+    floor = least_level(denoiser, table) if sigma_floor is None else sigma_floor
+    work |= {"sigma_floor": floor, "conditions": digest(getattr(denoiser, "condition", None))}
+    work |= {"reference": reference_steps if reference is None else digest(reference.samples)}
     kept = Journal(None if journal is None else Path(journal), work)
     batches = Batches(denoiser, noise, held, batch_size, kept)
-    floor = least_level(denoiser, table) if sigma_floor is None else sigma_floor
+    batches.check_network(table)
     say = progress or (lambda done, total, what: None)
     calibrated, rows = calibrate_iia(
         batches,

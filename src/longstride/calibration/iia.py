@@ -202,6 +202,7 @@ def calibrate_iia(
     Raises:
         NonFiniteError: the network returned NaN or infinity.
     """
+    last = _last_readers(table, settings)
     runs = {batch.number: Run(batch.noise, table, keep=True) for batch in batches.mine}
     targets = _Targets(table, settings, floor)
     rows, reports = list(table.rows), []
@@ -231,10 +232,24 @@ def calibrate_iia(
                 rows[k - 1] = base.pruned()
         for run in runs.values():
             run.advance(rows[k - 1] if settings.trajectory == "calibrated" else None)
+            run.history.forget(last, k)
         if progress is not None:
             progress(k, table.nfe)
     changed = any(new != old for new, old in zip(rows, table.rows, strict=True))
     return replace(table, name=name, rows=tuple(rows), exact=not changed), reports
+
+
+def _last_readers(table: SolverTable, settings: IIASettings) -> tuple[list[int], list[int]]:
+    """For every state and output the last row that reads it, by its base, its directions or its fine solution."""
+    states, outputs = [k + 1 for k in range(table.nfe + 1)], [0] * table.nfe
+    for k, base in enumerate(table.rows, start=1):
+        start = table.step_of_row(k)
+        rows = [base, *DIRECTIONS[settings.directions](table, k, settings.r).values()]
+        for i in (start, *(i for row in rows for i in row.states)):
+            states[i] = max(states[i], k)
+        for j in (start, *(j for row in rows for j in row.outputs)):
+            outputs[j] = max(outputs[j], k)
+    return states, outputs
 
 
 def _fit(

@@ -53,7 +53,7 @@ def paper(
     """
     from longstride.bench.ablations import ABLATED, run_ablations
     from longstride.bench.pages import write_pages
-    from longstride.bench.paper import cases, run_case
+    from longstride.bench.paper import available, cases, run_case
     from longstride.cli.render import results_table
     from longstride.files import check_writable
 
@@ -63,6 +63,10 @@ def paper(
     pictures = out / "images" if docs is None else docs / "docs" / "images"
     with progress_bars() as say:
         for case in cases(model or [], guidance, samples, batch_size):
+            missing = None if model else available(case)
+            if missing:
+                console.print(f"{case.title} is left out: {missing}", highlight=False, markup=False)
+                continue
             found = run_case(case, out, pictures, quick=quick, device=used, say=say)
             if is_first():
                 for results in found.values():

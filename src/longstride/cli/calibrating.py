@@ -13,7 +13,7 @@ from longstride.errors import InputError, unknown
 from longstride.evaluation.contestants import base_table
 from longstride.evaluation.seeds import seed_range
 from longstride.files import check_writable
-from longstride.processes import is_first, join
+from longstride.processes import is_first, join, wait
 from longstride.solvers import SOLVERS
 from longstride.zoo import load_model
 
@@ -87,5 +87,6 @@ def make_card(
         )
     if is_first():
         result.card.save(out)
-        shutil.rmtree(journal, ignore_errors=True)
+    wait()
+    shutil.rmtree(journal, ignore_errors=True)  # each its own, where they share no disk
     return result

@@ -59,6 +59,8 @@ def evaluate(
     if final not in ("zero", "sigma_min"):
         raise unknown("final level", final, ("zero", "sigma_min"))
     cards = {path.stem: load_card(path) for path in card or ()}
+    if len(cards) < len(card or ()):
+        raise InputError("two cards have files of the same name: rename one, for results are listed by it")
     wanted = [name for name in solvers.split(",") if name]
     if wanted == ["paper"]:
         wanted = [name for name in PAPER if guidance is not None or name != "iia_ddim_cfg"]

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from statistics import NormalDist
 from typing import Any, TypeVar
 
 import numpy as np
@@ -18,13 +19,15 @@ __all__ = ["Interval", "bootstrap_samples", "group_bootstrap"]
 
 Array = NDArray[np.float64]
 Groups = TypeVar("Groups")
+#: Fewer groups do not tell how far a statistic scatters.
+_FEWEST = 8
 
 
 @dataclass(frozen=True)
 class Interval:
     """A value and the ends of its confidence interval, in the value's unit.
 
-    The ends are None where nothing tells them: for a single group, and if a replicate is not finite.
+    The ends are None where nothing tells them: for fewer than 8 groups, and if a replicate is not finite.
     """
 
     value: float
@@ -45,11 +48,12 @@ def group_bootstrap(
     has less spread than a fresh one, which shifts statistics such as Fréchet distances upward, so replicates
     :math:`s_r` tell how far the value scatters, not where it lies. Around the value :math:`s` of all G groups,
 
-    .. math:: s + q\left(\sqrt{G / (G - 1)} \, (s_r - \bar s)\right)
+    .. math:: s + q\left(\tfrac{t}{z} \sqrt{G / (G - 1)} \, (s_r - \bar s)\right)
 
-    at the two quantiles q of ``level``; the root makes the variance of a mean unbiased. The same seed draws the same
-    groups, and a difference of two contestants on the same samples is a statistic of both their sums: shared
-    scatter then cancels.
+    at the two quantiles q of ``level``; the root makes the variance of a mean unbiased, and t / z, Student's quantile
+    with G - 1 degrees of freedom over the normal one, allows for a scatter that few groups tell only roughly. The same
+    seed draws the same groups, and a difference of two contestants on the same samples is a statistic of both their
+    sums: shared scatter then cancels.
 
     >>> sums = {"count": np.ones(4), "total": np.array([1.0, 2.0, 3.0, 2.0])}
     >>> group_bootstrap(lambda s: s["total"] / s["count"], sums).value
@@ -132,15 +136,24 @@ def _interval(statistic: Callable[[int], float], shape: tuple[int, ...], level: 
         raise InputError(f"level must lie between 0 and 1, got {level}")
     rows, groups = shape
     value = float(statistic(0))
-    if groups == 1:
+    if groups < _FEWEST:
         return Interval(value, None, None)
     with np.errstate(divide="ignore", invalid="ignore"):  # a ratio of a draw without any, for one
         replicates = np.array([statistic(row) for row in range(1, rows)], dtype=np.float64)
     if not np.isfinite(replicates).all():
         return Interval(value, None, None)
-    scatter = (replicates - replicates.mean()) * np.sqrt(groups / (groups - 1))
+    scatter = (replicates - replicates.mean()) * np.sqrt(groups / (groups - 1)) * _student(groups - 1, level)
     low, high = np.quantile(scatter, [(1 - level) / 2, (1 + level) / 2])
     return Interval(value, value + float(low), value + float(high))
+
+
+def _student(degrees: int, level: float) -> float:
+    """Student's quantile over the normal one, by the expansion of Cornish and Fisher: to 0.1 % from 7 degrees on."""
+    z = NormalDist().inv_cdf((1 + level) / 2)
+    first = (z**2 + 1) / 4
+    second = (5 * z**4 + 16 * z**2 + 3) / 96
+    third = (3 * z**6 + 19 * z**4 + 17 * z**2 - 15) / 384
+    return 1 + first / degrees + second / degrees**2 + third / degrees**3
 
 
 def _leaves(tree: Any) -> list[NDArray[Any]]:

@@ -68,8 +68,8 @@ class FeatureNet:
     @torch.inference_mode()
     def __call__(self, images: Tensor) -> Tensor:
         """Features ``(B, 1280)`` of pictures ``(B, C, H, W)`` in [-1, 1], C = 1 or 3; values outside are clamped."""
-        enlarged = F.interpolate(_pixels(images), size=(96, 96), mode="bicubic", antialias=True)
-        scaled = ((enlarged - 127) / 128).contiguous(memory_format=torch.channels_last)
+        resized = F.interpolate(_pixels(images), size=(96, 96), mode="bicubic", antialias=True)
+        scaled = ((resized - 127) / 128).contiguous(memory_format=torch.channels_last)
         features: Tensor = self._network.extract_features(scaled).mean((2, 3))
         return features
 

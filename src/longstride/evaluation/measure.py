@@ -32,8 +32,8 @@ __all__ = ["GROUPS", "Key", "Measurer", "Tally", "split_batches"]
 Array = NDArray[np.float64]
 #: A contestant and its number of network calls.
 Key = tuple[str, int]
-#: Most groups of batches.
-GROUPS = 32
+#: Most groups of batches, and so most processes that can share an evaluation.
+GROUPS = 64
 #: Coordinates of so many samples are kept whole, for the measures that compare neighbours.
 NEIGHBOURS = 1000
 
@@ -124,11 +124,11 @@ class Measurer:
         coordinates = self.space.project(self.extractor(pictures))
         return {"coordinates": coordinates.astype(np.float32), "statistics": picture_statistics(pictures)}
 
-    def converged(self, seeds: range, table: SolverTable, check: int) -> tuple[Tensor, float, int]:
-        """Converged samples between the ends of ``table``, their own error, and their network calls."""
+    def converged(self, seeds: range, table: SolverTable, check: int) -> tuple[Tensor, float, float]:
+        """Converged samples between the ends of ``table``, their own error, and forward passes without the check."""
         noise, denoiser = self.model.noise(seeds, table.sigmas[0]), self.model.denoiser(seeds, self.guidance)
         found = solve_reference(denoiser, noise, table, steps=self.reference_steps, check_samples=check)
-        return found.samples, found.error, found.nfe
+        return found.samples, found.error, float(found.nfe * len(seeds) * denoiser.cost)
 
     def teacher(self, name: str, seeds: range, batch_size: int, table: SolverTable) -> Tally:
         """Tally of converged samples from ``seeds``."""
@@ -140,8 +140,8 @@ class Measurer:
         return self._tally(name, seeds, groups, compared=False)
 
     def _teacher(self, batch: range, table: SolverTable) -> dict[str, Any]:
-        samples, _, nfe = self.converged(batch, table, check=0)
-        return {**self._seen(samples), "calls": np.array(float(nfe * len(batch)))}
+        samples, _, calls = self.converged(batch, table, check=0)
+        return {**self._seen(samples), "calls": np.array(calls)}
 
     def contest(self, seeds: range, batch_size: int, tables: Mapping[Key, SolverTable]) -> Iterator[tuple[Key, Tally]]:
         """Draw all batches, then give one tally after the other: that of ``("teacher", 0)`` first.
@@ -171,8 +171,8 @@ class Measurer:
         target: list[Tensor] = []
 
         def solve() -> Tensor:
-            samples, error, nfe = self.converged(batch, any_table, check=max(1, len(batch) // 8))
-            facts.update(error=np.array(error), calls=np.array(float(nfe * len(batch))))
+            samples, error, calls = self.converged(batch, any_table, check=max(1, len(batch) // 8))
+            facts.update(error=np.array(error), calls=np.array(calls))
             return samples
 
         def converged() -> Tensor:

@@ -46,17 +46,18 @@ def picture_grid(images: Tensor, path: Path, *, columns: int, scale: int = 1) ->
     _save_png(Image.fromarray(sheet).resize(size, Image.Resampling.NEAREST), path)
 
 
-def comparison(rows: Sequence[tuple[str, Tensor]], path: Path, *, title: str = "", pixel: int = 4) -> None:
+def comparison(rows: Sequence[tuple[str, Tensor]], path: Path, *, title: str = "", pixel: int | None = None) -> None:
     """Write labelled rows of pictures from the same noise.
 
     Args:
         rows: ``(label, pictures (B, 1 or 3, H, W) in [-1, 1])`` per row; all of one shape.
         path: PNG file.
         title: Headline.
-        pixel: Width of one picture pixel.
+        pixel: Width of one picture pixel; default: so that a picture is about 100 wide.
     """
     plt = _pyplot()
     count, _, height, width = rows[0][1].shape
+    pixel = max(1, round(112 / width)) if pixel is None else pixel
     gap, left = 2, 1.3
     cell_h, cell_w = (height + gap) * pixel / 100, (width + gap) * pixel / 100
     top = 0.42 if title else 0.08

@@ -160,9 +160,9 @@ class ReferenceSet:
         moments, others = self.moments.leading(dimensions), tuple(other.leading(dimensions) for other in self.others)
         return replace(self, space=space, moments=moments, others=others, coordinates=self.coordinates[:, :dimensions])
 
-    def floor_near(self, samples: int) -> float:
-        """The floor's distance at the size that is nearest to ``samples``, as a ratio."""
-        return min(self.floor, key=lambda pair: abs(math.log(pair[0] / samples)))[1]
+    def floor_near(self, samples: int) -> tuple[int, float]:
+        """Size and distance of the floor at the size that is nearest to ``samples``, as a ratio."""
+        return min(self.floor, key=lambda pair: abs(math.log(pair[0] / samples)))
 
     @property
     def digest(self) -> str:

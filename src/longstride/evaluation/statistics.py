@@ -48,7 +48,7 @@ def picture_statistics(images: Tensor) -> Array:
     """
     if images.ndim != 4 or min(images.shape[1:]) < 1 or min(images.shape[2:]) < 3:
         raise InputError(f"expected pictures (B, C, H, W) of 3 x 3 pixels or more, got {tuple(images.shape)}")
-    x = images.detach().to("cpu", torch.float64)
+    x = images.detach().to(torch.promote_types(images.dtype, torch.float32))  # on their device: they may be large
     colour = x.amax(1) - x.amin(1) if x.shape[1] == 3 else torch.zeros_like(x[:, 0])
     across, down = x.diff(dim=3).square(), x.diff(dim=2).square()
     inside = x[..., 1:-1, 1:-1]
@@ -58,10 +58,10 @@ def picture_statistics(images: Tensor) -> Array:
         (x - x.mean((2, 3), keepdim=True)).square().mean((1, 2, 3)).sqrt(),
         colour.mean((1, 2)),
         across.mean((1, 2, 3)) + down.mean((1, 2, 3)),
-        (x.abs() >= 1).double().mean((1, 2, 3)),
+        (x.abs() >= 1).to(x.dtype).mean((1, 2, 3)),
         laplacian.square().mean((1, 2, 3)),
     )
-    statistics: Array = torch.stack(columns, 1).numpy()
+    statistics: Array = torch.stack(columns, 1).cpu().double().numpy()
     return statistics
 
 

@@ -24,7 +24,7 @@ from longstride.calibration.calibrate import shared_reference
 from longstride.calibration.reference import least_level
 from longstride.card import Card, load_card
 from longstride.errors import CardError, InputError
-from longstride.evaluation.contestants import Contestant, base_table, contestant, spacing_of
+from longstride.evaluation.contestants import CONTESTANTS, Contestant, base_table, contestant, spacing_of
 from longstride.evaluation.features import load_features
 from longstride.evaluation.frechet import FeatureSpace
 from longstride.evaluation.measure import Key, Measurer, split_batches
@@ -34,7 +34,7 @@ from longstride.evaluation.results import Results
 from longstride.evaluation.seeds import seed_range
 from longstride.evaluation.summary import Summary
 from longstride.grid import Final
-from longstride.journal import Journal
+from longstride.journal import Journal, digest
 from longstride.processes import gather, mine, rank_and_size
 from longstride.schedule import Schedule
 from longstride.table import SolverTable
@@ -200,7 +200,7 @@ def run_study(
             "error": measurer.reference_error(seeds, study.batch_size),
         },
         "features": None if extractor is None else extractor.label,
-        "real": None if anchor is None else {"source": anchor.source, "floor": anchor.floor_near(study.samples)},
+        "real": None if anchor is None else _yardstick(anchor, study.samples),
         "cards": {f"{name}-{nfe}": _card_line(card) for (name, nfe), card in made.items()},
         "groups": len(split_batches(seeds, study.batch_size)),
         "environment": {"python": platform.python_version(), "torch": torch.__version__, "device": str(model.device)},
@@ -221,7 +221,11 @@ def _entries(
             tables.setdefault((one.name, table.nfe), table)
     for name, card in cards.items():
         card.check_model(model.info(study.guidance))
-        tables[name, card.nfe], bases[name] = card.table, None
+        base = f"{name} (base)"
+        if name in bases or base in bases or name in (*CONTESTANTS, "teacher"):
+            raise InputError(f"two samplers are called {name!r}: rename the card's file")
+        tables[base, card.nfe], bases[base] = card.base_table, None
+        tables[name, card.nfe], bases[name] = card.table, base
     if not tables:
         raise InputError("a study needs a contestant or a card")
     first = next(iter(tables.values()))
@@ -243,7 +247,14 @@ def _anchor(model: Model, study: Study, real: ReferenceSet | None) -> ReferenceS
 def _identity(model: Model, study: Study, anchor: ReferenceSet | None) -> dict[str, Any]:
     """What finished batches depend on. Who takes part is not of it, so that others can be added later."""
     fixed = {key: value for key, value in asdict(study).items() if key not in ("contestants", "nfes")}
-    return {**fixed, "model": model.fingerprint, "real": None if anchor is None else anchor.digest}
+    network: dict[str, Any] = {"model": model.fingerprint, "prediction": model.prediction, "clip": model.clip}
+    network |= {"schedule": digest(repr(model.schedule)), "prompts": model.prompts}
+    return {**fixed, **network, "real": None if anchor is None else anchor.digest}
+
+
+def _yardstick(anchor: ReferenceSet, samples: int) -> dict[str, Any]:
+    size, distance = anchor.floor_near(samples)
+    return {"source": anchor.source, "floor": distance, "floor_samples": size}
 
 
 def _card_line(card: Card) -> dict[str, Any]:
@@ -287,7 +298,7 @@ def _calibrate_all(
     for done, (key, table) in enumerate(wanted.items()):
         say("calibrating", done, len(wanted))
         place = folder / "cards" / f"{key[0]}-{key[1]}.json"
-        card = _finished(place)
+        card = _finished(place, table, entrants[key[0]], study)
         if card is None:
             denoiser, noise = model.denoiser(seeds, study.guidance), model.noise(seeds, table.sigmas[0])
             if reference is None:
@@ -317,12 +328,16 @@ def _calibrate_all(
     return found
 
 
-def _finished(place: Path) -> Card | None:
-    """The card at ``place``, if every process has it."""
+def _finished(place: Path, table: SolverTable, one: Contestant, study: Study) -> Card | None:
+    """The card at ``place``, if every process has it and it is of this base and these settings."""
     try:
         card = load_card(place) if place.exists() else None
     except CardError:
         card = None
+    if card is not None:
+        wanted = {"substeps": study.substeps, **one.settings, "samples": study.calibration_samples, "seed": study.seed}
+        same = card.method == one.method and wanted.items() <= card.settings.items()
+        card = card if same and card.base_table.distance(table) == 0 else None
     rank, size = rank_and_size()
     have = gather({rank: np.array([float(card is not None)])}, [(1,)] * size)
     return card if min(float(flag[0]) for flag in have) == 1 else None

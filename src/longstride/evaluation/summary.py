@@ -33,10 +33,13 @@ MEASURES: dict[str, str] = {
     "coverage": "coverage: share of real pictures that have a sample near them (or of the teacher's)",
     "precision": "precision: share of samples among real pictures (or the teacher's)",
     "recall": "recall: share of real pictures among samples (or of the teacher's)",
-    **{f"{name}_ratio": f"mean {name}, over the converged samples' own" for name in PICTURE_STATISTICS},
+    **{f"{name}_ratio": f"mean {name}, over the converged samples' own" for name in PICTURE_STATISTICS[1:]},
+    "brightness_shift": "mean brightness, less the converged samples' own",
 }
 #: Replicates of a bootstrap: a Fréchet distance takes about a millisecond.
 _MANY, _FEW = 1000, 200
+#: Most groups that errors are resampled in.
+_SINGLE = 2000
 
 
 @dataclass
@@ -103,16 +106,15 @@ class Summary:
         def add(measure: str, value: Interval, change: Interval | None = None) -> None:
             found.append(self._line(name, nfe, measure, value, base if change is not None else None, change))
 
-        sums = np.array([[s.sum(), len(s)] for s in tally.squared])
-        rmse = group_bootstrap(lambda s: float(np.sqrt(s[0] / s[1])), sums, replicates=_MANY)
-        median = bootstrap_samples(lambda s: float(np.median(np.sqrt(s))), tally.squared, replicates=_MANY)
+        squared = np.concatenate(tally.squared)
+        rmse = group_bootstrap(lambda s: float(np.sqrt(s[0] / s[1])), _sums(_single(squared)), replicates=_MANY)
+        median = bootstrap_samples(lambda s: float(np.median(np.sqrt(s))), _single(squared), replicates=_MANY)
         if other is None:
             add("rmse", rmse)
             add("median", median)
         else:
-            both = np.concatenate([sums, np.array([[s.sum(), len(s)] for s in other.squared])], axis=1)
-            add("rmse", rmse, group_bootstrap(_rmse_change, both, replicates=_MANY))
-            pairs = [np.stack([a, b], axis=1) for a, b in zip(tally.squared, other.squared, strict=True)]
+            pairs = _single(np.stack([squared, np.concatenate(other.squared)], axis=1))
+            add("rmse", rmse, group_bootstrap(_rmse_change, _sums(pairs), replicates=_MANY))
             add("median", median, bootstrap_samples(_median_change, pairs, replicates=_MANY))
         if not self._dimensions:
             return found
@@ -123,7 +125,12 @@ class Summary:
             add(measure, Interval(value, None, None))
         for n, statistic in enumerate(PICTURE_STATISTICS):
             ratios = np.stack([tally.statistics[:, n], self.teacher.statistics[:, n]], axis=1)
-            if ratios[:, 1].sum() > 0:
+            if statistic == "brightness":
+                shifts = np.concatenate([ratios, tally.counts[:, None]], axis=1)
+                add(
+                    "brightness_shift", group_bootstrap(lambda s: float((s[0] - s[1]) / s[2]), shifts, replicates=_MANY)
+                )
+            elif ratios[:, 1].sum() > 0:
                 add(f"{statistic}_ratio", group_bootstrap(lambda s: float(s[0] / s[1]), ratios, replicates=_MANY))
         return found
 
@@ -180,8 +187,18 @@ class Summary:
         return {"density": density, "coverage": coverage, "precision": precision, "recall": recall}
 
 
+def _single(samples: Array) -> list[Array]:
+    """Samples as groups of their own, or of a few where there are very many: errors need no larger ones."""
+    return np.array_split(samples, min(len(samples), _SINGLE))
+
+
+def _sums(groups: list[Array]) -> Array:
+    """Per group the sum of every column, and the number of samples."""
+    return np.array([[*np.atleast_1d(group.sum(0)), len(group)] for group in groups])
+
+
 def _rmse_change(sums: Array) -> float:
-    return float(np.sqrt(sums[0] / sums[1]) - np.sqrt(sums[2] / sums[3]))
+    return float(np.sqrt(sums[0] / sums[2]) - np.sqrt(sums[1] / sums[2]))
 
 
 def _median_change(pairs: Array) -> float:

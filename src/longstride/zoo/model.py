@@ -124,10 +124,18 @@ class Model:
         return (torch.stack(draws) * sigma).to(self.device)
 
     def labels(self, seeds: range) -> Tensor | None:
-        """Class or prompt of every seed, as a number: ``seed mod`` their number; None for an unconditional model."""
-        if not self.conditioning.size:
+        """Class or prompt of every seed, as a number; None for an unconditional model.
+
+        Up to a hundred of them come in turn: ``seed mod`` their number. Of more, any few seeds in a row are spread
+        over all: each is a golden section further.
+        """
+        size = self.conditioning.size
+        if not size:
             return None
-        return torch.tensor([seed % self.conditioning.size for seed in seeds], device=self.device)
+        stride = 1 if size <= 100 else round(size * (math.sqrt(5) - 1) / 2)
+        while math.gcd(stride, size) > 1:
+            stride += 1
+        return torch.tensor([seed * stride % size for seed in seeds], device=self.device)
 
     def _choices(self) -> str:
         size, choices = self.conditioning.size, self.conditioning.choices
