@@ -13,7 +13,7 @@ import longstride as ls
 from longstride.calibration.batches import Batches
 from longstride.calibration.directions import differences, increments, split
 from longstride.calibration.gate import gate
-from longstride.calibration.iia import PUBLISHED, IIASettings, calibrate_iia
+from longstride.calibration.iia import PUBLISHED, IIASettings, calibrate_iia, fine_table
 from longstride.calibration.normal_equations import NormalEquations
 from longstride.calibration.reference import errors, in_batches, refine
 
@@ -162,6 +162,16 @@ def test_one_fine_step_of_a_one_step_base_changes_nothing(base, family):
     _, rows = fit(Mixture(), noise_of(8, 2), ls.build(base, SIGMAS), 4, IIASettings(family, r=2, substeps=1))
     assert len(rows) == 5
     assert max(abs(c) for row in rows for c in row.coefficients) < 1e-9
+
+
+def test_fine_steps_use_the_network_s_own_time():
+    """DEIS interpolates in network time, so its fine solution must know the schedule that its base was built with."""
+    schedule = ls.Schedule.vp()
+    table = ls.build("deis", ls.grid("uniform", 3, schedule=schedule, final="sigma_min"), schedule=schedule, order=2)
+    settings = IIASettings(substeps=6)
+    known, unknown = (fine_table(table, 1, settings, 0.01, s) for s in (schedule, None))
+    assert known.distance(ls.build("deis", known.sigmas, schedule=schedule, order=2)) < 1e-14
+    assert known.distance(unknown) > 1e-4
 
 
 @pytest.mark.parametrize("base", ["heun", "dpmpp_2m", "dpm_solver_2m", "dpmpp_2s", "dpmpp_3m", "unipc", "deis"])

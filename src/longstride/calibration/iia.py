@@ -31,6 +31,7 @@ from longstride.calibration.normal_equations import Array, NormalEquations
 from longstride.calibration.reference import refine
 from longstride.errors import InputError, unknown
 from longstride.sampler import Run, raise_if_not_finite, sample
+from longstride.schedule import Schedule
 from longstride.solvers import SOLVERS
 from longstride.table import SolverTable
 
@@ -131,7 +132,9 @@ class RowReport:
     accepted: bool
 
 
-def fine_table(table: SolverTable, k: int, settings: IIASettings, floor: float) -> SolverTable:
+def fine_table(
+    table: SolverTable, k: int, settings: IIASettings, floor: float, schedule: Schedule | None = None
+) -> SolverTable:
     """The fine solver from the start of the step of row ``k`` to that row's level.
 
     It takes as many steps as M times the calls of the whole step allow; a solver that cannot take even one with them,
@@ -142,6 +145,7 @@ def fine_table(table: SolverTable, k: int, settings: IIASettings, floor: float) 
         k: The row.
         settings: Give the solver and M.
         floor: Least positive level.
+        schedule: The network's, for solvers whose formulas use its times.
     """
     start, end = table.step_of_row(k), table.grid[bisect_left(table.grid, k)]
     budget = settings.substeps * (end - start)
@@ -151,7 +155,7 @@ def fine_table(table: SolverTable, k: int, settings: IIASettings, floor: float) 
     for chosen in (options, {}) if options else ({},):
         for steps in range(budget, 0, -1):
             try:
-                fine = SOLVERS[name](refine(table, start, k, steps, floor), **chosen)
+                fine = SOLVERS[name](refine(table, start, k, steps, floor, schedule), **chosen)
             except InputError:  # too few levels for this solver
                 continue
             if fine.nfe <= budget:
@@ -162,8 +166,8 @@ def fine_table(table: SolverTable, k: int, settings: IIASettings, floor: float) 
 class _Targets:
     """Fine solutions of the step at hand, by batch; a predictor and the row that corrects it may share one."""
 
-    def __init__(self, table: SolverTable, settings: IIASettings, floor: float) -> None:
-        self.table, self.settings, self.floor = table, settings, floor
+    def __init__(self, table: SolverTable, settings: IIASettings, floor: float, schedule: Schedule | None) -> None:
+        self.table, self.settings, self.floor, self.schedule = table, settings, floor, schedule
         self._known: dict[tuple[int, int, float, float], Tensor] = {}
 
     def __call__(self, batch: Batch, run: Run, k: int) -> Tensor:
@@ -172,7 +176,7 @@ class _Targets:
         if key not in self._known:
             self._known = {other: kept for other, kept in self._known.items() if other[1] == start}
             x, first = run.history.states[start].to(run.dtype), run.history.outputs[start]
-            fine = fine_table(self.table, k, self.settings, self.floor)
+            fine = fine_table(self.table, k, self.settings, self.floor, self.schedule)
             self._known[key] = sample(batch.denoiser, x, fine, first=first).to(run.history.dtype)
         return self._known[key]
 
@@ -204,7 +208,7 @@ def calibrate_iia(
     """
     last = _last_readers(table, settings)
     runs = {batch.number: Run(batch.noise, table, keep=True) for batch in batches.mine}
-    targets = _Targets(table, settings, floor)
+    targets = _Targets(table, settings, floor, getattr(batches.denoiser, "schedule", None))
     rows, reports = list(table.rows), []
     for k, base in enumerate(table.rows, start=1):
         for batch in batches.mine:

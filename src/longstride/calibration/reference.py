@@ -15,7 +15,7 @@ from longstride.errors import InputError
 from longstride.journal import digest
 from longstride.nodes import Nodes
 from longstride.sampler import DenoiserLike, sample
-from longstride.schedule import alpha_of_sigma
+from longstride.schedule import Schedule, alpha_of_sigma
 from longstride.solvers import SOLVERS
 from longstride.table import SolverTable
 
@@ -24,7 +24,9 @@ __all__ = ["Errors", "Reference", "errors", "refine", "solve_reference", "square
 Array = NDArray[np.float64]
 
 
-def refine(table: SolverTable, start: int, end: int, steps: int, floor: float) -> Nodes:
+def refine(
+    table: SolverTable, start: int, end: int, steps: int, floor: float, schedule: Schedule | None = None
+) -> Nodes:
     """Levels of a finer solution between two states of ``table``.
 
     With alpha = 1 the levels are even in ``sigma^(1/7)`` (Karras et al., 2022), otherwise even in sigma. No level
@@ -37,6 +39,7 @@ def refine(table: SolverTable, start: int, end: int, steps: int, floor: float) -
         end: State to arrive at.
         steps: Number of fine steps, at least 1; fewer come back where the floor leaves no room.
         floor: Least positive level.
+        schedule: The network's, for solvers whose formulas use its times.
     """
     if steps < 1:
         raise InputError(f"a fine solution needs at least 1 step, got {steps}")
@@ -50,7 +53,7 @@ def refine(table: SolverTable, start: int, end: int, steps: int, floor: float) -
         sigmas = np.linspace(high ** (1 / power), bottom ** (1 / power), count) ** power
         sigmas[0], sigmas[-1] = high, bottom
         sigmas = np.append(sigmas, 0.0) if to_zero else sigmas
-    return Nodes.of(sigmas, alpha_of_sigma(Nodes(table.alphas, table.sigmas).family, sigmas))
+    return Nodes.of(sigmas, alpha_of_sigma(Nodes(table.alphas, table.sigmas).family, sigmas), schedule)
 
 
 @dataclass(frozen=True)
