@@ -14,8 +14,9 @@ from longstride.errors import InputError
 from longstride.evaluation.contestants import label
 from longstride.evaluation.plots import comparison, effect_curves
 from longstride.evaluation.results import Results, save_results
+from longstride.evaluation.runner import run_study
 from longstride.evaluation.seeds import seed_range
-from longstride.evaluation.study import Study, run_study
+from longstride.evaluation.study import Study
 from longstride.files import check_writable
 from longstride.sampler import sample
 from longstride.table import SolverTable

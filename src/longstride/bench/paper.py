@@ -16,7 +16,8 @@ from longstride.errors import LongstrideError
 from longstride.evaluation.contestants import PAPER
 from longstride.evaluation.plots import effect_curves
 from longstride.evaluation.results import Results, save_results
-from longstride.evaluation.study import Study, run_study
+from longstride.evaluation.runner import run_study
+from longstride.evaluation.study import Study
 from longstride.processes import is_first
 from longstride.zoo import Model, load_model
 

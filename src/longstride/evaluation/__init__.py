@@ -3,7 +3,8 @@
 from longstride.calibration.reference import Errors, errors
 from longstride.evaluation.contestants import CONTESTANTS, PAPER, Contestant
 from longstride.evaluation.results import Line, Results, load_results, save_results
-from longstride.evaluation.study import Outcome, Study, run_study
+from longstride.evaluation.runner import Outcome, run_study
+from longstride.evaluation.study import Study
 
 __all__ = [
     "CONTESTANTS",

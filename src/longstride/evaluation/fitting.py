@@ -1,0 +1,86 @@
+"""The cards of a study: every calibrated contestant, from one noise and one converged solution."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Callable, Mapping
+from pathlib import Path
+
+import numpy as np
+
+from longstride.calibration import Reference, calibrate
+from longstride.calibration.batches import Batches
+from longstride.calibration.calibrate import shared_reference
+from longstride.calibration.reference import least_level
+from longstride.card import Card, load_card
+from longstride.errors import CardError
+from longstride.evaluation.contestants import Contestant
+from longstride.evaluation.measure import Key
+from longstride.evaluation.seeds import seed_range
+from longstride.evaluation.study import Study
+from longstride.journal import Journal
+from longstride.processes import gather, rank_and_size
+from longstride.table import SolverTable
+from longstride.zoo.model import Model
+
+__all__ = ["Say", "calibrate_entrants"]
+
+#: Called with (what is being done, done, total).
+Say = Callable[[str, int, int], None]
+
+
+def calibrate_entrants(
+    model: Model, study: Study, tables: Mapping[Key, SolverTable], folder: Path, say: Say
+) -> dict[Key, Card]:
+    """Cards of all calibrated contestants; one noise and one converged solution serve all of them."""
+    entrants = {one.name: one for one in study.entrants if one.method is not None}
+    wanted = {key: table for key, table in tables.items() if key[0] in entrants}
+    seeds = seed_range("calibration", study.seed, study.calibration_samples)
+    held_out, found = len(seeds) // 2, {}
+    reference: Reference | None = None
+    for done, (key, table) in enumerate(wanted.items()):
+        say("calibrating", done, len(wanted))
+        place = folder / "cards" / f"{key[0]}-{key[1]}.json"
+        card = _finished(place, table, entrants[key[0]], study)
+        if card is None:
+            denoiser, noise = model.denoiser(seeds, study.guidance), model.noise(seeds, table.sigmas[0])
+            if reference is None:
+                kept = Journal(folder / "calibration" / "reference")
+                batches = Batches(denoiser, noise, held_out, study.batch_size, kept)
+                floor = least_level(denoiser, table)
+                reference = shared_reference(batches, table, steps=study.reference_steps, floor=floor)
+            one = entrants[key[0]]
+            card = calibrate(
+                denoiser,
+                noise,
+                table,
+                method=one.method or "iia",
+                reference=reference,
+                held_out=held_out,
+                batch_size=study.batch_size,
+                model=model.info(study.guidance),
+                seed=study.seed,
+                journal=folder / "calibration" / f"{key[0]}-{key[1]}",
+                **{"substeps": study.substeps, **one.settings},
+            ).card
+            place.parent.mkdir(parents=True, exist_ok=True)
+            card.save(place)
+            shutil.rmtree(folder / "calibration" / place.stem, ignore_errors=True)
+        found[key] = card
+    say("calibrating", len(wanted), max(1, len(wanted)))
+    return found
+
+
+def _finished(place: Path, table: SolverTable, one: Contestant, study: Study) -> Card | None:
+    """The card at ``place``, if every process has it and it is of this base and these settings."""
+    try:
+        card = load_card(place) if place.exists() else None
+    except CardError:
+        card = None
+    if card is not None:
+        wanted = {"substeps": study.substeps, **one.settings, "samples": study.calibration_samples, "seed": study.seed}
+        same = card.method == one.method and wanted.items() <= card.settings.items()
+        card = card if same and card.base_table.distance(table) == 0 else None
+    rank, size = rank_and_size()
+    have = gather({rank: np.array([float(card is not None)])}, [(1,)] * size)
+    return card if min(float(flag[0]) for flag in have) == 1 else None

@@ -1,0 +1,218 @@
+"""A study: calibrate contestants on a model, and measure them on noise that calibration did not see.
+
+Every finished batch is kept, of calibration and of evaluation, so that a study that is killed goes on where it was and
+ends in the same numbers; and processes that a launcher started share the batches and end in those numbers too.
+"""
+
+from __future__ import annotations
+
+import json
+import platform
+import tempfile
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from longstride.card import Card
+from longstride.errors import InputError
+from longstride.evaluation.contestants import CONTESTANTS, spacing_of
+from longstride.evaluation.features import load_features
+from longstride.evaluation.fitting import Say, calibrate_entrants
+from longstride.evaluation.frechet import FeatureSpace
+from longstride.evaluation.measure import Key, Measurer, split_batches
+from longstride.evaluation.real import own_pictures
+from longstride.evaluation.reference_set import ReferenceSet
+from longstride.evaluation.results import Results
+from longstride.evaluation.seeds import seed_range
+from longstride.evaluation.study import Study
+from longstride.evaluation.summary import Summary
+from longstride.journal import Journal, digest
+from longstride.processes import gather, mine
+from longstride.table import SolverTable
+from longstride.zoo.model import Model
+
+__all__ = ["Outcome", "run_study"]
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What :func:`run_study` gives.
+
+    Attributes:
+        results: The tidy table.
+        tables: The sampler of every contestant and number of calls.
+        cards: The calibrated ones' cards.
+    """
+
+    results: Results
+    tables: dict[Key, SolverTable]
+    cards: dict[Key, Card]
+
+
+def run_study(
+    model: Model,
+    study: Study,
+    folder: Path | None = None,
+    *,
+    cards: Mapping[str, Card] | None = None,
+    real: ReferenceSet | None = None,
+    say: Say = lambda what, done, total: None,
+) -> Outcome:
+    """Calibrate and compare.
+
+    Args:
+        model: The pretrained model.
+        study: What to compare.
+        folder: Where finished batches and cards are kept; the same study goes on there after a kill. Default: nowhere.
+        cards: Further contestants, by name: samplers that were calibrated before, between the same levels.
+        real: Statistics of real pictures; default: the model's own, where it has them.
+        say: Called with (what is being done, done, total).
+
+    Raises:
+        InputError: samples that are no pictures, a folder of another study, a card between other levels.
+    """
+    if folder is None:
+        with tempfile.TemporaryDirectory(prefix="longstride-") as temporary:
+            return run_study(model, study, Path(temporary), cards=cards, real=real, say=say)
+    tables, bases = _entries(model, study, cards or {})
+    any_table = next(iter(tables.values()))
+    extractor = None
+    anchor = None
+    if study.dimensions:
+        model.check_pictures()
+        extractor = load_features(study.features, model.device)
+        anchor = _anchor(model, study, real)
+    journal = Journal(folder, _identity(model, study, anchor))
+    made = calibrate_entrants(model, study, tables, folder, say)
+    tables |= {key: card.table for key, card in made.items()}
+    measurer = Measurer(
+        model,
+        guidance=study.guidance,
+        reference_steps=study.reference_steps,
+        extractor=extractor,
+        space=None if anchor is None else anchor.space,
+        journal=journal,
+        say=say,
+    )
+    other = None
+    if extractor is not None:
+        if measurer.space is None:
+            measurer.space = _axes(measurer, study, any_table)
+        teacher_seeds = seed_range("teacher", study.seed, study.samples)
+        other = measurer.teacher("teacher", teacher_seeds, study.batch_size, any_table)
+    seeds = seed_range("evaluation", study.seed, study.samples)
+    tallies = dict(measurer.contest(seeds, study.batch_size, tables))
+    teacher, cost = tallies.pop(("teacher", 0)), 1 if study.guidance is None else 2
+    for (name, nfe), tally in tallies.items():
+        if tally.calls != nfe * cost:
+            raise AssertionError(f"{name} made {tally.calls} network calls per sample instead of {nfe * cost}")
+    say("intervals", 0, 1)
+    summary = Summary(
+        model=model.name,
+        guidance=study.guidance,
+        bases=bases,
+        teacher=teacher,
+        other=other,
+        real=anchor,
+        teacher_nfe=round(teacher.calls / cost),
+        cost=cost,
+    )
+    lines = summary.lines(tallies)
+    say("intervals", 1, 1)
+    about = {
+        "model": {"name": model.name, "fingerprint": model.fingerprint, "classes": model.num_classes},
+        "study": {**asdict(study), "grid": spacing_of(study.grid, model.schedule)},
+        "reference": {
+            "solver": "unipc, order 3",
+            "nfe": summary.teacher_nfe,
+            "error": measurer.reference_error(seeds, study.batch_size),
+        },
+        "features": None if extractor is None else extractor.label,
+        "real": None if anchor is None else _yardstick(anchor, study.samples),
+        "cards": {f"{name}-{nfe}": _card_line(card) for (name, nfe), card in made.items()},
+        "groups": len(split_batches(seeds, study.batch_size)),
+        "environment": {"python": platform.python_version(), "torch": torch.__version__, "device": str(model.device)},
+    }
+    return Outcome(Results(json.loads(json.dumps(about)), tuple(lines)), tables, made)
+
+
+def _entries(
+    model: Model, study: Study, cards: Mapping[str, Card]
+) -> tuple[dict[Key, SolverTable], dict[str, str | None]]:
+    """Base tables of the contestants and the tables of cards, and every name's base."""
+    tables: dict[Key, SolverTable] = {}
+    bases: dict[str, str | None] = {}
+    for one in study.entrants:
+        bases[one.name] = one.base
+        for nfe in study.nfes:
+            table = study.table(model.schedule, one, nfe)
+            tables.setdefault((one.name, table.nfe), table)
+    for name, card in cards.items():
+        card.check_model(model.info(study.guidance))
+        base = f"{name} (base)"
+        if name in bases or base in bases or name in (*CONTESTANTS, "teacher"):
+            raise InputError(f"two samplers are called {name!r}: rename the card's file")
+        tables[base, card.nfe], bases[base] = card.base_table, None
+        tables[name, card.nfe], bases[name] = card.table, base
+    if not tables:
+        raise InputError("a study needs a contestant or a card")
+    first = next(iter(tables.values()))
+    for (name, _), table in tables.items():
+        if not np.allclose(table.sigmas[[0, -1]], first.sigmas[[0, -1]], rtol=1e-6):
+            raise InputError(
+                f"{name} runs from sigma {table.sigmas[0]:g} to {table.sigmas[-1]:g}, the others from "
+                f"{first.sigmas[0]:g} to {first.sigmas[-1]:g}: they have no converged solution in common"
+            )
+    return tables, bases
+
+
+def _anchor(model: Model, study: Study, real: ReferenceSet | None) -> ReferenceSet | None:
+    """Real pictures to compare with, where there are any."""
+    anchor = own_pictures(model, study.features) if real is None else real
+    return None if anchor is None else anchor.reduced(study.dimensions)
+
+
+def _identity(model: Model, study: Study, anchor: ReferenceSet | None) -> dict[str, Any]:
+    """What finished batches depend on. Who takes part is not of it, so that others can be added later."""
+    fixed = {key: value for key, value in asdict(study).items() if key not in ("contestants", "nfes")}
+    network: dict[str, Any] = {"model": model.fingerprint, "prediction": model.prediction, "clip": model.clip}
+    network |= {"schedule": digest(repr(model.schedule)), "prompts": model.prompts}
+    return {**fixed, **network, "real": None if anchor is None else anchor.digest}
+
+
+def _yardstick(anchor: ReferenceSet, samples: int) -> dict[str, Any]:
+    size, distance = anchor.floor_near(samples)
+    return {"source": anchor.source, "floor": distance, "floor_samples": size}
+
+
+def _card_line(card: Card) -> dict[str, Any]:
+    accepted = [step.accepted for step in card.steps]
+    return {
+        "accepted": card.end.accepted,
+        "rows": f"{sum(accepted)}/{len(accepted)}",
+        "held_out_rmse": [card.end.base.rmse, card.end.calibrated.rmse],
+    }
+
+
+def _axes(measurer: Measurer, study: Study, table: SolverTable) -> FeatureSpace:
+    """Directions of largest variance of the teacher's own pictures, from noise that serves nothing else."""
+    seeds = seed_range("axes", study.seed, max(4 * study.dimensions, 64))
+    batches, found = split_batches(seeds, study.batch_size), {}
+    for number in mine(range(len(batches))):
+        parts = []
+        for batch in batches[number]:
+
+            def seen(batch: range = batch) -> dict[str, Any]:
+                samples, _, _ = measurer.converged(batch, table, check=0)
+                return {"features": measurer.features(samples).cpu().numpy()}
+
+            parts.append(measurer.journal(f"axes/{batch.start - seeds.start:08d}", seen)["features"])
+        found[number] = np.concatenate(parts).astype(np.float64)
+    assert measurer.extractor is not None
+    shapes = [(sum(map(len, group)), measurer.extractor.dimensions) for group in batches]
+    features = torch.from_numpy(np.concatenate(gather(found, shapes)))
+    return FeatureSpace.fit(features, study.dimensions, name=study.features)
