@@ -79,7 +79,7 @@ def test_every_ablation_runs_and_has_a_table(folder, tmp_path, monkeypatch):
     short = {name: (lambda *a, run=run: islice(run(*a), 2), need) for name, (run, need) in ABLATIONS.items()}
     monkeypatch.setattr("longstride.bench.ablations.ABLATIONS", short)
     monkeypatch.setattr("longstride.bench.ablations.SIZES", {True: (4, 2, 2), False: (4, 2, 2)})
-    found = run_ablations(str(folder), tmp_path, quick=True, device="cpu", say=lambda *_: None)
+    found = run_ablations(ls.load_model(folder), tmp_path, quick=True, say=lambda *_: None)
     (file,) = tmp_path.glob("ablations_*.json")
     assert json.loads(file.read_text())["ablations"] == json.loads(json.dumps(found))
     sections = ablation_sections(file)

@@ -18,6 +18,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from diffusers import UNet2DModel
 
 Loss = Callable[[torch.nn.Module, torch.Tensor, torch.Tensor, np.random.Generator], torch.Tensor]
 
@@ -38,6 +39,30 @@ def parser(description: str | None, **defaults: Any) -> argparse.ArgumentParser:
     options.add_argument("--compile", action="store_true", help="compile the training graph: slow start, faster steps")
     options.set_defaults(**defaults)
     return options
+
+
+def build_unet(size: int, channels: int, args: argparse.Namespace, *, classes: int) -> UNet2DModel:
+    """A small UNet with attention at its coarsest level only.
+
+    Args:
+        size: Side of the pictures.
+        channels: Of the pictures.
+        args: Options of :func:`parser`: channels and layers of the levels.
+        classes: Number of class embeddings, the null class included.
+    """
+    levels = len(args.channels)
+    return UNet2DModel(
+        sample_size=size,
+        in_channels=channels,
+        out_channels=channels,
+        layers_per_block=args.layers,
+        block_out_channels=tuple(args.channels),
+        down_block_types=("DownBlock2D",) * (levels - 1) + ("AttnDownBlock2D",),
+        up_block_types=("AttnUpBlock2D",) + ("UpBlock2D",) * (levels - 1),
+        norm_num_groups=8,
+        attention_head_dim=32,
+        num_class_embeds=classes,
+    )
 
 
 def learning_rate(progress: float, peak: float) -> float:

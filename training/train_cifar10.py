@@ -20,30 +20,13 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from diffusers import EDMEulerScheduler, UNet2DModel
+from diffusers import EDMEulerScheduler
 
 import cifar10
 import loop
 
 NULL_CLASS = 10
 SIGMA_DATA = 0.5
-
-
-def build_network(channels: tuple[int, ...], layers: int) -> UNet2DModel:
-    """A UNet with attention at its coarsest level (4×4), ten classes and the null class."""
-    levels = len(channels)
-    return UNet2DModel(
-        sample_size=32,
-        in_channels=3,
-        out_channels=3,
-        layers_per_block=layers,
-        block_out_channels=channels,
-        down_block_types=("DownBlock2D",) * (levels - 1) + ("AttnDownBlock2D",),
-        up_block_types=("AttnUpBlock2D",) + ("UpBlock2D",) * (levels - 1),
-        norm_num_groups=8,
-        attention_head_dim=32,
-        num_class_embeds=NULL_CLASS + 1,
-    )
 
 
 def loss(network: torch.nn.Module, x: torch.Tensor, labels: torch.Tensor, rng: np.random.Generator) -> torch.Tensor:
@@ -62,7 +45,7 @@ def main() -> None:
     defaults = {"out": Path("runs/cifar10"), "channels": [32, 64, 128, 128], "batch": 64, "lr": 1e-3}
     args = loop.parser(__doc__, **defaults).parse_args()
     loop.prepare(args)
-    network = build_network(tuple(args.channels), args.layers)
+    network = loop.build_unet(32, 3, args, classes=NULL_CLASS + 1)
     if args.export:
         loop.export(args, network, EDMEulerScheduler(sigma_data=SIGMA_DATA), cifar10.CLASSES, NULL_CLASS)
     else:

@@ -20,29 +20,12 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from diffusers import DDPMScheduler, UNet2DModel
+from diffusers import DDPMScheduler
 
 import fashion_mnist
 import loop
 
 NULL_CLASS = 10
-
-
-def build_network(channels: tuple[int, ...], layers: int) -> UNet2DModel:
-    """A small UNet: attention at the coarsest level (7×7) only, ten classes and the null class."""
-    levels = len(channels)
-    return UNet2DModel(
-        sample_size=28,
-        in_channels=1,
-        out_channels=1,
-        layers_per_block=layers,
-        block_out_channels=channels,
-        down_block_types=("DownBlock2D",) * (levels - 1) + ("AttnDownBlock2D",),
-        up_block_types=("AttnUpBlock2D",) + ("UpBlock2D",) * (levels - 1),
-        norm_num_groups=8,
-        attention_head_dim=32,
-        num_class_embeds=NULL_CLASS + 1,
-    )
 
 
 class Diffusion:
@@ -81,7 +64,7 @@ class Diffusion:
 def main() -> None:
     args = loop.parser(__doc__, out=Path("runs/garments"), channels=[16, 48, 96]).parse_args()
     loop.prepare(args)
-    diffusion, network = Diffusion(), build_network(tuple(args.channels), args.layers)
+    diffusion, network = Diffusion(), loop.build_unet(28, 1, args, classes=NULL_CLASS + 1)
     if args.export:
         loop.export(args, network, diffusion.scheduler, fashion_mnist.CLASSES, NULL_CLASS)
     else:

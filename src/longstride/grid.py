@@ -8,7 +8,7 @@ A grid of ``steps`` steps has ``steps + 1`` levels. With ``final="zero"`` it is 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Literal
+from typing import Literal, cast, get_args
 
 import numpy as np
 from numpy.typing import NDArray
@@ -69,8 +69,7 @@ def grid(
     """
     if name not in GRIDS:
         raise unknown("grid", name, GRIDS)
-    if final not in ("zero", "sigma_min"):
-        raise unknown("final level", final, ("zero", "sigma_min"))
+    final_level(final)
     if name == "explicit":
         if sigmas is None:
             raise InputError("grid 'explicit' needs sigmas=[...], the levels from noisy to clean")
@@ -100,6 +99,17 @@ def grid(
     if final == "zero":
         return check_levels(np.append(levels, 0.0))
     return check_levels(levels)
+
+
+def final_level(name: str) -> Final:
+    """``name`` itself, if it is what a last level can be.
+
+    Raises:
+        InputError: it is not.
+    """
+    if name not in get_args(Final):
+        raise unknown("final level", name, get_args(Final))
+    return cast(Final, name)
 
 
 def check_levels(levels: Array) -> Array:

@@ -23,8 +23,9 @@ from torch import Tensor
 
 from longstride.errors import InputError
 from longstride.files import write_atomically
+from longstride.table import SolverTable
 
-__all__ = ["Journal", "digest"]
+__all__ = ["Journal", "digest", "table_digest"]
 
 Arrays = dict[str, NDArray[Any]]
 _log = logging.getLogger(__name__)
@@ -147,3 +148,8 @@ def digest(*values: object) -> str:
         else:
             found.update(json.dumps(value, sort_keys=True, default=str).encode())
     return found.hexdigest()
+
+
+def table_digest(table: SolverTable) -> str:
+    """The same over what a table is: its levels and its normal form."""
+    return digest(table.sigmas, table.alphas, table.a, table.b)

@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 
+from longstride.bench.markdown import markdown_table
 from longstride.errors import InputError
 from longstride.evaluation.contestants import label
 
@@ -48,12 +49,6 @@ def ablation_sections(file: Path) -> dict[str, Callable[[], str]]:
     }
 
 
-def _table(head: Iterable[object], rows: Iterable[Iterable[object]]) -> str:
-    first = list(head)
-    lines = ["| " + " | ".join(map(str, first)) + " |", "|" + "---|" * len(first)]
-    return "\n".join([*lines, *("| " + " | ".join(map(str, row)) + " |" for row in rows)])
-
-
 def _cross(rows: list[Record], down: tuple[str, ...], across: str) -> str:
     """RMSE with one setting across; over seeds the mean and, in brackets, the range."""
     columns = list(dict.fromkeys(row[across] for row in rows))
@@ -65,7 +60,7 @@ def _cross(rows: list[Record], down: tuple[str, ...], across: str) -> str:
         shown = [label(value) if name == "base" else value for name, value in zip(down, key, strict=True)]
         base = next(iter(cells.values()))[0]["base_rmse"]
         lines.append([*shown, f"{base:.4f}", *(_cell(cells.get(column)) for column in columns)])
-    return _table([*_names(down), "base", *(f"{across} = {column}" for column in columns)], lines)
+    return markdown_table([*_names(down), "base", *(f"{across} = {column}" for column in columns)], lines)
 
 
 def _names(keys: Iterable[str]) -> list[str]:
@@ -98,7 +93,7 @@ def _calls(rows: list[Record]) -> str:
         known = {row["nfe"]: row for row in rows if row["base"] == base}
         cells = [f"{_ratio(known[n])} ({known[n]['rows_kept']})" if n in known else "–" for n in nfes]
         lines.append([label(base), *cells])
-    return _table(["calibrated / base RMSE (rows kept)", *nfes], lines)
+    return markdown_table(["calibrated / base RMSE (rows kept)", *nfes], lines)
 
 
 def _seeds(rows: list[Record]) -> str:
@@ -109,7 +104,7 @@ def _seeds(rows: list[Record]) -> str:
         spread = np.array([[c for step in row["coefficients"] for c in step] for row in mine])
         relative = spread.std(0) / np.maximum(np.abs(spread).mean(0), 1e-12)
         lines.append([label(base), len(mine), f"{min(ratios):.3f}–{max(ratios):.3f}", f"{np.median(relative):.1%}"])
-    return _table(["solver", "seeds", "calibrated / base RMSE", "median spread of a coefficient"], lines)
+    return markdown_table(["solver", "seeds", "calibrated / base RMSE", "median spread of a coefficient"], lines)
 
 
 def _transfer(rows: list[Record], what: str) -> str:
@@ -120,4 +115,4 @@ def _transfer(rows: list[Record], what: str) -> str:
         for source in dict.fromkeys(row["from"] for row in rows):
             cells = {row["to"]: _ratio(row) for row in rows if row["from"] == source and row["base"] == base}
             lines.append([label(base), source, *(cells.get(target, "–") for target in targets)])
-    return _table(["solver", f"{what}: found on ↓, used on →", *targets], lines)
+    return markdown_table(["solver", f"{what}: found on ↓, used on →", *targets], lines)

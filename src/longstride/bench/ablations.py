@@ -12,9 +12,11 @@ from pathlib import Path
 from typing import Any
 
 from longstride.bench.lab import Lab, reapply
+from longstride.bench.markdown import slug_of
+from longstride.evaluation.fitting import Say
 from longstride.files import write_atomically
 from longstride.processes import is_first
-from longstride.zoo import load_model
+from longstride.zoo import Model
 
 __all__ = ["ABLATED", "ABLATIONS", "SIZES", "run_ablations"]
 
@@ -23,7 +25,6 @@ ABLATED = ("galaxy:hsc32", "garments")
 #: Evaluation samples, fitted and held-out samples, in the quick form and in the full one.
 SIZES = {True: (64, 16, 16), False: (256, 64, 64)}
 
-Say = Callable[[str, int, int], None]
 Record = dict[str, Any]
 
 
@@ -146,32 +147,30 @@ ABLATIONS: dict[str, tuple[Callable[[Lab, bool], Iterator[Record]], str]] = {
 }
 
 
-def run_ablations(model: str, out: Path, *, quick: bool, device: str, say: Say) -> dict[str, list[Record]]:
+def run_ablations(model: Model, out: Path, *, quick: bool, say: Say) -> dict[str, list[Record]]:
     """All ablations on one model, written to ``out / ablations_MODEL.json``.
 
     Args:
-        model: As for :func:`~longstride.load_model`.
+        model: The model.
         out: Folder; ``work`` in it keeps finished parts.
         quick: Whether to draw few samples and leave settings out.
-        device: Where the network runs.
         say: Called with (what is being done, done, total).
     """
-    loaded = load_model(model, device=device)
-    slug = model.replace(":", "_").replace("/", "_")
+    slug = slug_of(model.name)
     samples, batch, held_out = SIZES[quick]
-    lab = Lab(loaded, out / "work" / f"ablations_{slug}", samples=samples, batch=batch, held_out=held_out)
+    lab = Lab(model, out / "work" / f"ablations_{slug}", samples=samples, batch=batch, held_out=held_out)
     wanted = {
         name: run
         for name, (run, need) in ABLATIONS.items()
-        if not need or (need == "classes" and loaded.num_classes > 1) or (need == "guidance" and loaded.null_class)
+        if not need or (need == "classes" and model.num_classes > 1) or (need == "guidance" and model.null_class)
     }
     found: dict[str, list[Record]] = {}
     for done, (name, run) in enumerate(wanted.items()):
-        say(f"ablations on {model}", done, len(wanted))
+        say(f"ablations on {model.name}", done, len(wanted))
         found[name] = list(run(lab, quick))
-    say(f"ablations on {model}", len(wanted), len(wanted))
+    say(f"ablations on {model.name}", len(wanted), len(wanted))
     if is_first():
-        about = {"model": model, "samples": samples, "batch": batch, "held_out": held_out, "quick": quick}
+        about = {"model": model.name, "samples": samples, "batch": batch, "held_out": held_out, "quick": quick}
         content = {"about": about, "ablations": found}
         text = json.dumps(content, indent=1, allow_nan=False) + "\n"
         write_atomically(out / f"ablations_{slug}.json", text.encode())

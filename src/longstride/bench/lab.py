@@ -20,8 +20,8 @@ from longstride.calibration.reference import Errors, least_level, solve_referenc
 from longstride.denoiser import Denoiser
 from longstride.evaluation.bootstrap import group_bootstrap
 from longstride.evaluation.contestants import base_table
-from longstride.evaluation.seeds import Purpose, seed_range
-from longstride.journal import Journal, digest
+from longstride.evaluation.seeds import seed_range
+from longstride.journal import Journal, digest, table_digest
 from longstride.processes import gather, mine
 from longstride.sampler import sample
 from longstride.table import SolverTable
@@ -68,7 +68,8 @@ class Lab:
             "reference_steps": reference_steps,
             "held_out": held_out,
         }
-        self.journal = Journal(folder / f"{guidance}-{'_'.join(map(str, classes)) or 'all'}", about)
+        self._place = folder / f"{guidance}-{'_'.join(map(str, classes)) or 'all'}"
+        self.journal = Journal(self._place, about)
 
     def guided(self, scale: float) -> Lab:
         """The same at a guidance scale."""
@@ -95,23 +96,20 @@ class Lab:
             labels = torch.tensor([self.classes[seed % len(self.classes)] for seed in seeds])
         return self.model.denoiser(seeds, self.guidance, labels)
 
-    def _seeds(self, purpose: Purpose, count: int, seed: int = 0) -> range:
-        return seed_range(purpose, seed, count)
-
     def calibrate(
         self, table: SolverTable, *, batch: int | None = None, seed: int = 0, method: str = "iia", **settings: Any
     ) -> Calibration:
         """Calibrate a table; its batches are kept until the lab's folder is deleted."""
         fitted = self.batch if batch is None else batch
         # Held-out samples come first among the seeds, so that they are the same for every batch.
-        seeds = self._seeds("calibration", self.held_out + fitted, seed)
+        seeds = seed_range("calibration", seed, self.held_out + fitted)
         order = [*range(self.held_out, len(seeds)), *range(self.held_out)]
         noise = self.model.noise(seeds, table.sigmas[0])[order]
         denoiser = self.denoiser(seeds)
         denoiser = denoiser.with_condition(
             **{key: value[order] for key, value in denoiser.condition.items() if isinstance(value, torch.Tensor)}
         )
-        place = digest(table.sigmas, table.alphas, table.a, table.b, noise, settings, method)[:20]
+        place = digest(table_digest(table), noise, settings, method)[:20]
         return calibrate(
             denoiser,
             noise,
@@ -122,7 +120,7 @@ class Lab:
             batch_size=_BATCH,
             model=self.model.info(self.guidance),
             seed=seed,
-            journal=None if self.journal.folder is None else self.journal.folder / "calibration" / place,
+            journal=self._place / "calibration" / place,
             **settings,
         )
 
@@ -130,13 +128,13 @@ class Lab:
         """Converged solution of the held-out samples of a seed: they are the same for every batch and table."""
         begin = len(noise) - self.held_out - 1  # fitted samples are not touched, but there must be one
         few, ends = denoiser.select(slice(begin, len(noise))), digest(table.sigmas[[0, -1]])[:12]
-        place = None if self.journal.folder is None else self.journal.folder / "reference" / f"{seed}-{ends}"
-        batches = Batches(few, noise[begin:], self.held_out, _BATCH, Journal(place))
+        kept = Journal(self._place / "reference" / f"{seed}-{ends}")
+        batches = Batches(few, noise[begin:], self.held_out, _BATCH, kept)
         return shared_reference(batches, table, steps=self.reference_steps, floor=least_level(denoiser, table))
 
     @cached_property
     def _slices(self) -> list[range]:
-        seeds = self._seeds("evaluation", self.samples)
+        seeds = seed_range("evaluation", 0, self.samples)
         return [seeds[begin : begin + _BATCH] for begin in range(0, len(seeds), _BATCH)]
 
     def _per_batch(self, name: str, table: SolverTable) -> list[Array]:
@@ -159,7 +157,7 @@ class Lab:
 
     def squared(self, table: SolverTable) -> Array:
         """Squared error of every evaluation sample, shape ``(N,)``."""
-        key = digest(table.sigmas, table.alphas, table.a, table.b)[:20]
+        key = table_digest(table)[:20]
         if key not in self._known:
             self._known[key] = np.concatenate(self._per_batch(f"tables/{key}", table))
         return self._known[key]

@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 
 from longstride.bench.ablation_tables import ablation_sections
+from longstride.bench.markdown import markdown_table
 from longstride.errors import InputError
 from longstride.evaluation.contestants import label
 from longstride.evaluation.results import Line, Results, load_results
@@ -79,34 +80,33 @@ def picture_table(results: Results) -> str:
     measures = ("contrast_ratio", "sharpness_ratio", "saturation_ratio", "precision", "recall", "density", "coverage")
     shown = [m for m in measures if any(line.measure == m for line in results.lines)]
     nfe = min(results.about["study"]["nfes"])
-    lines = [f"| at {nfe} calls | " + " | ".join(m.replace("_ratio", "") for m in shown) + " |"]
-    lines.append("|---|" + "---|" * len(shown))
+    rows = []
     for name in results.contestants:
         cells = [_at(results, name, nfe, measure) for measure in shown]
-        lines.append(f"| {label(name)} | " + " | ".join("–" if c is None else f"{c.value:.2f}" for c in cells) + " |")
+        rows.append([label(name), *("–" if c is None else f"{c.value:.2f}" for c in cells)])
     own = {line.measure: line for line in results.lines if line.contestant == "teacher"}
-    cells_of_teacher = [f"{own[m].value:.2f}" if m in own else "1" for m in shown]
-    return "\n".join([*lines, "| converged | " + " | ".join(cells_of_teacher) + " |"])
+    rows.append([label("teacher"), *(f"{own[m].value:.2f}" if m in own else "1" for m in shown)])
+    return markdown_table([f"at {nfe} calls", *(m.replace("_ratio", "") for m in shown)], rows)
 
 
 def memory_table(file: Path) -> str:
     """Peak memory and disk of an evaluation against its number of samples."""
-    lines = ["| samples | peak memory of the process, MiB | finished batches on disk, MiB |", "|---|---|---|"]
-    for row in json.loads(file.read_text(encoding="utf-8"))["rows"]:
-        lines.append(f"| {row['samples']:,} | {row['peak_rss_mib']:.0f} | {row['disk_mib']:.0f} |")
-    return "\n".join(lines) + "\n\n(galaxy network, `python benchmarks/memory.py`)"
+    head = ("samples", "peak memory of the process, MiB", "finished batches on disk, MiB")
+    rows = [
+        (f"{row['samples']:,}", f"{row['peak_rss_mib']:.0f}", f"{row['disk_mib']:.0f}")
+        for row in json.loads(file.read_text(encoding="utf-8"))["rows"]
+    ]
+    return markdown_table(head, rows) + "\n\n(galaxy network, `python benchmarks/memory.py`)"
 
 
 def overhead_table(file: Path) -> str:
     """Time per step of everything but the network, beside diffusers' scheduler."""
-    lines = ["| state | solver | ours, µs per step | DPMSolverMultistepScheduler | ratio |", "|---|---|---|---|---|"]
+    head = ("state", "solver", "ours, µs per step", "DPMSolverMultistepScheduler", "ratio")
+    rows = []
     for row in json.loads(file.read_text(encoding="utf-8"))["rows"]:
-        shape = " × ".join(map(str, row["shape"]))
-        lines.append(
-            f"| {shape} | {label(row['solver'])} | {row['ours_us']:.0f} | {row['diffusers_us']:.0f} "
-            f"| {row['ratio']:.2f} |"
-        )
-    return "\n".join(lines)
+        times = f"{row['ours_us']:.0f}", f"{row['diffusers_us']:.0f}", f"{row['ratio']:.2f}"
+        rows.append((" × ".join(map(str, row["shape"])), label(row["solver"]), *times))
+    return markdown_table(head, rows)
 
 
 def fill(page: Path, sections: Mapping[str, Callable[[], str]], *, check: bool = False) -> bool:
@@ -162,8 +162,7 @@ def effect_table(results: Results, measure: str, *, beside: str | None = None, o
         only: Samplers to show; default: all.
     """
     columns = _columns(results)
-    lines = ["| network calls | " + " | ".join(map(str, columns)) + " |", "|---|" + "---|" * len(columns)]
-    chosen = tuple(only)
+    rows, chosen = [], tuple(only)
     for name in (n for n in results.contestants if not chosen or n in chosen):
         cells = []
         for nfe in columns:
@@ -174,8 +173,8 @@ def effect_table(results: Results, measure: str, *, beside: str | None = None, o
             text = _number(line.value) + (f" ({_number(second.value)})" if beside else "")
             text = _mark(text, line)
             cells.append(text if line.nfe == nfe else f"{text} at {line.nfe}")
-        lines.append(f"| {label(name)} | " + " | ".join(cells) + " |")
-    return "\n".join(lines)
+        rows.append([label(name), *cells])
+    return markdown_table(["network calls", *columns], rows)
 
 
 def _number(value: float) -> str:
@@ -223,12 +222,12 @@ def verdict(results: Results, measures: Iterable[str] = ("rmse", "fd_teacher")) 
             if line.change == 0:
                 what = "the gate kept the base"
             change = f"{_number(line.value - line.change)} → {_number(line.value)}"
-            exceptions.append(f"| {label(line.contestant)} | {line.nfe} | {_SHORT[measure]} | {change} | {what} |")
+            exceptions.append((label(line.contestant), line.nfe, _SHORT[measure], change, what))
     better = f"{total - len(exceptions)} of {total} comparisons are better than the base outside the 95 % interval"
     if not exceptions:
         return better + "."
-    head = "| sampler | calls | measure | base → calibrated | |\n|---|---|---|---|---|\n"
-    return f"{better}. The others:\n\n{head}" + "\n".join(exceptions)
+    head = ("sampler", "calls", "measure", "base → calibrated", "")
+    return f"{better}. The others:\n\n{markdown_table(head, exceptions)}"
 
 
 _SHORT = {"rmse": "RMSE", "median": "median", "fd_teacher": "FD to the teacher", "fd_real": "FD to real"}

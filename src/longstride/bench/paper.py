@@ -6,24 +6,22 @@ gains, every contestant draws many samples; at 25 and 50 fewer, with a cheaper c
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from longstride.bench.markdown import slug_of
 from longstride.demo import draw_comparison
-from longstride.errors import LongstrideError
-from longstride.evaluation.contestants import PAPER
+from longstride.evaluation.contestants import paper
+from longstride.evaluation.fitting import Say
 from longstride.evaluation.plots import effect_curves
 from longstride.evaluation.results import Results, save_results
 from longstride.evaluation.runner import run_study
 from longstride.evaluation.study import Study
 from longstride.processes import is_first
-from longstride.zoo import Model, load_model
+from longstride.zoo import Model
 
-__all__ = ["CASES", "Case", "available", "cases", "run_case"]
-
-Say = Callable[[str, int, int], None]
+__all__ = ["CASES", "Case", "cases", "run_case"]
 
 
 @dataclass(frozen=True)
@@ -48,9 +46,8 @@ class Case:
 
     def studies(self, quick: bool) -> dict[str, Study]:
         """The studies by name: ``few`` calls and, in the full form, ``many``."""
-        contestants = tuple(name for name in PAPER if self.guidance is not None or name != "iia_ddim_cfg")
         few = Study(
-            contestants=contestants,
+            contestants=paper(self.guidance is not None),
             nfes=(5, 6, 8, 10),
             samples=self.samples,
             batch_size=self.batch_size,
@@ -87,7 +84,7 @@ def cases(
     """
     known = {case.slug: case for case in CASES}
     chosen = [
-        known[name] if name in known and guidance is None else Case(_slug(name, guidance), name, name, guidance)
+        known[name] if name in known and guidance is None else Case(slug_of(name, guidance), name, name, guidance)
         for name in models
     ] or list(CASES)
     changes: dict[str, Any] = {"samples": samples, "batch_size": batch_size}
@@ -95,32 +92,17 @@ def cases(
     return tuple(replace(case, **changes) for case in chosen)
 
 
-def available(case: Case) -> str | None:
-    """Why a case cannot run here, or None: a model outside this checkout, or a package that is not installed."""
-    try:
-        load_model(case.model)
-    except LongstrideError as error:
-        return str(error)
-    return None
-
-
-def _slug(model: str, guidance: float | None) -> str:
-    name = "".join(c if c.isalnum() else "_" for c in Path(model).name if c)
-    return name if guidance is None else f"{name}_guided_{guidance:g}".replace(".", "_")
-
-
-def run_case(case: Case, out: Path, pictures: Path, *, quick: bool, device: str, say: Say) -> dict[str, Results]:
+def run_case(case: Case, model: Model, out: Path, pictures: Path, *, quick: bool, say: Say) -> dict[str, Results]:
     """Run the studies of a case and write results and pictures; finished studies are read from their journals.
 
     Args:
         case: The case.
+        model: Its model.
         out: Folder of the results files; ``work`` in it holds finished batches.
         pictures: Folder of the plots.
         quick: Whether to draw few samples.
-        device: Where the network runs.
         say: Called with (what is being done, done, total).
     """
-    model: Model = load_model(case.model, device=device)
     found: dict[str, Results] = {}
     for name, study in case.studies(quick).items():
         slug = case.slug if name == "few" else f"{case.slug}_{name}"

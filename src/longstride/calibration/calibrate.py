@@ -18,7 +18,7 @@ from longstride.calibration.normal_equations import Array, double
 from longstride.calibration.reference import Reference, least_level, solve_reference, start_of
 from longstride.card import Card, ModelInfo
 from longstride.errors import InputError, unknown
-from longstride.journal import Journal, digest
+from longstride.journal import Journal, digest, table_digest
 from longstride.sampler import DenoiserLike
 from longstride.table import SolverTable
 
@@ -118,7 +118,7 @@ def calibrate(
     about = model or ModelInfo(guidance=getattr(denoiser, "guidance", None))
     said = {**asdict(chosen), "samples": len(noise), "held_out": held, "seed": seed}
     work = {"model": about.fingerprint, "guidance": about.guidance, "settings": said, "batch_size": batch_size}
-    work |= {"method": method, "table": digest(table.sigmas, table.alphas, table.a, table.b), "noise": digest(noise)}
+    work |= {"method": method, "table": table_digest(table), "noise": digest(noise)}
     floor = least_level(denoiser, table) if sigma_floor is None else sigma_floor
     work |= {"sigma_floor": floor, "conditions": digest(getattr(denoiser, "condition", None))}
     work |= {"reference": reference_steps if reference is None else digest(reference.samples)}

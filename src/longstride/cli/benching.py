@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from longstride.cli.app import Guidance, app
 from longstride.cli.common import Device, Group, console, handled, progress_bars, use_device
+from longstride.errors import LongstrideError
 from longstride.processes import is_first, join
+
+if TYPE_CHECKING:
+    from longstride.zoo import Model
 
 __all__ = ["bench"]
 
@@ -53,7 +57,7 @@ def paper(
     """
     from longstride.bench.ablations import ABLATED, run_ablations
     from longstride.bench.pages import write_pages
-    from longstride.bench.paper import available, cases, run_case
+    from longstride.bench.paper import cases, run_case
     from longstride.cli.render import results_table
     from longstride.files import check_writable
 
@@ -63,21 +67,35 @@ def paper(
     pictures = out / "images" if docs is None else docs / "docs" / "images"
     with progress_bars() as say:
         for case in cases(model or [], guidance, samples, batch_size):
-            missing = None if model else available(case)
-            if missing:
-                console.print(f"{case.title} is left out: {missing}", highlight=False, markup=False)
+            loaded = _load(case.model, used, optional=not model)
+            if loaded is None:
                 continue
-            found = run_case(case, out, pictures, quick=quick, device=used, say=say)
+            found = run_case(case, loaded, out, pictures, quick=quick, say=say)
             if is_first():
                 for results in found.values():
                     console.print(results_table(results))
         for name in ABLATED if ablations and not model else ():
-            run_ablations(name, out, quick=quick, device=used, say=say)
+            if loaded := _load(name, used, optional=True):
+                run_ablations(loaded, out, quick=quick, say=say)
     if is_first() and docs is not None:
         for page in write_pages(docs, out):
             print(f"written {page}")
     if is_first():
         print(f"results in {out}, plots in {pictures}")
+
+
+def _load(name: str, device: str, *, optional: bool) -> Model | None:
+    """The model, or None for an optional one that is not here: outside a checkout, or its package is not installed."""
+    from longstride.zoo import load_model
+
+    try:
+        return load_model(name, device=device)
+    except LongstrideError as error:
+        if not optional:
+            raise
+        if is_first():
+            console.print(f"{name} is left out: {error}", highlight=False, markup=False)
+        return None
 
 
 @bench.command(epilog="Example: longstride bench pages --docs .")

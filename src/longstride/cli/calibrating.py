@@ -13,6 +13,7 @@ from longstride.errors import InputError, unknown
 from longstride.evaluation.contestants import base_table
 from longstride.evaluation.seeds import seed_range
 from longstride.files import check_writable
+from longstride.grid import final_level
 from longstride.processes import is_first, join, wait
 from longstride.solvers import SOLVERS
 from longstride.zoo import load_model
@@ -51,12 +52,11 @@ def make_card(
         raise InputError(
             f"{method} is for the base {' or '.join(PUBLISHED[method].bases)}, not for {base!r}; --method iia takes any"
         )
-    if final not in ("zero", "sigma_min"):
-        raise unknown("final level", final, ("zero", "sigma_min"))
+    last = final_level(final)
     IIASettings(**settings)
     join(device)
     loaded = load_model(model, device=use_device(device))
-    table = base_table(loaded.schedule, base, nfe, spacing=grid, final="zero" if final == "zero" else "sigma_min")
+    table = base_table(loaded.schedule, base, nfe, spacing=grid, final=last)
     check_writable(out)
     seeds = seed_range("calibration", seed, batch + held_out)
     denoiser = loaded.denoiser(seeds, guidance)

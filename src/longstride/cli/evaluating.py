@@ -10,6 +10,7 @@ import typer
 from longstride.cli.app import Grid, Guidance, ModelName, app
 from longstride.cli.common import Device, Json, Seed, console, handled, progress_bars, use_device
 from longstride.errors import InputError
+from longstride.grid import final_level
 from longstride.processes import is_first, join
 
 __all__ = ["evaluate"]
@@ -49,26 +50,25 @@ def evaluate(
     """
     from longstride.card import load_card
     from longstride.cli.render import results_table
-    from longstride.errors import unknown
-    from longstride.evaluation import PAPER, Study, run_study, save_results
+    from longstride.evaluation import Study, run_study, save_results
+    from longstride.evaluation.contestants import paper
     from longstride.evaluation.plots import effect_curves
     from longstride.evaluation.real import real_pictures
     from longstride.files import check_writable
     from longstride.zoo import load_model
 
-    if final not in ("zero", "sigma_min"):
-        raise unknown("final level", final, ("zero", "sigma_min"))
+    last = final_level(final)
     cards = {path.stem: load_card(path) for path in card or ()}
     if len(cards) < len(card or ()):
         raise InputError("two cards have files of the same name: rename one, for results are listed by it")
     wanted = [name for name in solvers.split(",") if name]
     if wanted == ["paper"]:
-        wanted = [name for name in PAPER if guidance is not None or name != "iia_ddim_cfg"]
+        wanted = list(paper(guidance is not None))
     study = Study(
         contestants=tuple(wanted),
         nfes=_numbers(nfe) if wanted or not cards else tuple(sorted({c.nfe for c in cards.values()})),
         grid=grid,
-        final="zero" if final == "zero" else "sigma_min",
+        final=last,
         samples=samples,
         batch_size=batch_size,
         calibration_samples=calibration_samples,

@@ -12,7 +12,7 @@ from longstride.schedule import Schedule
 from longstride.solvers import build, steps_for_nfe
 from longstride.table import SolverTable
 
-__all__ = ["CONTESTANTS", "PAPER", "Contestant", "base_table", "contestant", "label", "spacing_of"]
+__all__ = ["CONTESTANTS", "PAPER", "Contestant", "base_table", "contestant", "label", "paper", "spacing_of"]
 
 
 @dataclass(frozen=True)
@@ -73,6 +73,11 @@ CONTESTANTS: dict[str, Contestant] = {one.name: one for one in _ALL}
 PAPER = tuple(
     name for name in CONTESTANTS if name not in ("dpmpp_2s", "iia_dpmpp_2s", "dpmpp_3m", "iia_dpmpp_3m", "deis")
 )
+
+
+def paper(guided: bool) -> tuple[str, ...]:
+    """Names of the paper's contestants, guided or not."""
+    return tuple(name for name in PAPER if guided or not CONTESTANTS[name].guided)
 
 
 def contestant(name: str) -> Contestant:

@@ -7,7 +7,7 @@ and is what is resampled for intervals.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from itertools import pairwise
 from typing import Any
@@ -21,13 +21,13 @@ from longstride.calibration.reference import solve_reference, squared_errors
 from longstride.evaluation.features import Extractor
 from longstride.evaluation.frechet import FeatureSpace, Moments
 from longstride.evaluation.statistics import PICTURE_STATISTICS, picture_statistics
-from longstride.journal import Journal, digest
+from longstride.journal import Journal, table_digest
 from longstride.processes import gather, mine
 from longstride.sampler import sample
 from longstride.table import SolverTable
 from longstride.zoo.model import Model
 
-__all__ = ["GROUPS", "Key", "Measurer", "Tally", "split_batches"]
+__all__ = ["GROUPS", "Key", "Measurer", "Tally", "number_of", "split_batches"]
 
 Array = NDArray[np.float64]
 #: A contestant and its number of network calls.
@@ -36,6 +36,8 @@ Key = tuple[str, int]
 GROUPS = 64
 #: Coordinates of so many samples are kept whole, for the measures that compare neighbours.
 NEIGHBOURS = 1000
+#: Place of what is kept of the converged samples of a batch.
+_CONVERGED = "batches/{}/teacher"
 
 
 def split_batches(seeds: range, batch_size: int) -> list[list[range]]:
@@ -72,7 +74,6 @@ class _Group:
 
     moments: Moments
     statistics: Array = field(default_factory=lambda: np.zeros(len(PICTURE_STATISTICS)))
-    count: int = 0
     calls: float = 0.0
     squared: list[Array] = field(default_factory=list)
     coordinates: list[Array] = field(default_factory=list)
@@ -108,7 +109,7 @@ class Measurer:
     @property
     def dimensions(self) -> int:
         """Coordinates per sample; 0 where no distances are measured."""
-        return 0 if self.space is None else self.space.axes.shape[1]
+        return 0 if self.space is None else self.space.dimensions
 
     def features(self, samples: Tensor) -> Tensor:
         """Features ``(B, d)`` of samples, which are decoded first where they are latents."""
@@ -132,19 +133,22 @@ class Measurer:
 
     def teacher(self, name: str, seeds: range, batch_size: int, table: SolverTable) -> Tally:
         """Tally of converged samples from ``seeds``."""
-        groups, done = split_batches(seeds, batch_size), 0
-        for batch in (b for group in mine(groups) for b in group):
-            self.journal(f"{name}/{batch.start - seeds.start:08d}", lambda b=batch: self._teacher(b, table))  # type: ignore[misc]
+        groups, place = split_batches(seeds, batch_size), name + "/{}"
+        ours, done = [batch for group in mine(groups) for batch in group], 0
+        for batch in ours:
+            self.journal(place.format(number_of(batch, seeds)), lambda b=batch: self._teacher(b, table))  # type: ignore[misc]
             done += len(batch)
-            self.say(name, done, sum(len(b) for group in mine(groups) for b in group))
-        return self._tally(name, seeds, groups, compared=False)
+            self.say(name, done, sum(map(len, ours)))
+        return self._tally(place, seeds, groups, compared=False)
 
     def _teacher(self, batch: range, table: SolverTable) -> dict[str, Any]:
         samples, _, calls = self.converged(batch, table, check=0)
         return {**self._seen(samples), "calls": np.array(calls)}
 
-    def contest(self, seeds: range, batch_size: int, tables: Mapping[Key, SolverTable]) -> Iterator[tuple[Key, Tally]]:
-        """Draw all batches, then give one tally after the other: that of ``("teacher", 0)`` first.
+    def contest(
+        self, seeds: range, batch_size: int, tables: Mapping[Key, SolverTable]
+    ) -> tuple[Tally, dict[Key, Tally]]:
+        """Draw all batches; the tally of the converged samples, and those of all samplers.
 
         Args:
             seeds: Evaluation seeds.
@@ -155,13 +159,14 @@ class Measurer:
         ours = [batch for group in mine(groups) for batch in group]
         done, total = 0, sum(map(len, ours)) * len(tables)
         for batch in ours:
-            place = f"batches/{batch.start - seeds.start:08d}"
-            self._batch(batch, place, tables)
+            self._batch(batch, f"batches/{number_of(batch, seeds)}", tables)
             done += len(batch) * len(tables)
             self.say("evaluating", done, total)
-        yield ("teacher", 0), self._tally("teacher", seeds, groups, compared=False, of_batches=True)
-        for key, table in tables.items():
-            yield key, self._tally(_slug(key, table), seeds, groups, compared=True, of_batches=True)
+        tallies = {
+            key: self._tally(f"batches/{{}}/{_slug(key, table)}", seeds, groups, compared=True)
+            for key, table in tables.items()
+        }
+        return self._tally(_CONVERGED, seeds, groups, compared=False), tallies
 
     def _batch(self, batch: range, place: str, tables: Mapping[Key, SolverTable]) -> None:
         """Measure all samplers on one batch; the converged samples are kept until the last of them is done."""
@@ -197,23 +202,19 @@ class Measurer:
             self.journal(f"{place}/{_slug(key, table)}", lambda table=table: run(table))  # type: ignore[misc]
         self.journal.discard(f"{place}/target")
 
-    def _part(self, name: str, batch: range, seeds: range, of_batches: bool) -> dict[str, Any]:
-        number = f"{batch.start - seeds.start:08d}"
-        return self.journal.read(f"batches/{number}/{name}" if of_batches else f"{name}/{number}")
+    def _read(self, place: str, batch: range, seeds: range) -> dict[str, Any]:
+        return self.journal.read(place.format(number_of(batch, seeds)))
 
-    def _tally(
-        self, name: str, seeds: range, groups: list[list[range]], *, compared: bool, of_batches: bool = False
-    ) -> Tally:
-        """Read one set's parts, group by group, and share the groups between processes."""
+    def _tally(self, place: str, seeds: range, groups: list[list[range]], *, compared: bool) -> Tally:
+        """Read one set's parts, named ``place`` with their numbers, by group; processes share the groups."""
         found: dict[int, _Group] = {}
         for number in mine(range(len(groups))):
             group = found[number] = _Group(Moments(self.dimensions))
             for batch in groups[number]:
-                part = self._part(name, batch, seeds, of_batches)
+                part = self._read(place, batch, seeds)
                 coordinates = part["coordinates"].astype(np.float64)
                 group.moments.add(coordinates)
                 group.statistics = group.statistics + part["statistics"].sum(0) if self.space else group.statistics
-                group.count += len(batch)
                 group.calls += float(part["calls"])
                 group.squared += [part["squared"]] if compared else []
                 if batch.start - seeds.start < NEIGHBOURS:
@@ -246,13 +247,18 @@ class Measurer:
         """Root-mean-square error that the converged solutions of :meth:`contest` estimated for themselves."""
         groups = split_batches(seeds, batch_size)
         found = {
-            n: np.array([float(self._part("teacher", batch, seeds, True)["error"]) ** 2 for batch in groups[n]])
+            n: np.array([float(self._read(_CONVERGED, batch, seeds)["error"]) ** 2 for batch in groups[n]])
             for n in mine(range(len(groups)))
         }
         squares = np.concatenate(gather(found, [(len(group),) for group in groups]))
         return float(np.sqrt(squares.mean()))
 
 
+def number_of(batch: range, seeds: range) -> str:
+    """Number of a batch, by which its parts are named: where it begins among all seeds."""
+    return f"{batch.start - seeds.start:08d}"
+
+
 def _slug(key: Key, table: SolverTable) -> str:
     """Name of a part: the same name may stand for other numbers another time."""
-    return f"{key[0]}-{key[1]}-{digest(table.sigmas, table.alphas, table.a, table.b)[:8]}"
+    return f"{key[0]}-{key[1]}-{table_digest(table)[:8]}"

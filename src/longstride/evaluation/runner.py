@@ -23,7 +23,7 @@ from longstride.evaluation.contestants import CONTESTANTS, spacing_of
 from longstride.evaluation.features import load_features
 from longstride.evaluation.fitting import Say, calibrate_entrants
 from longstride.evaluation.frechet import FeatureSpace
-from longstride.evaluation.measure import Key, Measurer, split_batches
+from longstride.evaluation.measure import Key, Measurer, number_of, split_batches
 from longstride.evaluation.real import own_pictures
 from longstride.evaluation.reference_set import ReferenceSet
 from longstride.evaluation.results import Results
@@ -105,8 +105,8 @@ def run_study(
         teacher_seeds = seed_range("teacher", study.seed, study.samples)
         other = measurer.teacher("teacher", teacher_seeds, study.batch_size, any_table)
     seeds = seed_range("evaluation", study.seed, study.samples)
-    tallies = dict(measurer.contest(seeds, study.batch_size, tables))
-    teacher, cost = tallies.pop(("teacher", 0)), 1 if study.guidance is None else 2
+    teacher, tallies = measurer.contest(seeds, study.batch_size, tables)
+    cost = 1 if study.guidance is None else 2
     for (name, nfe), tally in tallies.items():
         if tally.calls != nfe * cost:
             raise AssertionError(f"{name} made {tally.calls} network calls per sample instead of {nfe * cost}")
@@ -210,7 +210,7 @@ def _axes(measurer: Measurer, study: Study, table: SolverTable) -> FeatureSpace:
                 samples, _, _ = measurer.converged(batch, table, check=0)
                 return {"features": measurer.features(samples).cpu().numpy()}
 
-            parts.append(measurer.journal(f"axes/{batch.start - seeds.start:08d}", seen)["features"])
+            parts.append(measurer.journal(f"axes/{number_of(batch, seeds)}", seen)["features"])
         found[number] = np.concatenate(parts).astype(np.float64)
     assert measurer.extractor is not None
     shapes = [(sum(map(len, group)), measurer.extractor.dimensions) for group in batches]
