@@ -35,6 +35,7 @@ class Case:
         guidance: Classifier-free guidance scale, or None.
         samples: Evaluation samples up to 10 calls; a quarter of them above.
         batch_size: Samples per network call.
+        calibration_samples: Samples to fit and decide on, up to 10 calls; half of them above.
     """
 
     slug: str
@@ -43,6 +44,7 @@ class Case:
     guidance: float | None = None
     samples: int = 512
     batch_size: int = 16
+    calibration_samples: int = 64
 
     def studies(self, quick: bool) -> dict[str, Study]:
         """The studies by name: ``few`` calls and, in the full form, ``many``."""
@@ -51,22 +53,26 @@ class Case:
             nfes=(5, 6, 8, 10),
             samples=self.samples,
             batch_size=self.batch_size,
-            calibration_samples=128,
+            calibration_samples=self.calibration_samples,
             guidance=self.guidance,
         )
         if quick:
             small = {"nfes": (5, 8), "samples": 48, "batch_size": 12, "calibration_samples": 24, "substeps": 4}
             return {"few": replace(few, **small, reference_steps=32, dimensions=16)}  # type: ignore[arg-type]
-        many = replace(few, nfes=(25, 50), dimensions=0, samples=self.samples // 4, calibration_samples=64)
-        return {"few": few, "many": replace(many, substeps=4, reference_steps=128)}
+        fewer: dict[str, Any] = {
+            "samples": self.samples // 4,
+            "calibration_samples": self.calibration_samples // 2,
+            "dimensions": 0,
+        }
+        return {"few": few, "many": replace(few, nfes=(25, 50), substeps=4, reference_steps=128, **fewer)}
 
 
 #: The models of the documentation, in its order.
 CASES = (
-    Case("garments", "Garments (bundled, 28 × 28)", "garments"),
+    Case("garments", "Garments (bundled, 28 × 28)", "garments", calibration_samples=128),
     Case("garments_guided", "Garments, guidance 3", "garments", guidance=3.0, samples=256),
     Case("cifar10", "CIFAR-10 (trained here, EDM, 32 × 32)", "cifar10", samples=256),
-    Case("galaxy_hsc32", "Galaxies (third-party, 32 × 32)", "galaxy:hsc32"),
+    Case("galaxy_hsc32", "Galaxies (third-party, 32 × 32)", "galaxy:hsc32", calibration_samples=128),
     Case("galaxy_hsc64", "Galaxies (third-party, 64 × 64)", "galaxy:hsc64", samples=256),
 )
 

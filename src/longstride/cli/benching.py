@@ -74,9 +74,9 @@ def paper(
             if is_first():
                 for results in found.values():
                     console.print(results_table(results))
-        for name in ABLATED if ablations and not model else ():
+        for name, wanted in ABLATED.items() if ablations and not model else ():
             if loaded := _load(name, used, optional=True):
-                run_ablations(loaded, out, quick=quick, say=say)
+                run_ablations(loaded, out, quick=quick, say=say, names=wanted)
     if is_first() and docs is not None:
         for page in write_pages(docs, out):
             print(f"written {page}")
