@@ -21,7 +21,7 @@ from longstride.zoo import Model
 __all__ = ["ABLATED", "ABLATIONS", "SIZES", "run_ablations"]
 
 #: Evaluation samples, fitted and held-out samples, in the quick form and in the full one.
-SIZES = {True: (64, 16, 16), False: (256, 64, 64)}
+SIZES = {True: (64, 16, 16), False: (192, 48, 48)}
 
 Record = dict[str, Any]
 
