@@ -73,7 +73,7 @@ CASES = (
     Case("garments_guided", "Garments, guidance 3", "garments", guidance=3.0, samples=256, calibration_samples=32),
     Case("cifar10", "CIFAR-10 (trained here, EDM, 32 × 32)", "cifar10", samples=256),
     Case("galaxy_hsc32", "Galaxies (third-party, 32 × 32)", "galaxy:hsc32", calibration_samples=128),
-    Case("galaxy_hsc64", "Galaxies (third-party, 64 × 64)", "galaxy:hsc64", samples=256),
+    Case("galaxy_hsc64", "Galaxies (third-party, 64 × 64)", "galaxy:hsc64", samples=256, calibration_samples=32),
 )
 
 
