@@ -125,7 +125,7 @@ def effect_curves(
         row[0].set_ylabel(_DRAWN[measure], fontsize=9)
     for ax, base in zip(axes[0], families, strict=True):
         ax.set_title(label(base), fontsize=10)
-        ax.legend(fontsize=7.5, frameon=False, loc="upper right")
+        ax.legend(fontsize=7.5, frameon=False, loc="best")
     figure.supxlabel("network calls per picture (NFE)", fontsize=9)
     if title:
         figure.suptitle(title, fontsize=11, weight="bold", x=0.01, ha="left")
