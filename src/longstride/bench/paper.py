@@ -121,9 +121,9 @@ def run_case(case: Case, model: Model, out: Path, pictures: Path, *, quick: bool
         if not is_first():
             continue
         save_results(outcome.results, out / f"{slug}.json")
-        pictures.mkdir(parents=True, exist_ok=True)
-        measures: list[Any] = ["rmse", "fd_teacher", "fd_real"] if name == "few" else ["rmse"]
-        effect_curves(outcome.results, pictures / f"{slug}_error_vs_nfe.png", measures=measures, title=case.title)
         if name == "few":
+            pictures.mkdir(parents=True, exist_ok=True)
+            measures = ("rmse", "fd_teacher", "fd_real")
+            effect_curves(outcome.results, pictures / f"{slug}_error_vs_nfe.png", measures=measures, title=case.title)
             draw_comparison(model, study, outcome.tables, pictures / f"{slug}_comparison.png")
     return found
