@@ -52,6 +52,8 @@ def ablation_sections(file: Path) -> dict[str, Callable[[], str]]:
 def _cross(rows: list[Record], down: tuple[str, ...], across: str) -> str:
     """RMSE with one setting across; over seeds the mean and, in brackets, the range."""
     columns = list(dict.fromkeys(row[across] for row in rows))
+    if all(isinstance(column, int) for column in columns):
+        columns.sort()
     groups: dict[tuple[Any, ...], dict[Any, list[Record]]] = {}
     for row in rows:
         groups.setdefault(tuple(row[key] for key in down), {}).setdefault(row[across], []).append(row)
