@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from math import comb
+from statistics import NormalDist
 
 import numpy as np
 import pytest
 
 import longstride as ls
-from longstride.evaluation.bootstrap import Interval, _student, bootstrap_samples, group_bootstrap
+from longstride.evaluation.bootstrap import Interval, bootstrap_samples, group_bootstrap
 from longstride.evaluation.frechet import Moments, frechet_distance
+from longstride.intervals import student
 
 
 def mean(sums):
@@ -31,7 +33,7 @@ def test_the_interval_of_a_mean_is_normal_theorys():
 def test_few_groups_widen_by_students_quantile():
     """Tables of Student's t: 2.3646, 2.2622 and 2.0452 at 7, 9 and 29 degrees of freedom."""
     for degrees, quantile in ((7, 2.36462), (9, 2.26216), (29, 2.04523)):
-        assert 1.959964 * _student(degrees, 0.95) == pytest.approx(quantile, rel=1e-3)
+        assert student(degrees, 0.975) == pytest.approx(quantile, rel=1e-3)
 
 
 @pytest.mark.parametrize("groups", [8, 40])
@@ -88,7 +90,7 @@ def test_the_interval_of_a_frechet_distance_ignores_the_bias_of_resampling():
     assert found.value == replicates[0]
     assert np.mean(replicates[1:]) > found.value + 0.02
     scatter = np.array(replicates[1:]) - np.mean(replicates[1:])
-    ends = found.value + _student(19, 0.95) * np.sqrt(20 / 19) * np.quantile(scatter, [0.025, 0.975])
+    ends = found.value + student(19, 0.975) / NormalDist().inv_cdf(0.975) * np.sqrt(20 / 19) * np.quantile(scatter, [0.025, 0.975])
     assert [found.low, found.high] == pytest.approx(ends.tolist(), rel=1e-12)
 
 
@@ -117,7 +119,7 @@ def test_groups_of_different_sizes_weigh_by_their_samples():
     ones = np.arange(9)  # of eight draws so many are groups of ones, with binomial probability
     share, chance = 3 * ones / (8 + 2 * ones), np.array([comb(8, n) for n in ones]) / 2**8
     average = share @ chance
-    deviation = np.sqrt((share - average) ** 2 @ chance * 8 / 7) * _student(7, 0.95)
+    deviation = np.sqrt((share - average) ** 2 @ chance * 8 / 7) * student(7, 0.975) / 1.959964
     assert (found.high - found.low) / (2 * 1.96 * deviation) == pytest.approx(1, abs=0.12)
 
 

@@ -226,7 +226,9 @@ def test_published_methods_are_settings_of_one_function(method):
     base = PUBLISHED[method].bases[-1]
     table = ls.build(base, SIGMAS)
     result = ls.calibrate(Mixture(), noise_of(16, 6), table, method=method, substeps=4)
-    same = ls.calibrate(Mixture(), noise_of(16, 6), table, **{**vars(PUBLISHED[method].settings), "substeps": 4})
+    same = ls.calibrate(
+        Mixture(), noise_of(16, 6), table, **{**vars(PUBLISHED[method].settings), "substeps": 4}, method="iia"
+    )
     assert result.table.distance(same.table) == 0.0
     assert result.table.name == ("iia_dpmpp_2s" if method == "iia_dpm_solver" else method)
     assert result.card.method == method
@@ -237,7 +239,7 @@ def test_published_methods_are_settings_of_one_function(method):
 def test_one_fine_step_of_the_base_itself_changes_nothing():
     """With M = 1 and DDIM as base and fine solver every coefficient is exactly 0."""
     table = ls.build("ddim", SIGMAS)
-    result = ls.calibrate(Mixture(), noise_of(8, 2), table, substeps=1)
+    result = ls.calibrate(Mixture(), noise_of(8, 2), table, substeps=1, method="iia")
     assert [c for row in result.rows for c in row.coefficients] == [0.0] * 9
     assert result.table.distance(table) == 0.0
 
@@ -279,7 +281,7 @@ def test_the_fit_never_rises_and_its_residual_is_orthogonal_to_the_directions(ba
 def test_calibrated_solvers_beat_their_base_on_fresh_noise(base, steps):
     sigmas = ls.grid("karras", steps, sigma_min=0.05, sigma_max=10.0, final="sigma_min")
     table = ls.build(base, sigmas)
-    result = ls.calibrate(Mixture(), noise_of(256, 6), table)
+    result = ls.calibrate(Mixture(), noise_of(256, 6), table, method="iia")
     x = noise_of(512, 7)
     exact = ls.solve_reference(Mixture(), x, table, steps=256).samples
     before, after = (errors(ls.sample(Mixture(), x, t), exact) for t in (table, result.table))
@@ -320,7 +322,7 @@ def test_what_held_out_noise_contradicts_is_refused():
         return Gaussian(mean=0.0, std=1.0)(x, sigma) * torch.where(sign > 0, 1.0, -1.0)
 
     table = ls.build("ddim", SIGMAS)
-    result = ls.calibrate(two_worlds, x, table)
+    result = ls.calibrate(two_worlds, x, table, method="iia")
     refused = [row for row in result.rows if not row.accepted]
     contradicted = [row for row in refused if row.row not in result.end.given_back]
     assert contradicted
@@ -334,7 +336,7 @@ def test_a_table_that_is_worse_at_the_end_falls_back_to_its_base():
     """A reference that is the base's own result cannot be improved on."""
     table, x = ls.build("ddim", SIGMAS), noise_of(16, 10)
     own = ls.Reference(ls.sample(Mixture(), x[8:], table), 0.0, 5)
-    result = ls.calibrate(Mixture(), x, table, reference=own)
+    result = ls.calibrate(Mixture(), x, table, reference=own, method="iia")
     assert not result.end.accepted
     assert result.table.distance(table) == 0.0
     assert not result.card.end.accepted
@@ -357,10 +359,10 @@ def test_a_row_that_makes_whole_trajectories_worse_is_given_back():
 
 def test_the_same_noise_gives_the_same_card_and_batches_do_not_matter():
     table = ls.build("ddim", SIGMAS)
-    first, again = (ls.calibrate(Mixture(), noise_of(12, 11), table).card.dumps() for _ in range(2))
+    first, again = (ls.calibrate(Mixture(), noise_of(12, 11), table, method="iia").card.dumps() for _ in range(2))
     assert first == again
-    whole = ls.calibrate(Mixture(), noise_of(12, 11), table).table
-    assert whole.distance(ls.calibrate(Mixture(), noise_of(12, 11), table, batch_size=5).table) < 1e-9
+    whole = ls.calibrate(Mixture(), noise_of(12, 11), table, method="iia").table
+    assert whole.distance(ls.calibrate(Mixture(), noise_of(12, 11), table, batch_size=5, method="iia").table) < 1e-9
 
 
 def test_guided_calibration_counts_both_calls():
@@ -377,7 +379,7 @@ def test_guided_calibration_counts_both_calls():
         uncondition={"shift": torch.zeros(1).double()},
         guidance=3.0,
     )
-    result = ls.calibrate(denoiser, noise_of(8, 12), ls.build("ddim", SIGMAS), substeps=4, batch_size=3)
+    result = ls.calibrate(denoiser, noise_of(8, 12), ls.build("ddim", SIGMAS), substeps=4, batch_size=3, method="iia")
     assert result.fit_calls == 2 * 4
     assert result.end.calibrated.rmse < result.end.base.rmse
 
@@ -394,20 +396,20 @@ def test_batches_cut_per_sample_conditions():
 def test_errors_name_what_was_wrong():
     table, x = ls.build("ddim", SIGMAS), noise_of(8, 13)
     with pytest.raises(ls.InputError, match="unknown family of directions 'differences of'"):
-        ls.calibrate(Mixture(), x, table, directions="differences of")
+        ls.calibrate(Mixture(), x, table, directions="differences of", method="iia")
     with pytest.raises(ls.InputError, match="did you mean 'iia'"):
         ls.calibrate(Mixture(), x, table, method="iaa")
     with pytest.raises(ls.InputError, match="unexpected keyword argument 'substep'"):
-        ls.calibrate(Mixture(), x, table, substep=3)
+        ls.calibrate(Mixture(), x, table, substep=3, method="iia")
     with pytest.raises(ls.InputError, match="unknown fine solver 'bogus'"):
-        ls.calibrate(Mixture(), x, table, fine="bogus")
+        ls.calibrate(Mixture(), x, table, fine="bogus", method="iia")
     with pytest.raises(ls.InputError, match="of 8 samples 8 cannot be held out"):
-        ls.calibrate(Mixture(), x, table, held_out=8)
+        ls.calibrate(Mixture(), x, table, held_out=8, method="iia")
     with pytest.raises(ls.InputError, match="substeps >= 1"):
-        ls.calibrate(Mixture(), x, table, substeps=0)
-    with pytest.raises(ls.InputError, match="holds 3 samples, but 4 are held out"):
-        ls.calibrate(Mixture(), x, table, reference=ls.Reference(x[:3], 0.0, 1))
+        ls.calibrate(Mixture(), x, table, substeps=0, method="iia")
+    with pytest.raises(ls.InputError, match="holds 3 samples, but the 4 held-out are needed"):
+        ls.calibrate(Mixture(), x, table, reference=ls.Reference(x[:3], 0.0, 1), method="iia")
     with pytest.raises(ls.InputError, match="does not start from the 4 held-out samples"):
-        ls.calibrate(Mixture(), x, table, reference=ls.solve_reference(Mixture(), x[:4], table, steps=4))
+        ls.calibrate(Mixture(), x, table, reference=ls.solve_reference(Mixture(), x[:4], table, steps=4), method="iia")
     with pytest.raises(ls.NonFiniteError, match=r"call 2 \(sigma = "):
-        ls.calibrate(lambda x, s: x / 2 if s > 5 else x * float("nan"), x, table, substeps=1)
+        ls.calibrate(lambda x, s: x / 2 if s > 5 else x * float("nan"), x, table, substeps=1, method="iia")

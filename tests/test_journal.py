@@ -68,7 +68,7 @@ def calibrated(folder, std=0.5, label=0, **options):
     condition = {"c": torch.full((6,), float(label))}
     denoiser = ls.as_denoiser(network, ls.Schedule.edm(0.05, 10.0), "data", condition=condition)
     settings = {"substeps": 2, "reference_steps": 4, "journal": folder, **options}
-    return ls.calibrate(denoiser, noise, ls.build("ddim", sigmas), **settings)
+    return ls.calibrate(denoiser, noise, ls.build("ddim", sigmas), **settings, method="iia")
 
 
 def test_a_journal_of_another_calibration_is_not_taken_for_this_one(tmp_path):

@@ -12,131 +12,38 @@ import math
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
-import numpy as np
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import ValidationError
 
+from longstride.card_parts import (
+    EndData,
+    ModelInfo,
+    Part,
+    RowData,
+    ScheduleInfo,
+    SearchData,
+    SolverInfo,
+    TableData,
+)
 from longstride.errors import CardError, InputError
 from longstride.files import write_atomically
 from longstride.grid import check_levels
-from longstride.table import Row, SolverTable
+from longstride.table import SolverTable
 
 if TYPE_CHECKING:
     from longstride.calibration.gate import EndReport
-    from longstride.calibration.iia import RowReport
+    from longstride.calibration.rows import RowReport
+    from longstride.calibration.search import Search
     from longstride.sampler import DenoiserLike
 
 __all__ = ["CARD_VERSION", "Card", "ModelInfo", "load_card"]
 
 #: Version of the format; a card with a higher one was written by a newer longstride.
-CARD_VERSION = 1
-
-Finite = Annotated[float, Field(allow_inf_nan=False)]
+CARD_VERSION = 2
 
 
-class _Part(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-
-class ModelInfo(_Part):
-    """What a card was calibrated on.
-
-    Attributes:
-        name: Human-readable name.
-        fingerprint: SHA-256 of the weights, or None when unknown.
-        guidance: Classifier-free guidance scale, or None.
-    """
-
-    name: str = "unnamed"
-    fingerprint: str | None = None
-    guidance: Finite | None = None
-
-
-class RowWeights(_Part):
-    """One row of the recurrence: weights of earlier states and outputs, by index."""
-
-    states: dict[int, Finite]
-    outputs: dict[int, Finite]
-
-
-class TableData(_Part):
-    """A :class:`~longstride.SolverTable` as plain numbers."""
-
-    alphas: list[Finite]
-    sigmas: list[Finite]
-    grid: list[int]
-    rows: list[RowWeights]
-    exact: bool
-
-    @staticmethod
-    def of(table: SolverTable) -> TableData:
-        """Plain numbers of ``table``."""
-        rows = [RowWeights(states=dict(row.states), outputs=dict(row.outputs)) for row in table.rows]
-        return TableData(
-            alphas=table.alphas.tolist(),
-            sigmas=table.sigmas.tolist(),
-            grid=list(table.grid),
-            rows=rows,
-            exact=table.exact,
-        )
-
-    def table(self, name: str, options: Mapping[str, Any]) -> SolverTable:
-        """The table itself; its constructor checks it."""
-        rows = tuple(Row(row.states, row.outputs) for row in self.rows)
-        levels = np.array(self.alphas), np.array(self.sigmas)
-        return SolverTable(name, *levels, rows, tuple(self.grid), options, self.exact)
-
-
-class SolverInfo(_Part):
-    """A classical solver and its options."""
-
-    name: str
-    options: dict[str, Any] = {}
-
-
-class ScheduleInfo(_Part):
-    """The schedule's family, and the network's time at every level, where the denoiser knew them."""
-
-    family: Literal["ve", "vp", "flow"] | None = None
-    times: list[Finite] | None = None
-
-
-class RowData(_Part):
-    """One step's report; see :class:`longstride.calibration.iia.RowReport`."""
-
-    row: int
-    sigma_from: Finite
-    sigma_to: Finite
-    labels: list[str]
-    coefficients: list[Finite]
-    base_error: Finite
-    error: Finite
-    held_out_base_error: Finite
-    held_out_error: Finite
-    accepted: bool
-
-
-class ErrorData(_Part):
-    """RMSE and median per-sample error to the converged solution."""
-
-    rmse: Finite
-    median: Finite
-
-
-class EndData(_Part):
-    """Whole trajectories on held-out noise; see :class:`longstride.calibration.gate.EndReport`."""
-
-    base: ErrorData
-    calibrated: ErrorData
-    samples: int
-    reference_error: Finite | None
-    reference_nfe: int
-    given_back: list[int]
-    accepted: bool
-
-
-class Card(_Part):
+class Card(Part):
     """A calibrated sampler with everything that is needed to judge and reuse it.
 
     Attributes:
@@ -152,7 +59,8 @@ class Card(_Part):
         schedule: Family and network times of the levels.
         data: The table's numbers; :attr:`table` is the table itself.
         base_data: The numbers of the base on the same levels, to compare with and fall back to.
-        steps: One report per step.
+        steps: One report per fitted row; none where all were fitted together.
+        search: How a fit of all rows together went, or None.
         end: Whole trajectories on held-out noise.
     """
 
@@ -169,6 +77,7 @@ class Card(_Part):
     data: TableData
     base_data: TableData
     steps: list[RowData]
+    search: SearchData | None = None
     end: EndData
 
     @staticmethod
@@ -182,6 +91,7 @@ class Card(_Part):
         denoiser: DenoiserLike,
         rows: Iterable[RowReport],
         end: EndReport,
+        search: Search | None = None,
     ) -> Card:
         """Card of a calibrated ``table``; used by :func:`longstride.calibrate`."""
         from longstride import __version__
@@ -191,6 +101,8 @@ class Card(_Part):
         end_data = asdict(end)
         if not math.isfinite(end.reference_error):
             end_data["reference_error"] = None
+        if end.stability is not None and not math.isfinite(end.stability.gain + end.stability.base_gain):
+            end_data["stability"] = None
         return Card(
             longstride=__version__,
             solver=table.name,
@@ -203,6 +115,7 @@ class Card(_Part):
             data=TableData.of(table),
             base_data=TableData.of(base),
             steps=[RowData(**json.loads(json.dumps(asdict(row)))) for row in rows],
+            search=None if search is None else SearchData(**json.loads(json.dumps(asdict(search)))),
             end=EndData(**json.loads(json.dumps(end_data))),
         )
 

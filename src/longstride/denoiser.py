@@ -93,6 +93,15 @@ class Denoiser:
         }
         return self.with_condition(**cut)
 
+    def repeat(self, times: int) -> Denoiser:
+        """The same network for the whole batch several times over: all samples, then all of them again."""
+        many = {
+            name: value.repeat(times, *(1,) * (value.ndim - 1))
+            for name, value in self.condition.items()
+            if isinstance(value, Tensor) and value.ndim > 0 and len(value) > 1
+        }
+        return self.with_condition(**many)
+
     def _level_uncached(self, sigma: float) -> tuple[float, float, float]:
         """Network time, and alpha and sigma on the network's own scale, as Python floats."""
         t = float(self.schedule.time(sigma))

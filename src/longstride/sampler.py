@@ -110,10 +110,17 @@ class Run:
         if not self.keep:
             self.history.forget(self.table.last_reader, self.k)
 
+    def finish(self, denoiser: DenoiserLike) -> Tensor:
+        """Make the calls that are left, and return the last state; unlike :func:`sample`, whatever it holds."""
+        while self.k < self.table.nfe:
+            self.see(denoiser(self.x, self.sigma))
+            self.advance()
+        return self.x
+
     def fork(self, table: SolverTable) -> Run:
-        """This run so far, to be continued by another table with the same levels; tensors are shared."""
+        """This run so far, to be continued by another table; tensors are shared."""
         other = copy(self)
-        other.table, other.history = table, copy(self.history)
+        other.table, other._levels, other.history = table, table.sigmas.tolist(), copy(self.history)
         other.history.states, other.history.outputs = dict(self.history.states), dict(self.history.outputs)
         return other
 

@@ -14,9 +14,9 @@ from numpy.typing import NDArray
 
 from longstride.calibration import Calibration, Reference, calibrate
 from longstride.calibration.batches import Batches
-from longstride.calibration.calibrate import shared_reference
 from longstride.calibration.directions import DIRECTIONS
 from longstride.calibration.reference import Errors, least_level, solve_reference, squared_errors
+from longstride.calibration.shared_reference import shared_reference
 from longstride.denoiser import Denoiser
 from longstride.evaluation.bootstrap import group_bootstrap
 from longstride.evaluation.contestants import base_table

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -157,17 +157,23 @@ class Batches:
         self.calls += made or len(x) * int(getattr(self.denoiser, "cost", 1))
         return out
 
+    def numbers(self, *, held_out: bool) -> list[int]:
+        """Numbers of all fitted, or of all held-out batches, those of other processes included."""
+        return [n for n, part in enumerate(self.slices) if (part.start >= self.fitted) == held_out]
+
     def gather(
-        self, found: Mapping[int, Array], *, held_out: bool, shape: Callable[[int], tuple[int, ...]] = lambda b: (b,)
+        self,
+        found: Mapping[int, Array],
+        numbers: Sequence[int],
+        shape: Callable[[int], tuple[int, ...]] = lambda b: (b,),
     ) -> list[Array]:
-        """One result per fitted or held-out batch, in order, on every process.
+        """One result per batch, in order, on every process.
 
         Args:
             found: This process's results by batch number.
-            held_out: Which batches gave them.
+            numbers: Of the batches that gave them, those of other processes included.
             shape: Shape of the result of a batch of b samples; default: one entry per sample.
         """
-        numbers = [n for n, part in enumerate(self.slices) if (part.start >= self.fitted) == held_out]
         shapes = [shape(self.slices[n].stop - self.slices[n].start) for n in numbers]
         return gather({numbers.index(n): value for n, value in found.items()}, shapes)
 

@@ -2,30 +2,33 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor
 
-from longstride.calibration.batches import Batch, Batches
-from longstride.calibration.gate import EndReport, gate
-from longstride.calibration.iia import PUBLISHED, IIASettings, RowReport, calibrate_iia
-from longstride.calibration.normal_equations import Array, double
-from longstride.calibration.reference import Reference, least_level, solve_reference, start_of
+from longstride.calibration.batches import Batches
+from longstride.calibration.gate import EndReport, gate, judge
+from longstride.calibration.iia import PUBLISHED, IIASettings, calibrate_iia
+from longstride.calibration.reference import Reference, least_level
+from longstride.calibration.rows import RowReport
+from longstride.calibration.search import GaussNewtonSettings, Search, calibrate_gauss_newton
+from longstride.calibration.shared_reference import check_reference, shared_reference
+from longstride.calibration.trajectory import GlobalSettings, calibrate_global
 from longstride.card import Card, ModelInfo
 from longstride.errors import InputError, unknown
 from longstride.journal import Journal, digest, table_digest
 from longstride.sampler import DenoiserLike
 from longstride.table import SolverTable
 
-__all__ = ["METHODS", "Calibration", "calibrate", "shared_reference"]
+__all__ = ["METHODS", "Calibration", "calibrate", "default_settings"]
 
-#: ``iia`` takes any base and any settings; the others are what the paper names.
-METHODS = ("iia", *PUBLISHED)
+#: ``gauss_newton`` fits everything together, ``global`` row by row to converged trajectories, ``iia`` row by row to
+#: fine solutions of single steps; the others are settings of ``iia`` that its paper names.
+METHODS = ("gauss_newton", "global", "iia", *PUBLISHED)
 
 #: Called with (steps done, steps in all, what is being done).
 Progress = Callable[[int, int, str], None]
@@ -43,6 +46,7 @@ class Calibration:
         fit_calls: Network calls per sample and step that the fit spent; a guided pair counts as two.
         calls: All network calls of this calibration, in samples: the fit, the check at the end, and the reference
             unless it was passed in; those of all processes, and those before a restart.
+        search: How a ``gauss_newton`` calibration went; None for the others, which report rows.
     """
 
     table: SolverTable
@@ -51,6 +55,7 @@ class Calibration:
     end: EndReport
     fit_calls: float
     calls: int
+    search: Search | None = None
 
 
 def calibrate(
@@ -58,7 +63,8 @@ def calibrate(
     noise: Tensor,
     table: SolverTable,
     *,
-    method: str = "iia",
+    method: str = "gauss_newton",
+    starts: Mapping[str, SolverTable] | None = None,
     held_out: int | None = None,
     reference: Reference | None = None,
     reference_steps: int = 64,
@@ -79,12 +85,14 @@ def calibrate(
     Args:
         denoiser: The network, bound to the conditions of all samples.
         noise: ``table.sigmas[0]`` times standard normal noise, shape ``(B, *)``, B at least 2.
-        table: The base solver on the levels to be calibrated.
-        method: ``"iia"``, or one of the forms that the paper names, which are settings of it for some bases:
-            :data:`~longstride.calibration.iia.PUBLISHED`.
+        table: The base solver on the levels to be calibrated. For ``"gauss_newton"`` it is one of many starts, of which
+            it gives the calls and the two ends; the base is then the best classical solver of all.
+        method: ``"gauss_newton"``, ``"global"``, ``"iia"``, or one of the forms that the paper of IIA names, which are
+            settings of it for some bases: :data:`~longstride.calibration.iia.PUBLISHED`.
+        starts: Further tables that ``"gauss_newton"`` may start from, by name, such as another model's.
         held_out: How many samples, from the end of the batch, are kept from the fit; default: half.
-        reference: Converged solution from the held-out noise, for the check at the end; one serves all step counts
-            that share their first and last level. Default: it is solved here.
+        reference: Converged solution from all noise; one serves all step counts that share their first and last level.
+            Other methods than ``"gauss_newton"`` need that of the held-out noise alone. Default: it is solved here.
         reference_steps: Steps of that solution.
         sigma_floor: Least positive level that the network knows, below which no fine solution looks; default: the
             schedule's, or the table's own where a plain callable has none.
@@ -94,7 +102,9 @@ def calibrate(
         journal: Folder where finished batches are kept, so that a calibration that was killed goes on and ends in the
             same numbers. Delete it once the result is saved. Default: nothing is kept.
         progress: Called after every row.
-        **settings: Of :class:`~longstride.calibration.iia.IIASettings`, in place of the method's own.
+        **settings: Of :class:`~longstride.calibration.search.GaussNewtonSettings`,
+            :class:`~longstride.calibration.trajectory.GlobalSettings` or
+            :class:`~longstride.calibration.iia.IIASettings`, in place of the method's own.
 
     Raises:
         InputError: unknown method or setting, a base that the method is not for, fewer than two samples, a reference
@@ -107,7 +117,7 @@ def calibrate(
         ...     return x / (1 + 4 * sigma**2)
         >>> table = ls.build("ddim", ls.grid("karras", 5, sigma_min=0.01, sigma_max=10.0))
         >>> noise = 10 * torch.randn(32, 8, generator=torch.Generator().manual_seed(0))
-        >>> result = ls.calibrate(denoiser, noise, table)
+        >>> result = ls.calibrate(denoiser, noise, table, method="iia")
         >>> result.end.calibrated.rmse < 0.2 * result.end.base.rmse
         True
     """
@@ -122,88 +132,91 @@ def calibrate(
     floor = least_level(denoiser, table) if sigma_floor is None else sigma_floor
     work |= {"sigma_floor": floor, "conditions": digest(getattr(denoiser, "condition", None))}
     work |= {"reference": reference_steps if reference is None else digest(reference.samples)}
+    work |= {"starts": {key: table_digest(start) for key, start in (starts or {}).items()}}
     kept = Journal(None if journal is None else Path(journal), work)
     batches = Batches(denoiser, noise, held, batch_size, kept)
     batches.check_network(table)
     say = progress or (lambda done, total, what: None)
-    calibrated, rows = calibrate_iia(
-        batches,
-        table,
-        chosen,
-        method if method in PUBLISHED and len(PUBLISHED[method].bases) == 1 else f"iia_{table.name}",
-        floor=floor,
-        progress=lambda done, total: say(done, total + 1, "fitting"),
-    )
+    base, search = table, None
+    rows: list[RowReport] = []
+    whole = isinstance(chosen, GaussNewtonSettings)
+    if reference is not None:
+        check_reference(reference, batches, table, whole)
+    elif whole:
+        reference = shared_reference(batches, table, steps=reference_steps, floor=floor, fitted=True)
+
+    def fitting(done: int, total: int) -> None:
+        say(done, total + 1, "fitting")
+
+    if isinstance(chosen, GaussNewtonSettings):
+        assert reference is not None
+        calibrated, base, search = calibrate_gauss_newton(
+            batches,
+            table,
+            chosen,
+            method,
+            reference=reference,
+            floor=floor,
+            batch_size=batch_size,
+            starts=starts,
+            progress=fitting,
+        )
+    elif isinstance(chosen, GlobalSettings):
+        name = f"global_{table.name}"
+        calibrated, rows = calibrate_global(
+            batches, table, chosen, name, steps=reference_steps, floor=floor, progress=fitting
+        )
+    else:
+        name = method if method in PUBLISHED and len(PUBLISHED[method].bases) == 1 else f"iia_{table.name}"
+        calibrated, rows = calibrate_iia(batches, table, chosen, name, floor=floor, progress=fitting)
     fit_calls = batches.total_calls()
     if reference is None:
         reference = shared_reference(batches, table, steps=reference_steps, floor=floor)
-    elif reference.start and reference.start != start_of(noise[batches.fitted :], table):
-        raise InputError(
-            f"the reference does not start from the {held} held-out samples at sigma {table.sigmas[0]:g} and end at "
-            f"{table.sigmas[-1]:g}: solve it from the same noise, between the same levels"
-        )
-    elif len(reference.samples) != held:
-        raise InputError(f"the reference holds {len(reference.samples)} samples, but {held} are held out")
-    final, end = gate(batches, table, calibrated, reference)
-    say(table.nfe + 1, table.nfe + 1, "checking")
+    if isinstance(chosen, GaussNewtonSettings):
+        final, end = judge(batches, base, calibrated, reference, margin=chosen.margin, stability=chosen.stability)
+    else:
+        final, end = gate(batches, table, calibrated, reference)
+    say(1, 1, "checking")
     rows = [replace(row, accepted=final.rows[row.row - 1] != table.rows[row.row - 1]) for row in rows]
     card = Card.of(
         final,
-        base=table,
+        base=base,
         method=method,
         settings=said,
         model=about,
         denoiser=denoiser,
         rows=rows,
         end=end,
+        search=search,
     )
     per_step = fit_calls / (len(noise) * (len(table.grid) - 1))
-    return Calibration(final, card, tuple(rows), end, per_step, batches.total_calls())
+    return Calibration(final, card, tuple(rows), end, per_step, batches.total_calls(), search)
 
 
-def _settings(method: str, table: SolverTable, settings: dict[str, Any]) -> IIASettings:
+Settings = IIASettings | GlobalSettings | GaussNewtonSettings
+
+
+def default_settings(method: str) -> Settings:
+    """Settings that a method has if none are given.
+
+    Raises:
+        InputError: there is no such method.
+    """
     if method not in METHODS:
         raise unknown("method", method, METHODS)
-    start = IIASettings()
-    if method in PUBLISHED:
-        if table.name not in PUBLISHED[method].bases:
-            bases = ", ".join(PUBLISHED[method].bases)
-            raise InputError(f"{method} is for the bases {bases}, not for {table.name!r}; method 'iia' takes any")
-        start = PUBLISHED[method].settings
+    if method == "gauss_newton":
+        return GaussNewtonSettings()
+    if method == "global":
+        return GlobalSettings()
+    return PUBLISHED[method].settings if method in PUBLISHED else IIASettings()
+
+
+def _settings(method: str, table: SolverTable, settings: dict[str, Any]) -> Settings:
+    start = default_settings(method)
+    if method in PUBLISHED and table.name not in PUBLISHED[method].bases:
+        bases = ", ".join(PUBLISHED[method].bases)
+        raise InputError(f"{method} is for the bases {bases}, not for {table.name!r}; method 'iia' takes any")
     try:
         return replace(start, **settings)
     except TypeError as error:
         raise InputError(f"method {method!r}: {str(error).split('() ')[-1]}") from None
-
-
-def shared_reference(batches: Batches, table: SolverTable, *, steps: int, floor: float) -> Reference:
-    """Converged solution of the held-out samples, shared between the processes and journalled by batch.
-
-    Args:
-        batches: The samples.
-        table: Gives the first and the last level.
-        steps: Fine steps.
-        floor: Least positive level.
-    """
-    samples: dict[int, Array] = {}
-    facts: dict[int, Array] = {}
-    first = next(n for n, part in enumerate(batches.slices) if part.start >= batches.fitted)
-    for batch in batches.held_out:
-
-        def solve(batch: Batch = batch) -> dict[str, Array]:
-            found = solve_reference(
-                batch.denoiser,
-                batch.noise,
-                table,
-                steps=steps,
-                check_samples=8 if batch.number == first else 0,
-                sigma_floor=floor,
-            )
-            return {"samples": double(found.samples).cpu().numpy(), "facts": np.array([found.error, float(found.nfe)])}
-
-        part = batches.part(f"reference/{batch.number}", solve)
-        samples[batch.number], facts[batch.number] = part["samples"], part["facts"]
-    noise = batches.noise[batches.fitted :]
-    whole = np.concatenate(batches.gather(samples, held_out=True, shape=lambda b: (b, *noise.shape[1:])))
-    error, nfe = batches.gather(facts, held_out=True, shape=lambda b: (2,))[0]
-    return Reference(torch.from_numpy(whole).to(noise), float(error), int(nfe), start_of(noise, table))

@@ -18,24 +18,24 @@ from __future__ import annotations
 
 from bisect import bisect_left
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
+from functools import partial
 from typing import Literal, get_args
 
 import numpy as np
-import torch
 from torch import Tensor
 
 from longstride.calibration.batches import Batch, Batches
 from longstride.calibration.directions import DIRECTIONS
-from longstride.calibration.normal_equations import Array, NormalEquations
 from longstride.calibration.reference import refine
+from longstride.calibration.rows import Plan, RowReport, fit_rows
 from longstride.errors import InputError, unknown
-from longstride.sampler import Run, raise_if_not_finite, sample
+from longstride.sampler import Run, sample
 from longstride.schedule import Schedule
 from longstride.solvers import SOLVERS
 from longstride.table import SolverTable
 
-__all__ = ["PUBLISHED", "IIASettings", "Published", "RowReport", "calibrate_iia"]
+__all__ = ["PUBLISHED", "IIASettings", "Published", "calibrate_iia", "fine_table"]
 
 Trajectory = Literal["calibrated", "base"]
 
@@ -102,36 +102,6 @@ PUBLISHED: dict[str, Published] = {
 }
 
 
-@dataclass(frozen=True)
-class RowReport:
-    """What calibration did to one row.
-
-    Attributes:
-        row: Index of the state that the row gives.
-        sigma_from: Level where its step starts.
-        sigma_to: Level of the state.
-        labels: Names of the directions.
-        coefficients: Their fitted coefficients.
-        base_error: Root-mean-square distance of the base row to the target, on the samples that were fitted.
-        error: The same with the coefficients.
-        held_out_base_error: As ``base_error``, on the held-out samples.
-        held_out_error: As ``error``, on the held-out samples.
-        accepted: Whether the coefficients are in use: they must not raise the held-out error of this step, and the
-            gate must not have given the row back to the base.
-    """
-
-    row: int
-    sigma_from: float
-    sigma_to: float
-    labels: tuple[str, ...]
-    coefficients: tuple[float, ...]
-    base_error: float
-    error: float
-    held_out_base_error: float
-    held_out_error: float
-    accepted: bool
-
-
 def fine_table(
     table: SolverTable, k: int, settings: IIASettings, floor: float, schedule: Schedule | None = None
 ) -> SolverTable:
@@ -170,7 +140,7 @@ class _Targets:
         self.table, self.settings, self.floor, self.schedule = table, settings, floor, schedule
         self._known: dict[tuple[int, int, float, float], Tensor] = {}
 
-    def __call__(self, batch: Batch, run: Run, k: int) -> Tensor:
+    def __call__(self, k: int, batch: Batch, run: Run) -> Tensor:
         start = self.table.step_of_row(k)
         key = (batch.number, start, float(self.table.alphas[k]), float(self.table.sigmas[k]))
         if key not in self._known:
@@ -181,7 +151,6 @@ class _Targets:
         return self._known[key]
 
 
-@torch.inference_mode()
 def calibrate_iia(
     batches: Batches,
     table: SolverTable,
@@ -191,7 +160,7 @@ def calibrate_iia(
     floor: float,
     progress: Callable[[int, int], None] | None = None,
 ) -> tuple[SolverTable, list[RowReport]]:
-    """Rewrite the rows of ``table``, one after the other, in a single roll-out.
+    """Rewrite the rows of ``table`` by fine solutions of their own steps.
 
     Less than ``M + 1`` network calls per sample and network call of the table are spent.
 
@@ -206,78 +175,20 @@ def calibrate_iia(
     Raises:
         NonFiniteError: the network returned NaN or infinity.
     """
-    last = _last_readers(table, settings)
-    runs = {batch.number: Run(batch.noise, table, keep=True) for batch in batches.mine}
     targets = _Targets(table, settings, floor, getattr(batches.denoiser, "schedule", None))
-    rows, reports = list(table.rows), []
-    for k, base in enumerate(table.rows, start=1):
-        for batch in batches.mine:
-            run = runs[batch.number]
-            run.see(batches.call(f"call-{k}", batch, run.x, run.sigma))
-            raise_if_not_finite(run.k, run.sigma, run.x, run.history.outputs[run.k])
-        if k in table.grid or settings.stages:
-            candidates = DIRECTIONS[settings.directions](table, k, settings.r)
-            found: dict[int, Array] = {}
-            for batch in batches.mine:
 
-                def products(batch: Batch = batch) -> dict[str, Array]:
-                    run = runs[batch.number]
-                    combine, equations = run.history.combine, NormalEquations(len(candidates))  # noqa: B023
-                    residual = targets(batch, run, k) - combine(base)  # noqa: B023
-                    equations.add([combine(row) for row in candidates.values()], residual)  # noqa: B023
-                    return {"products": equations.pack()}
+    def plan(k: int) -> Plan | None:
+        if k not in table.grid and not settings.stages:
+            return None
+        directions = DIRECTIONS[settings.directions](table, k, settings.r)
+        return Plan(directions, (len(directions),), partial(targets, k), (table.step_of_row(k),))
 
-                found[batch.number] = batches.part(f"fit-{k}/{batch.number}", products)["products"]
-            report = _fit(batches, table, k, tuple(candidates), found, settings.ridge)
-            reports.append(report)
-            if report.accepted:
-                for weight, direction in zip(report.coefficients, candidates.values(), strict=True):
-                    base = base + weight * direction
-                rows[k - 1] = base.pruned()
-        for run in runs.values():
-            run.advance(rows[k - 1] if settings.trajectory == "calibrated" else None)
-            run.history.forget(last, k)
-        if progress is not None:
-            progress(k, table.nfe)
-    changed = any(new != old for new, old in zip(rows, table.rows, strict=True))
-    return replace(table, name=name, rows=tuple(rows), exact=not changed), reports
-
-
-def _last_readers(table: SolverTable, settings: IIASettings) -> tuple[list[int], list[int]]:
-    """For every state and output the last row that reads it, by its base, its directions or its fine solution."""
-    states, outputs = [k + 1 for k in range(table.nfe + 1)], [0] * table.nfe
-    for k, base in enumerate(table.rows, start=1):
-        start = table.step_of_row(k)
-        rows = [base, *DIRECTIONS[settings.directions](table, k, settings.r).values()]
-        for i in (start, *(i for row in rows for i in row.states)):
-            states[i] = max(states[i], k)
-        for j in (start, *(j for row in rows for j in row.outputs)):
-            outputs[j] = max(outputs[j], k)
-    return states, outputs
-
-
-def _fit(
-    batches: Batches, table: SolverTable, k: int, labels: tuple[str, ...], found: dict[int, Array], ridge: float
-) -> RowReport:
-    """Solve for the coefficients of row ``k`` on the fitted batches, and judge them on the held-out ones."""
-    p = len(labels)
-
-    def equations(held_out: bool) -> NormalEquations:
-        chosen = {b.number: found[b.number] for b in batches.mine if b.held_out == held_out}
-        parts = batches.gather(chosen, held_out=held_out, shape=lambda b: (p * p + p + 2,))
-        return NormalEquations.unpack(np.sum(parts, axis=0), p)
-
-    train, test = equations(False), equations(True)
-    beta, zero = train.solve(ridge), np.zeros(p)
-    return RowReport(
-        row=k,
-        sigma_from=float(table.sigmas[table.step_of_row(k)]),
-        sigma_to=float(table.sigmas[k]),
-        labels=labels,
-        coefficients=tuple(beta.tolist()),
-        base_error=train.mse(zero) ** 0.5,
-        error=train.mse(beta) ** 0.5,
-        held_out_base_error=test.mse(zero) ** 0.5,
-        held_out_error=test.mse(beta) ** 0.5,
-        accepted=bool(test.mse(beta) <= test.mse(zero)),
+    return fit_rows(
+        batches,
+        table,
+        [plan(k) for k in range(1, table.nfe + 1)],
+        name,
+        ridge=settings.ridge,
+        along_base=settings.trajectory == "base",
+        progress=progress,
     )

@@ -61,6 +61,13 @@ class NormalEquations:
         found.energy, found.count = float(packed[-2]), int(packed[-1])
         return found
 
+    def leading(self, unknowns: int) -> NormalEquations:
+        """The equations of the first ``unknowns`` directions alone."""
+        found = NormalEquations(unknowns)
+        found.gram, found.moment = self.gram[:unknowns, :unknowns], self.moment[:unknowns]
+        found.energy, found.count = self.energy, self.count
+        return found
+
     def solve(self, ridge: float) -> Array:
         """Minimiser ``beta`` of shape ``(p,)`` of ``|e - V beta|² + ridge |diag(G)^{1/2} beta|²``.
 

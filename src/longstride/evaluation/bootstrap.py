@@ -14,6 +14,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from longstride.errors import InputError
+from longstride.intervals import student
 
 __all__ = ["Interval", "bootstrap_samples", "group_bootstrap"]
 
@@ -142,18 +143,10 @@ def _interval(statistic: Callable[[int], float], shape: tuple[int, ...], level: 
         replicates = np.array([statistic(row) for row in range(1, rows)], dtype=np.float64)
     if not np.isfinite(replicates).all():
         return Interval(value, None, None)
-    scatter = (replicates - replicates.mean()) * np.sqrt(groups / (groups - 1)) * _student(groups - 1, level)
+    wider = student(groups - 1, (1 + level) / 2) / NormalDist().inv_cdf((1 + level) / 2)
+    scatter = (replicates - replicates.mean()) * np.sqrt(groups / (groups - 1)) * wider
     low, high = np.quantile(scatter, [(1 - level) / 2, (1 + level) / 2])
     return Interval(value, value + float(low), value + float(high))
-
-
-def _student(degrees: int, level: float) -> float:
-    """Student's quantile over the normal one, by the expansion of Cornish and Fisher: to 0.1 % from 7 degrees on."""
-    z = NormalDist().inv_cdf((1 + level) / 2)
-    first = (z**2 + 1) / 4
-    second = (5 * z**4 + 16 * z**2 + 3) / 96
-    third = (3 * z**6 + 19 * z**4 + 17 * z**2 - 15) / 384
-    return 1 + first / degrees + second / degrees**2 + third / degrees**3
 
 
 def _leaves(tree: Any) -> list[NDArray[Any]]:

@@ -10,8 +10,8 @@ import numpy as np
 
 from longstride.calibration import Reference, calibrate
 from longstride.calibration.batches import Batches
-from longstride.calibration.calibrate import shared_reference
 from longstride.calibration.reference import least_level
+from longstride.calibration.shared_reference import shared_reference
 from longstride.card import Card, load_card
 from longstride.errors import CardError
 from longstride.evaluation.contestants import Contestant

@@ -1,0 +1,246 @@
+r"""Endpoint Gauss–Newton: all weights of a table and its inner levels, fitted together to where samples should end.
+
+With the last state :math:`x_K(\theta)` of a table whose free numbers (:mod:`longstride.calibration.unknowns`) are moved
+by theta, the converged solution :math:`x^*` from the same noise, and a fixed feature map phi
+(:mod:`longstride.calibration.residuals`),
+
+.. math:: \min_\theta\; \mathbb E\, \rho\big(\|\varphi(x^*) - \varphi(x_K(\theta))\|^2\big)
+          + \epsilon\, \|\mathrm{diag}(G)^{1/2} (\theta - \theta_0)\|^2, \qquad \rho(e) = c^2 \log(1 + e / c^2).
+
+Errors are heavy-tailed: a few samples switch modes, and would rule a sum of squares. rho is Cauchy's loss; each sample
+weighs :math:`1 / (1 + e / c^2)`, with c² the median of e.
+
+A step of Levenberg and Marquardt solves :math:`(G + \lambda\, \mathrm{diag}\, G)\, \delta = J^T r` with
+:math:`G = J^T J`. Columns of J are difference quotients of roll-outs, so the network may be compiled, quantised or
+somebody else's. Free numbers of state k leave the calls before it as they are, so these are made once: a step costs
+about :math:`K^3 / 6` calls per sample. Only G and :math:`J^T r` are kept, summed in float64 over batches and processes.
+
+References:
+    Nocedal & Wright, Numerical Optimization, 2006, Sec. 10.3; Black & Rangarajan, On the unification of line processes,
+    outlier rejection, and robust statistics, 1996, for rho.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from longstride.calibration.batches import Batch, Batches
+from longstride.calibration.normal_equations import Array, NormalEquations, double
+from longstride.calibration.residuals import Residual
+from longstride.calibration.shared_runs import SharedRuns
+from longstride.calibration.unknowns import Unknowns
+from longstride.errors import InputError
+from longstride.journal import table_digest
+from longstride.sampler import Run
+from longstride.table import SolverTable
+
+__all__ = ["Fit", "GaussNewton", "Iteration", "Targets"]
+
+#: Trials of a step, each more damped than the one before, until the objective falls.
+_TRIALS = 6
+#: A step that gains less than this part of the objective is the last.
+_LEAST_GAIN = 1e-2
+
+#: Converged last states of a batch.
+Targets = Callable[[Batch], Tensor]
+
+
+@dataclass(frozen=True)
+class Iteration:
+    """One accepted step.
+
+    Attributes:
+        objective: Robust mean over the fitted samples.
+        held_out: The same over the held-out samples, with the same c².
+        rmse: Root-mean-square error of the fitted samples, in pixels or latents.
+        held_out_rmse: Of the held-out ones.
+        damping: Lambda of the step.
+    """
+
+    objective: float
+    held_out: float
+    rmse: float
+    held_out_rmse: float
+    damping: float
+
+
+@dataclass(frozen=True)
+class Fit:
+    """Result of :meth:`GaussNewton.fit`.
+
+    Attributes:
+        table: The one of all iterates, the start included, with the least objective on the held-out samples.
+        iterations: One line per accepted step; the first line is the start.
+        stopped: Why it ended, in words.
+    """
+
+    table: SolverTable
+    iterations: tuple[Iteration, ...]
+    stopped: str
+
+
+class GaussNewton:
+    """The fit on some batches.
+
+    Args:
+        batches: The samples.
+        targets: Their converged last states.
+        unknowns: The free numbers.
+        residual: The feature map.
+        robust: c² as a multiple of the median error; 0: plain squares.
+        ridge: Epsilon; pulls towards the start, or towards ``center``.
+        center: Free numbers that the ridge pulls to; default: those of the start.
+        batch_size: Most samples per network call; runs of few samples make their calls together.
+        fitted: Numbers of the fitted batches to use; default: all.
+    """
+
+    def __init__(
+        self,
+        batches: Batches,
+        targets: Targets,
+        unknowns: Unknowns,
+        residual: Residual,
+        *,
+        robust: float = 1.0,
+        ridge: float = 0.0,
+        center: Array | None = None,
+        batch_size: int | None = None,
+        fitted: Sequence[int] | None = None,
+    ) -> None:
+        self.batches, self.targets, self.unknowns, self.residual = batches, targets, unknowns, residual
+        self.robust, self.ridge, self.center, self.batch_size = robust, ridge, center, batch_size
+        self.fitted = batches.numbers(held_out=False) if fitted is None else list(fitted)
+        self.held_out = batches.numbers(held_out=True)
+
+    def errors(self, table: SolverTable, numbers: Sequence[int]) -> Array:
+        """Squared residual and squared error of every sample of some batches, shape ``(B, 2)``; infinite if it is."""
+        found: dict[int, Array] = {}
+        for batch in (b for b in self.batches.mine if b.number in numbers):
+
+            def measure(batch: Batch = batch) -> dict[str, Array]:
+                with torch.inference_mode():
+                    end = Run(batch.noise, table).finish(batch.denoiser)
+                return {"squared": self._squared(end, self.targets(batch))}
+
+            name = f"errors/{self.residual.name}/{table_digest(table)[:20]}/{batch.number}"
+            found[batch.number] = self.batches.part(name, measure)["squared"]
+        return np.concatenate(self.batches.gather(found, list(numbers), lambda b: (b, 2)))
+
+    def _squared(self, samples: Tensor, target: Tensor) -> Array:
+        features = double(self.residual(samples) - self.residual(target)).square().sum(1)
+        pixels = double(samples - target).square().flatten(1).mean(1)
+        found: Array = torch.stack([features, pixels], 1).cpu().numpy()
+        return np.where(np.isnan(found), np.inf, found)
+
+    def _equations(self, table: SolverTable, c2: float) -> NormalEquations:
+        """Weighted normal equations of a step from ``table``, over all fitted batches."""
+        p = len(self.unknowns)
+        free, steps = self.unknowns.free(table), self.unknowns.steps
+        found: dict[int, Array] = {}
+        for batch in (b for b in self.batches.mine if b.number in self.fitted):
+
+            def products(batch: Batch = batch) -> dict[str, Array]:
+                runs = SharedRuns(batch.denoiser, batch.noise, table)
+                moved = [self.unknowns.moved(table, steps * unit) for unit in np.eye(p)[free]]
+                ends = runs.ends(moved, self.batch_size)
+                here = self.residual(runs.end)
+                left = self.residual(self.targets(batch)) - here
+                weight = (1 / (1 + double(left).square().sum(1) / c2)).sqrt()[:, None].to(left)
+                quotients = iter(
+                    (self.residual(end) - here) * (weight / h) for end, h in zip(ends, steps[free], strict=True)
+                )
+                zero = torch.zeros_like(left)
+                equations = NormalEquations(p)
+                equations.add([next(quotients) if may else zero for may in free], left * weight)
+                return {"products": equations.pack()}
+
+            name = f"jacobian/{self.residual.name}/{c2:.12e}/{table_digest(table)[:20]}/{batch.number}"
+            found[batch.number] = self.batches.part(name, products)["products"]
+        parts = self.batches.gather(found, self.fitted, lambda b: (p * p + p + 2,))
+        return NormalEquations.unpack(np.sum(parts, axis=0), p)
+
+    def objective(self, squared: Array, c2: float) -> float:
+        """Robust mean of squared residuals, shape ``(B,)``."""
+        return float(np.mean(squared if np.isinf(c2) else c2 * np.log1p(squared / c2)))
+
+    def fit(
+        self, start: SolverTable, iterations: int, *, patience: int = 2, say: Callable[[], None] = lambda: None
+    ) -> Fit:
+        """Go from ``start`` downhill.
+
+        Args:
+            start: First table.
+            iterations: Most accepted steps.
+            patience: Ends after so many steps in a row that raise the objective on held-out samples.
+            say: Called after every step.
+
+        Raises:
+            InputError: the start itself does not end in finite samples.
+        """
+        table = self.unknowns.prepared(start)
+        here, held = self.errors(table, self.fitted), self.errors(table, self.held_out)
+        if not (np.isfinite(here).all() and np.isfinite(held).all()):
+            raise InputError(f"{start.name} does not end in finite samples at {start.nfe} calls: choose another start")
+        c2 = self.scale(here[:, 0])
+        center = self.unknowns.values(table) if self.center is None else self.center
+        damping, stopped = 1e-3, f"{iterations} steps"
+        lines = [self._line(here, held, c2, damping)]
+        best, worse = table, 0
+        for _ in range(iterations):
+            c2 = self.scale(here[:, 0])
+            equations, before = self._equations(table, c2), self.objective(here[:, 0], c2)
+            self._pull(equations, self.unknowns.values(table) - center)
+            if not np.isfinite(equations.gram).all():
+                stopped = "a step beside the table is not finite"
+                break
+            for _ in range(_TRIALS):
+                trial = self.unknowns.moved(table, equations.solve(damping))
+                new = self.errors(trial, self.fitted)
+                if np.isfinite(new).all() and self.objective(new[:, 0], c2) < before:
+                    break
+                damping *= 8
+            else:
+                stopped = "no step lowers the objective"
+                break
+            table, here, held = trial, new, self.errors(trial, self.held_out)
+            lines.append(self._line(here, held, c2, damping))
+            damping = max(damping / 5, 1e-7)
+            say()
+            # The scale of the loss falls with the errors: iterates are compared on one.
+            now, then = (self.objective(e[:, 0], c2) for e in (held, self.errors(best, self.held_out)))
+            if now < then:
+                best, worse = table, 0
+            else:
+                worse += 1
+            if worse >= patience:
+                stopped = "held-out samples gain no more"
+                break
+            if lines[-1].objective > (1 - _LEAST_GAIN) * before:
+                stopped = "converged"
+                break
+        return Fit(best, tuple(lines), stopped)
+
+    def scale(self, squared: Array) -> float:
+        """c² of the loss, from squared residuals ``(B,)``; infinite for plain squares."""
+        median = float(np.median(squared))
+        return self.robust * median if self.robust > 0 and median > 0 else float("inf")
+
+    def _pull(self, equations: NormalEquations, away: Array) -> None:
+        """Add the ridge, relative to the energy of every column, towards where ``away`` is 0."""
+        energy = self.ridge * np.diag(equations.gram)
+        equations.gram = equations.gram + np.diag(energy)
+        equations.moment = equations.moment - energy * away
+
+    def _line(self, here: Array, held: Array, c2: float, damping: float) -> Iteration:
+        return Iteration(
+            self.objective(here[:, 0], c2),
+            self.objective(held[:, 0], c2),
+            float(np.sqrt(here[:, 1].mean())),
+            float(np.sqrt(held[:, 1].mean())),
+            damping,
+        )

@@ -1,0 +1,216 @@
+"""The default calibration: from the best classical solvers, by Gauss–Newton, to the table that is used.
+
+1. Every classical solver on every grid is run on a few samples. The best is the base: what the result must beat.
+2. From a few of them, DDIM among them, short fits on some of the samples.
+3. The one that stands best on held-out noise is fitted on all samples.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from longstride.calibration.batches import Batch, Batches
+from longstride.calibration.dense import solve_dense
+from longstride.calibration.gauss_newton import Fit, GaussNewton, Iteration
+from longstride.calibration.normal_equations import Array
+from longstride.calibration.reference import Reference, select
+from longstride.calibration.residuals import RESIDUALS
+from longstride.calibration.starts import best_levels, classical_tables
+from longstride.calibration.unknowns import Unknowns
+from longstride.errors import InputError, unknown
+from longstride.table import SolverTable
+
+__all__ = ["GaussNewtonSettings", "Search", "calibrate_gauss_newton"]
+
+#: Samples whose converged trajectories choose the levels of one grid.
+_TRAJECTORIES = 16
+
+
+@dataclass(frozen=True)
+class GaussNewtonSettings:
+    """Settings of the Gauss–Newton calibration.
+
+    Attributes:
+        iterations: Most steps of the fit on all samples.
+        scouts: How many classical solvers short fits start from; 0: the table that was passed is the only start.
+        scout_iterations: Steps of a short fit.
+        scout_samples: Samples that classical solvers are compared on, and that short fits see.
+        levels: Whether inner levels are free.
+        column: Whether the weight of the first state in every row is.
+        window: Rows weigh so many of the latest outputs, and the recurrence of the base stays; None: all outputs.
+        residual: What is compared, one of :data:`~longstride.calibration.residuals.RESIDUALS`.
+        robust: c² of the robust loss as a multiple of the median error; 0: plain squares.
+        ridge: Pull towards the start, relative to the energy of each unknown.
+        margin: The mean squared error on fresh noise may be above the base's by this part at most, with 95 %
+            confidence, or the base is kept.
+        stability: The gain may be this many times the base's at most, or the base is kept; see
+            :mod:`longstride.calibration.stability`.
+    """
+
+    iterations: int = 4
+    scouts: int = 2
+    scout_iterations: int = 1
+    scout_samples: int = 32
+    levels: bool = True
+    column: bool = True
+    window: int | None = None
+    residual: str = "pixels"
+    robust: float = 1.0
+    ridge: float = 1e-6
+    margin: float = 0.0
+    stability: float = 4.0
+
+    def __post_init__(self) -> None:
+        counts = (self.iterations, self.scout_iterations, self.scout_samples)
+        if min(counts) < 1 or self.scouts < 0:
+            raise InputError(f"expected at least one iteration and sample and scouts >= 0, got {self}")
+        if not all(0 <= x < np.inf for x in (self.robust, self.ridge, self.margin)) or not self.stability > 0:
+            raise InputError(f"expected finite robust, ridge and margin >= 0 and stability > 0, got {self}")
+        if self.residual not in RESIDUALS:
+            raise unknown("residual", self.residual, RESIDUALS)
+
+
+@dataclass(frozen=True)
+class Search:
+    """How a Gauss–Newton calibration went.
+
+    Attributes:
+        base: Name of the best classical start, ``solver@grid``, or ``"given"``.
+        classical: Root-mean-square error of every classical solver on the scouting samples, best first.
+        scouts: Robust objective on held-out samples after each short fit, by its start.
+        start: Where the fit on all samples started.
+        iterations: Its steps.
+        stopped: Why it ended.
+    """
+
+    base: str
+    classical: Mapping[str, float]
+    scouts: Mapping[str, float]
+    start: str
+    iterations: tuple[Iteration, ...]
+    stopped: str
+
+
+def calibrate_gauss_newton(
+    batches: Batches,
+    table: SolverTable,
+    settings: GaussNewtonSettings,
+    name: str,
+    *,
+    reference: Reference,
+    floor: float,
+    batch_size: int | None = None,
+    starts: Mapping[str, SolverTable] | None = None,
+    progress: Callable[[int, int], None] | None = None,
+) -> tuple[SolverTable, SolverTable, Search]:
+    """Fit a table with the calls and ends of ``table``.
+
+    Args:
+        batches: The samples.
+        table: A classical table; one of the starts.
+        settings: See :class:`GaussNewtonSettings`.
+        name: Name of the calibrated table.
+        reference: Converged samples of all batches.
+        floor: Least positive level.
+        batch_size: Most samples per network call.
+        starts: Further tables to start from, by name, such as those of other networks.
+        progress: Called with (steps done, steps in all).
+
+    Returns:
+        The fitted table, the best classical one, and how it went.
+
+    Raises:
+        InputError: the reference is not finite, or no start is.
+    """
+    if not torch.isfinite(reference.samples).all():
+        raise InputError(
+            "the converged solution holds NaN or infinity: check the network, its schedule and its precision"
+        )
+    unknowns = Unknowns(table.nfe, levels=settings.levels, column=settings.column, window=settings.window)
+
+    def target(batch: Batch) -> Tensor:
+        return reference.samples[batch.part]
+
+    def newton(fitted: Sequence[int] | None, residual: str = settings.residual) -> GaussNewton:
+        return GaussNewton(
+            batches,
+            target,
+            unknowns,
+            RESIDUALS[residual],
+            robust=settings.robust,
+            ridge=settings.ridge,
+            batch_size=batch_size,
+            fitted=fitted,
+        )
+
+    done, total = 0, settings.scouts * settings.scout_iterations + settings.iterations
+
+    def step() -> None:
+        nonlocal done
+        done = min(done + 1, total)
+        if progress is not None:
+            progress(done, total)
+
+    few = _first(batches, settings.scout_samples)
+    candidates = {"given": table, **(starts or {})}
+    if settings.scouts:
+        schedule = getattr(batches.denoiser, "schedule", None)
+        candidates |= classical_tables(table, schedule, floor, _own_levels(batches, table, floor))
+    scout, pixels = newton(few), newton(few, "pixels")
+    errors = {key: float(np.sqrt(pixels.errors(one, few)[:, 1].mean())) for key, one in candidates.items()}
+    ranking = sorted((key for key in errors if np.isfinite(errors[key])), key=lambda key: errors[key])
+    if not ranking:
+        raise InputError("no classical solver ends in finite samples on this network: check its schedule and precision")
+    base = next((key for key in ranking if key not in (starts or {})), ranking[0])
+    fits: dict[str, Fit] = {}
+    for key in _chosen(ranking, settings.scouts) if settings.scouts else [ranking[0]]:
+        alone = settings.scouts < 2
+        short = Fit(unknowns.prepared(candidates[key]), (), "")
+        fits[key] = short if alone else scout.fit(candidates[key], settings.scout_iterations, say=step)
+    held = {key: scout.errors(fit.table, scout.held_out)[:, 0] for key, fit in fits.items()}
+    scale = min(scout.scale(e) for e in held.values())
+    objectives = {key: scout.objective(e, scale) for key, e in held.items()}
+    start = min(objectives, key=lambda key: objectives[key])
+    final = newton(None).fit(fits[start].table, settings.iterations, say=step)
+    finite = {key: value for key, value in objectives.items() if np.isfinite(value)}
+    search = Search(base, {key: errors[key] for key in ranking}, finite, start, final.iterations, final.stopped)
+    return replace(final.table, name=name), candidates[base], search
+
+
+def _first(batches: Batches, samples: int) -> list[int]:
+    """Numbers of the first fitted batches that hold so many samples, or of all."""
+    found: list[int] = []
+    count = 0
+    for number in batches.numbers(held_out=False):
+        if count >= samples:
+            break
+        found.append(number)
+        count += batches.slices[number].stop - batches.slices[number].start
+    return found
+
+
+def _chosen(ranking: Sequence[str], count: int) -> list[str]:
+    """The best starts, each of another solver, and the best of DDIM's."""
+    found: dict[str, str] = {}
+    for key in ranking:
+        found.setdefault(key.partition("@")[0].rstrip("234"), key)
+    chosen = list(found.values())[:count]
+    if "ddim" in found and found["ddim"] not in chosen:
+        chosen[-1] = found["ddim"]
+    return chosen
+
+
+def _own_levels(batches: Batches, table: SolverTable, floor: float) -> Array:
+    """Levels of the grid ``dp``, from converged trajectories of a few samples; every process finds the same."""
+    few = slice(0, min(_TRAJECTORIES, batches.fitted))
+
+    def find() -> dict[str, Array]:
+        solution = solve_dense(select(batches.denoiser, few), batches.noise[few], table, sigma_floor=floor)
+        return {"levels": best_levels(solution, table.nfe)}
+
+    return batches.part(f"levels/{table.nfe}", find)["levels"]

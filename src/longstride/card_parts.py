@@ -1,0 +1,160 @@
+"""What a card is made of, as validated plain data."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Annotated, Any, Literal
+
+import numpy as np
+from pydantic import BaseModel, ConfigDict, Field
+
+from longstride.table import Row, SolverTable
+
+__all__ = [
+    "EndData",
+    "Finite",
+    "ModelInfo",
+    "Part",
+    "RowData",
+    "ScheduleInfo",
+    "SearchData",
+    "SolverInfo",
+    "TableData",
+]
+
+Finite = Annotated[float, Field(allow_inf_nan=False)]
+
+
+class Part(BaseModel):
+    """A frozen model that knows all of its fields."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class ModelInfo(Part):
+    """What a card was calibrated on.
+
+    Attributes:
+        name: Human-readable name.
+        fingerprint: SHA-256 of the weights, or None when unknown.
+        guidance: Classifier-free guidance scale, or None.
+    """
+
+    name: str = "unnamed"
+    fingerprint: str | None = None
+    guidance: Finite | None = None
+
+
+class RowWeights(Part):
+    """One row of the recurrence: weights of earlier states and outputs, by index."""
+
+    states: dict[int, Finite]
+    outputs: dict[int, Finite]
+
+
+class TableData(Part):
+    """A :class:`~longstride.SolverTable` as plain numbers."""
+
+    alphas: list[Finite]
+    sigmas: list[Finite]
+    grid: list[int]
+    rows: list[RowWeights]
+    exact: bool
+
+    @staticmethod
+    def of(table: SolverTable) -> TableData:
+        """Plain numbers of ``table``."""
+        rows = [RowWeights(states=dict(row.states), outputs=dict(row.outputs)) for row in table.rows]
+        return TableData(
+            alphas=table.alphas.tolist(),
+            sigmas=table.sigmas.tolist(),
+            grid=list(table.grid),
+            rows=rows,
+            exact=table.exact,
+        )
+
+    def table(self, name: str, options: Mapping[str, Any]) -> SolverTable:
+        """The table itself; its constructor checks it."""
+        rows = tuple(Row(row.states, row.outputs) for row in self.rows)
+        levels = np.array(self.alphas), np.array(self.sigmas)
+        return SolverTable(name, *levels, rows, tuple(self.grid), options, self.exact)
+
+
+class SolverInfo(Part):
+    """A classical solver and its options."""
+
+    name: str
+    options: dict[str, Any] = {}
+
+
+class ScheduleInfo(Part):
+    """The schedule's family, and the network's time at every level, where the denoiser knew them."""
+
+    family: Literal["ve", "vp", "flow"] | None = None
+    times: list[Finite] | None = None
+
+
+class RowData(Part):
+    """One step's report; see :class:`longstride.calibration.rows.RowReport`."""
+
+    row: int
+    sigma_from: Finite
+    sigma_to: Finite
+    labels: list[str]
+    coefficients: list[Finite]
+    base_error: Finite
+    error: Finite
+    held_out_base_error: Finite
+    held_out_error: Finite
+    accepted: bool
+
+
+class ErrorData(Part):
+    """RMSE and median per-sample error to the converged solution."""
+
+    rmse: Finite
+    median: Finite
+
+
+class StabilityData(Part):
+    """See :class:`longstride.calibration.stability.Stability`."""
+
+    gain: Finite
+    base_gain: Finite
+    weights: Finite
+    base_weights: Finite
+
+
+class IterationData(Part):
+    """One step of a fit; see :class:`longstride.calibration.gauss_newton.Iteration`."""
+
+    objective: Finite
+    held_out: Finite
+    rmse: Finite
+    held_out_rmse: Finite
+    damping: Finite
+
+
+class SearchData(Part):
+    """How a fit went; see :class:`longstride.calibration.search.Search`."""
+
+    base: str
+    classical: dict[str, Finite]
+    scouts: dict[str, Finite]
+    start: str
+    iterations: list[IterationData]
+    stopped: str
+
+
+class EndData(Part):
+    """Whole trajectories on held-out noise; see :class:`longstride.calibration.gate.EndReport`."""
+
+    base: ErrorData
+    calibrated: ErrorData
+    samples: int
+    reference_error: Finite | None
+    reference_nfe: int
+    given_back: list[int]
+    accepted: bool
+    reason: str = ""
+    stability: StabilityData | None = None
