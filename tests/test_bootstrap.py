@@ -90,7 +90,8 @@ def test_the_interval_of_a_frechet_distance_ignores_the_bias_of_resampling():
     assert found.value == replicates[0]
     assert np.mean(replicates[1:]) > found.value + 0.02
     scatter = np.array(replicates[1:]) - np.mean(replicates[1:])
-    ends = found.value + student(19, 0.975) / NormalDist().inv_cdf(0.975) * np.sqrt(20 / 19) * np.quantile(scatter, [0.025, 0.975])
+    wider = student(19, 0.975) / NormalDist().inv_cdf(0.975)
+    ends = found.value + wider * np.sqrt(20 / 19) * np.quantile(scatter, [0.025, 0.975])
     assert [found.low, found.high] == pytest.approx(ends.tolist(), rel=1e-12)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import os
 import signal
 import subprocess
@@ -76,6 +77,14 @@ def samples_called(folder: Path) -> list[int]:
     return [int(line) for file in sorted(folder.glob("calls-*")) for line in file.read_text().split()]
 
 
+#: The same for the fit of everything together: whole trajectories, many solvers, and one reference for all samples.
+TOGETHER = (
+    CALIBRATE.replace('"heun"', '"ddim"')
+    .replace('method="iia_edm", substeps=3', 'method="gauss_newton", iterations=2, held_out=10')
+    .replace("{result.calls} {result.fit_calls}", "")
+)
+
+
 @pytest.fixture(scope="module")
 def undisturbed(tmp_path_factory):
     folder = tmp_path_factory.mktemp("undisturbed") / "run"
@@ -106,6 +115,43 @@ def test_two_processes_share_the_calls_and_agree_to_the_bit(tmp_path, undisturbe
     each = [sum(map(int, file.read_text().split())) for file in sorted(folder.glob("calls-*"))]
     assert len(each) == 2
     assert sum(each) == sum(samples_called(undisturbed)) + 2  # each process looks at the network twice
+    assert max(each) < 0.75 * sum(each)
+
+
+@pytest.fixture(scope="module")
+def undisturbed_together(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("undisturbed-together") / "run"
+    finish(start(TOGETHER, folder, "0"))
+    card = json.loads((folder / "result").read_text())
+    assert (card["method"], card["end"]["accepted"], len(card["search"]["iterations"])) == ("gauss_newton", True, 3)
+    return folder
+
+
+def test_a_killed_fit_of_everything_goes_on_and_ends_in_the_same_card(tmp_path, undisturbed_together):
+    """Killed while it solves the reference, and while it fits; only the batch at hand is done again."""
+    folder = tmp_path / "run"
+    for place in ("reference", "jacobian"):
+        process = start(TOGETHER, folder, "0.002")
+        kill_when(process, lambda place=place: len([*folder.glob(f"journal/{place}/**/[!.]*.npz")]) >= 2)
+        assert not (folder / "result").exists()
+    finish(start(TOGETHER, folder, "0"))
+    assert (folder / "result").read_text() == (undisturbed_together / "result").read_text()
+    extra = sum(samples_called(folder)) - sum(samples_called(undisturbed_together))
+    unknowns = 10 + 3 + 3  # weights, levels and the first state's weight where there is one
+    longest_part = max((8 + 4) * 4, 4 * 4 * (1 + unknowns))  # the reference of a batch, or its normal equations
+    walked_again = 4 * 10  # the known table once more, before the judge's trials go on
+    looked_again = 2 * 2  # at the network, by every process that finds a journal
+    assert 0 <= extra <= 2 * longest_part + walked_again + looked_again
+
+
+def test_two_processes_fit_what_one_fits_to_the_bit(tmp_path, undisturbed_together):
+    folder = tmp_path / "run"
+    finish(start(TOGETHER, folder, "0", processes=2))
+    assert (folder / "result").read_text() == (undisturbed_together / "result").read_text()
+    each = [sum(map(int, file.read_text().split())) for file in sorted(folder.glob("calls-*"))]
+    assert len(each) == 2
+    levels = 64 * 12 + 12  # the trajectories that choose levels: whoever comes first, or both
+    assert 2 <= sum(each) - sum(samples_called(undisturbed_together)) <= 2 + levels
     assert max(each) < 0.75 * sum(each)
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from pathlib import Path
 
-__all__ = ["markdown_table", "slug_of"]
+__all__ = ["markdown_table", "number", "slug_of"]
 
 
 def markdown_table(head: Iterable[object], rows: Iterable[Iterable[object]]) -> str:
@@ -13,6 +13,11 @@ def markdown_table(head: Iterable[object], rows: Iterable[Iterable[object]]) -> 
     first = list(head)
     lines = ["| " + " | ".join(map(str, first)) + " |", "|" + "---|" * len(first)]
     return "\n".join([*lines, *("| " + " | ".join(map(str, row)) + " |" for row in rows)])
+
+
+def number(value: float) -> str:
+    """A measured number as tables show it."""
+    return f"{value:.3f}" if value < 10 else f"{value:.1f}"
 
 
 def slug_of(model: str, guidance: float | None = None) -> str:

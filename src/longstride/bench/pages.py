@@ -8,7 +8,8 @@ from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 
 from longstride.bench.ablation_tables import ablation_sections
-from longstride.bench.markdown import markdown_table
+from longstride.bench.markdown import markdown_table, number
+from longstride.bench.peer_tables import peer_sections
 from longstride.errors import InputError
 from longstride.evaluation.contestants import label
 from longstride.evaluation.results import Line, Results, load_results
@@ -20,7 +21,7 @@ __all__ = ["effect_table", "fill", "verdict", "write_pages", "yardsticks"]
 SHORT = ("ddim", "iia_ddim", "ipndm", "iia_ipndm", "dpmpp_2m", "iia_dpmpp_2m", "heun", "iia_edm", "unipc")
 
 #: Pages that hold measured tables, below the checkout.
-PAGES = ("README.md", "docs/results.md", "docs/iia.md", "docs/evaluate.md")
+PAGES = ("README.md", "docs/results.md", "docs/iia.md", "docs/evaluate.md", "docs/peers.md", "docs/gauss-newton.md")
 
 
 def write_pages(root: Path, results: Path, *, check: bool = False) -> list[str]:
@@ -61,6 +62,8 @@ def _sections(slug: str, file: Path) -> dict[str, Callable[[], str]]:
 
         return text
 
+    if slug.startswith("peers_"):
+        return peer_sections(slug, of)
     return {
         f"{slug}:short": of(lambda r: effect_table(r, "rmse", beside="median", only=SHORT)),
         f"{slug}:short-fd": of(lambda r: effect_table(r, "fd_teacher", only=SHORT)),
@@ -170,15 +173,11 @@ def effect_table(results: Results, measure: str, *, beside: str | None = None, o
             if line is None or second is None:
                 cells.append("–")
                 continue
-            text = _number(line.value) + (f" ({_number(second.value)})" if beside else "")
+            text = number(line.value) + (f" ({number(second.value)})" if beside else "")
             text = _mark(text, line)
             cells.append(text if line.nfe == nfe else f"{text} at {line.nfe}")
         rows.append([label(name), *cells])
     return markdown_table(["network calls", *columns], rows)
-
-
-def _number(value: float) -> str:
-    return f"{value:.3f}" if value < 10 else f"{value:.1f}"
 
 
 def _mark(text: str, line: Line) -> str:
@@ -221,7 +220,7 @@ def verdict(results: Results, measures: Iterable[str] = ("rmse", "fd_teacher")) 
             what = "worse" if line.change_low is not None and line.change_low > 0 else "no difference"
             if line.change == 0:
                 what = "the gate kept the base"
-            change = f"{_number(line.value - line.change)} → {_number(line.value)}"
+            change = f"{number(line.value - line.change)} → {number(line.value)}"
             exceptions.append((label(line.contestant), line.nfe, _SHORT[measure], change, what))
     better = f"{total - len(exceptions)} of {total} comparisons are better than the base outside the 95 % interval"
     if not exceptions:

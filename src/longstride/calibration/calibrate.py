@@ -15,7 +15,7 @@ from longstride.calibration.gate import EndReport, gate, judge
 from longstride.calibration.iia import PUBLISHED, IIASettings, calibrate_iia
 from longstride.calibration.reference import Reference, least_level
 from longstride.calibration.rows import RowReport
-from longstride.calibration.search import GaussNewtonSettings, Search, calibrate_gauss_newton
+from longstride.calibration.search import GaussNewtonSettings, Search, calibrate_gauss_newton, check_starts
 from longstride.calibration.shared_reference import check_reference, shared_reference
 from longstride.calibration.trajectory import GlobalSettings, calibrate_global
 from longstride.card import Card, ModelInfo
@@ -122,6 +122,9 @@ def calibrate(
         True
     """
     chosen = _settings(method, table, settings)
+    if starts and not isinstance(chosen, GaussNewtonSettings):
+        raise InputError(f"method {method!r} starts from its table alone: drop starts, or use method 'gauss_newton'")
+    check_starts(starts or {}, table)
     # Rounding of the states in half precision would be fitted as if it were error of the solver.
     noise = noise.to(torch.promote_types(noise.dtype, torch.float32))
     held = len(noise) // 2 if held_out is None else held_out

@@ -22,7 +22,7 @@ from longstride.calibration.reference import least_level, refine
 from longstride.errors import InputError
 from longstride.nodes import Nodes
 from longstride.sampler import DenoiserLike, sample
-from longstride.schedule import Family
+from longstride.schedule import Family, alpha_of_sigma
 from longstride.solvers import SOLVERS
 from longstride.table import SolverTable
 
@@ -66,10 +66,10 @@ class DenseSolution:
         i = int(np.searchsorted(-self.sigmas, -sigma, side="right")) - 1
         if sigma == self.sigmas[i] or i + 1 == len(self.sigmas):
             return self.states[i]
-        if i + 1 >= len(self.outputs):  # the step to sigma 0, where the clean prediction hardly moves: DDIM
-            ratio = sigma / float(self.sigmas[i])
-            return self.states[i] * ratio + self.outputs[i] * (1 - float(self.alphas[i]) * ratio)
         family = Nodes(self.alphas, self.sigmas).family
+        if i + 1 >= len(self.outputs):  # the step to sigma 0, where the clean prediction hardly moves: DDIM
+            ratio, alpha = sigma / float(self.sigmas[i]), float(alpha_of_sigma(family, sigma))
+            return self.states[i] * ratio + self.outputs[i] * (alpha - float(self.alphas[i]) * ratio)
         start, end, u = (_parameter(family, s) for s in (float(self.sigmas[i]), float(self.sigmas[i + 1]), sigma))
         h, t = end - start, (u - start) / (end - start)
         first, second = self._slope(family, i), self._slope(family, i + 1)

@@ -39,7 +39,7 @@ from longstride.journal import table_digest
 from longstride.sampler import Run
 from longstride.table import SolverTable
 
-__all__ = ["Fit", "GaussNewton", "Iteration", "Targets"]
+__all__ = ["Fit", "GaussNewton", "Iteration", "Targets", "robust_mean", "robust_scale"]
 
 #: Trials of a step, each more damped than the one before, until the objective falls.
 _TRIALS = 6
@@ -82,6 +82,17 @@ class Fit:
     table: SolverTable
     iterations: tuple[Iteration, ...]
     stopped: str
+
+
+def robust_scale(squared: Array, factor: float = 1.0) -> float:
+    """c² of the robust loss: ``factor`` times the median of squared errors ``(B,)``; infinite, plain squares, for 0."""
+    median = float(np.median(squared))
+    return factor * median if factor > 0 and median > 0 else float("inf")
+
+
+def robust_mean(squared: Array, c2: float) -> float:
+    """Mean of Cauchy's loss ``c² log(1 + e / c²)`` over squared errors ``(B,)``; their plain mean for infinite c²."""
+    return float(np.mean(squared if np.isinf(c2) else c2 * np.log1p(squared / c2)))
 
 
 class GaussNewton:
@@ -164,10 +175,6 @@ class GaussNewton:
         parts = self.batches.gather(found, self.fitted, lambda b: (p * p + p + 2,))
         return NormalEquations.unpack(np.sum(parts, axis=0), p)
 
-    def objective(self, squared: Array, c2: float) -> float:
-        """Robust mean of squared residuals, shape ``(B,)``."""
-        return float(np.mean(squared if np.isinf(c2) else c2 * np.log1p(squared / c2)))
-
     def fit(
         self, start: SolverTable, iterations: int, *, patience: int = 2, say: Callable[[], None] = lambda: None
     ) -> Fit:
@@ -193,26 +200,30 @@ class GaussNewton:
         best, worse = table, 0
         for _ in range(iterations):
             c2 = self.scale(here[:, 0])
-            equations, before = self._equations(table, c2), self.objective(here[:, 0], c2)
-            self._pull(equations, self.unknowns.values(table) - center)
-            if not np.isfinite(equations.gram).all():
+            equations, before = self._equations(table, c2), robust_mean(here[:, 0], c2)
+            if not (np.isfinite(equations.gram).all() and np.isfinite(equations.moment).all()):
                 stopped = "a step beside the table is not finite"
                 break
+            self._pull(equations, self.unknowns.values(table) - center)
             for _ in range(_TRIALS):
                 trial = self.unknowns.moved(table, equations.solve(damping))
                 new = self.errors(trial, self.fitted)
-                if np.isfinite(new).all() and self.objective(new[:, 0], c2) < before:
+                if np.isfinite(new).all() and robust_mean(new[:, 0], c2) < before:
                     break
                 damping *= 8
             else:
                 stopped = "no step lowers the objective"
                 break
-            table, here, held = trial, new, self.errors(trial, self.held_out)
+            unseen = self.errors(trial, self.held_out)
+            if not np.isfinite(unseen).all():
+                stopped = "a step is not finite on held-out samples"
+                break
+            table, here, held = trial, new, unseen
             lines.append(self._line(here, held, c2, damping))
             damping = max(damping / 5, 1e-7)
             say()
             # The scale of the loss falls with the errors: iterates are compared on one.
-            now, then = (self.objective(e[:, 0], c2) for e in (held, self.errors(best, self.held_out)))
+            now, then = (robust_mean(e[:, 0], c2) for e in (held, self.errors(best, self.held_out)))
             if now < then:
                 best, worse = table, 0
             else:
@@ -227,8 +238,7 @@ class GaussNewton:
 
     def scale(self, squared: Array) -> float:
         """c² of the loss, from squared residuals ``(B,)``; infinite for plain squares."""
-        median = float(np.median(squared))
-        return self.robust * median if self.robust > 0 and median > 0 else float("inf")
+        return robust_scale(squared, self.robust)
 
     def _pull(self, equations: NormalEquations, away: Array) -> None:
         """Add the ridge, relative to the energy of every column, towards where ``away`` is 0."""
@@ -238,8 +248,8 @@ class GaussNewton:
 
     def _line(self, here: Array, held: Array, c2: float, damping: float) -> Iteration:
         return Iteration(
-            self.objective(here[:, 0], c2),
-            self.objective(held[:, 0], c2),
+            robust_mean(here[:, 0], c2),
+            robust_mean(held[:, 0], c2),
             float(np.sqrt(here[:, 1].mean())),
             float(np.sqrt(held[:, 1].mean())),
             damping,

@@ -29,7 +29,8 @@ def refine(
 ) -> Nodes:
     """Levels of a finer solution between two states of ``table``.
 
-    With alpha = 1 the levels are even in ``sigma^(1/7)`` (Karras et al., 2022), otherwise even in sigma. No level
+    With alpha = 1 the levels are even in ``sigma^(1/7)`` (Karras et al., 2022), in flow even in sigma, and on a
+    variance-preserving scale even in the angle ``arcsin sigma``, in which the start at alpha = 0 is smooth. No level
     lies strictly between 0 and ``floor``, where the network was not trained: a solution that ends at 0 goes from
     ``floor`` there in its last step.
 
@@ -44,16 +45,19 @@ def refine(
     if steps < 1:
         raise InputError(f"a fine solution needs at least 1 step, got {steps}")
     high, low = float(table.sigmas[start]), float(table.sigmas[end])
-    to_zero = low == 0
+    to_zero, family = low == 0, Nodes(table.alphas, table.sigmas).family
     if to_zero and (steps == 1 or high <= floor):
         sigmas = np.array([high, low])
     else:
-        power = 7.0 if bool(np.all(table.alphas == 1)) else 1.0
         bottom, count = (floor, steps) if to_zero else (low, steps + 1)
-        sigmas = np.linspace(high ** (1 / power), bottom ** (1 / power), count) ** power
+        if family == "vp":
+            sigmas = np.sin(np.linspace(np.arcsin(high), np.arcsin(bottom), count))
+        else:
+            power = 7.0 if family == "ve" else 1.0
+            sigmas = np.linspace(high ** (1 / power), bottom ** (1 / power), count) ** power
         sigmas[0], sigmas[-1] = high, bottom
         sigmas = np.append(sigmas, 0.0) if to_zero else sigmas
-    return Nodes.of(sigmas, alpha_of_sigma(Nodes(table.alphas, table.sigmas).family, sigmas), schedule)
+    return Nodes.of(sigmas, alpha_of_sigma(family, sigmas), schedule)
 
 
 @dataclass(frozen=True)

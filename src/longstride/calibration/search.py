@@ -16,16 +16,25 @@ from torch import Tensor
 
 from longstride.calibration.batches import Batch, Batches
 from longstride.calibration.dense import solve_dense
-from longstride.calibration.gauss_newton import Fit, GaussNewton, Iteration
+from longstride.calibration.gauss_newton import Fit, GaussNewton, Iteration, robust_mean, robust_scale
 from longstride.calibration.normal_equations import Array
 from longstride.calibration.reference import Reference, select
-from longstride.calibration.residuals import RESIDUALS
+from longstride.calibration.residuals import RESIDUALS, Residual
 from longstride.calibration.starts import best_levels, classical_tables
 from longstride.calibration.unknowns import Unknowns
 from longstride.errors import InputError, unknown
+from longstride.sampler import sample
 from longstride.table import SolverTable
 
-__all__ = ["GaussNewtonSettings", "Search", "calibrate_gauss_newton"]
+__all__ = [
+    "GaussNewtonSettings",
+    "Search",
+    "calibrate_gauss_newton",
+    "check_starts",
+    "classical_starts",
+    "first_batches",
+    "ranked",
+]
 
 #: Samples whose converged trajectories choose the levels of one grid.
 _TRAJECTORIES = 16
@@ -46,14 +55,14 @@ class GaussNewtonSettings:
         residual: What is compared, one of :data:`~longstride.calibration.residuals.RESIDUALS`.
         robust: c² of the robust loss as a multiple of the median error; 0: plain squares.
         ridge: Pull towards the start, relative to the energy of each unknown.
-        margin: The mean squared error on fresh noise may be above the base's by this part at most, with 95 %
-            confidence, or the base is kept.
+        margin: The root-mean-square error on held-out noise may be above the base's by this part at most, or the base
+            is kept; that most samples gain must be sure besides, see :func:`~longstride.calibration.gate.judge`.
         stability: The gain may be this many times the base's at most, or the base is kept; see
             :mod:`longstride.calibration.stability`.
     """
 
-    iterations: int = 4
-    scouts: int = 2
+    iterations: int = 5
+    scouts: int = 3
     scout_iterations: int = 1
     scout_samples: int = 32
     levels: bool = True
@@ -71,6 +80,8 @@ class GaussNewtonSettings:
             raise InputError(f"expected at least one iteration and sample and scouts >= 0, got {self}")
         if not all(0 <= x < np.inf for x in (self.robust, self.ridge, self.margin)) or not self.stability > 0:
             raise InputError(f"expected finite robust, ridge and margin >= 0 and stability > 0, got {self}")
+        if self.window is not None and self.window < 1:
+            raise InputError(f"expected a window of at least 1 output, or None for all, got {self.window}")
         if self.residual not in RESIDUALS:
             raise unknown("residual", self.residual, RESIDUALS)
 
@@ -81,7 +92,7 @@ class Search:
 
     Attributes:
         base: Name of the best classical start, ``solver@grid``, or ``"given"``.
-        classical: Root-mean-square error of every classical solver on the scouting samples, best first.
+        classical: Root-mean-square error of every start on the scouting samples, best first by the robust mean.
         scouts: Robust objective on held-out samples after each short fit, by its start.
         start: Where the fit on all samples started.
         iterations: Its steps.
@@ -136,12 +147,12 @@ def calibrate_gauss_newton(
     def target(batch: Batch) -> Tensor:
         return reference.samples[batch.part]
 
-    def newton(fitted: Sequence[int] | None, residual: str = settings.residual) -> GaussNewton:
+    def newton(fitted: Sequence[int] | None, residual: Residual) -> GaussNewton:
         return GaussNewton(
             batches,
             target,
             unknowns,
-            RESIDUALS[residual],
+            residual,
             robust=settings.robust,
             ridge=settings.ridge,
             batch_size=batch_size,
@@ -156,33 +167,97 @@ def calibrate_gauss_newton(
         if progress is not None:
             progress(done, total)
 
-    few = _first(batches, settings.scout_samples)
+    few = first_batches(batches, settings.scout_samples)
     candidates = {"given": table, **(starts or {})}
     if settings.scouts:
-        schedule = getattr(batches.denoiser, "schedule", None)
-        candidates |= classical_tables(table, schedule, floor, _own_levels(batches, table, floor))
-    scout, pixels = newton(few), newton(few, "pixels")
-    errors = {key: float(np.sqrt(pixels.errors(one, few)[:, 1].mean())) for key, one in candidates.items()}
-    ranking = sorted((key for key in errors if np.isfinite(errors[key])), key=lambda key: errors[key])
-    if not ranking:
-        raise InputError("no classical solver ends in finite samples on this network: check its schedule and precision")
+        candidates |= classical_starts(batches, table, floor)
+    errors = ranked(newton(few, RESIDUALS["pixels"]), candidates)
+    ranking = list(errors)
     base = next((key for key in ranking if key not in (starts or {})), ranking[0])
+    residual = _balanced(RESIDUALS[settings.residual], batches, candidates[base], reference)
+    scout = newton(few, residual)
     fits: dict[str, Fit] = {}
-    for key in _chosen(ranking, settings.scouts) if settings.scouts else [ranking[0]]:
-        alone = settings.scouts < 2
+    chosen = _chosen(ranking, settings.scouts) if settings.scouts else [ranking[0]]
+    for key in chosen:
         short = Fit(unknowns.prepared(candidates[key]), (), "")
-        fits[key] = short if alone else scout.fit(candidates[key], settings.scout_iterations, say=step)
+        try:
+            fits[key] = (
+                short if settings.scouts < 2 else scout.fit(candidates[key], settings.scout_iterations, say=step)
+            )
+        except InputError:  # it is finite on the scouting samples, but not on the held-out ones
+            if key == chosen[-1] and not fits:
+                raise
+    if base in chosen and base not in fits:
+        base = next((key for key in fits if key not in (starts or {})), next(iter(fits)))
     held = {key: scout.errors(fit.table, scout.held_out)[:, 0] for key, fit in fits.items()}
     scale = min(scout.scale(e) for e in held.values())
-    objectives = {key: scout.objective(e, scale) for key, e in held.items()}
+    objectives = {key: robust_mean(e, scale) for key, e in held.items()}
     start = min(objectives, key=lambda key: objectives[key])
-    final = newton(None).fit(fits[start].table, settings.iterations, say=step)
+    final = newton(None, residual).fit(fits[start].table, settings.iterations, say=step)
     finite = {key: value for key, value in objectives.items() if np.isfinite(value)}
-    search = Search(base, {key: errors[key] for key in ranking}, finite, start, final.iterations, final.stopped)
+    search = Search(base, errors, finite, start, final.iterations, final.stopped)
     return replace(final.table, name=name), candidates[base], search
 
 
-def _first(batches: Batches, samples: int) -> list[int]:
+def _balanced(residual: Residual, batches: Batches, base: SolverTable, reference: Reference) -> Residual:
+    """The residual with its parts in balance where ``base`` ends, on a few samples; every process finds the same."""
+    if residual.beside is None:
+        return residual
+    few = slice(0, min(_TRAJECTORIES, batches.fitted))
+
+    def find() -> dict[str, Array]:
+        ends = sample(select(batches.denoiser, few), batches.noise[few], base)
+        return {"scale": np.array(residual.balanced(ends, reference.samples[few]).scale)}
+
+    return replace(residual, scale=float(batches.part(f"balance/{residual.name}", find)["scale"]))
+
+
+def check_starts(starts: Mapping[str, SolverTable], table: SolverTable) -> None:
+    """Make sure that tables to start from do what ``table`` does: as many calls between the same two levels.
+
+    Raises:
+        InputError: one does not, or has the name of a start that is made here.
+    """
+    for name, start in starts.items():
+        if name == "given" or "@" in name:
+            raise InputError(f"starts: the name {name!r} is taken (the table itself and solver@grid): choose another")
+        if start.nfe != table.nfe:
+            raise InputError(
+                f"starts[{name!r}] makes {start.nfe} network calls, but the table makes {table.nfe}: pass starts of as "
+                "many calls"
+            )
+        ends = [(float(one.alphas[k]), float(one.sigmas[k])) for one in (start, table) for k in (0, -1)]
+        if not np.allclose(ends[:2], ends[2:], rtol=1e-6, atol=1e-9):
+            (_, high), (_, low), (_, wanted), (_, least) = ends
+            raise InputError(
+                f"starts[{name!r}] goes from sigma {high:g} to {low:g}, but the table from {wanted:g} to {least:g}, or "
+                "its alphas there differ: build it between the same two levels"
+            )
+
+
+def classical_starts(batches: Batches, table: SolverTable, floor: float) -> dict[str, SolverTable]:
+    """Every classical solver on every grid between the ends of ``table``, by ``solver@grid``; see ``starts``."""
+    schedule = getattr(batches.denoiser, "schedule", None)
+    return classical_tables(table, schedule, floor, _own_levels(batches, table, floor))
+
+
+def ranked(newton: GaussNewton, candidates: Mapping[str, SolverTable]) -> dict[str, float]:
+    """Root-mean-square errors of tables on the fitted samples, best first; those that overflow are left out.
+
+    Raises:
+        InputError: all do.
+    """
+    squared = {key: newton.errors(one, newton.fitted)[:, 1] for key, one in candidates.items()}
+    squared = {key: found for key, found in squared.items() if np.isfinite(found).all()}
+    if not squared:
+        raise InputError("no classical solver ends in finite samples on this network: check its schedule and precision")
+    # By the robust mean: a root mean square would be ruled by the few samples that switch modes, here too.
+    common = min(robust_scale(found) for found in squared.values())
+    ranking = sorted(squared, key=lambda key: robust_mean(squared[key], common))
+    return {key: float(np.sqrt(squared[key].mean())) for key in ranking}
+
+
+def first_batches(batches: Batches, samples: int) -> list[int]:
     """Numbers of the first fitted batches that hold so many samples, or of all."""
     found: list[int] = []
     count = 0
@@ -200,7 +275,7 @@ def _chosen(ranking: Sequence[str], count: int) -> list[str]:
     for key in ranking:
         found.setdefault(key.partition("@")[0].rstrip("234"), key)
     chosen = list(found.values())[:count]
-    if "ddim" in found and found["ddim"] not in chosen:
+    if count > 1 and "ddim" in found and found["ddim"] not in chosen:
         chosen[-1] = found["ddim"]
     return chosen
 

@@ -22,6 +22,15 @@ def check_reference(reference: Reference, batches: Batches, table: SolverTable, 
         needed = f"all {batches.samples}" if whole else f"the {held} held-out"
         raise InputError(f"the reference holds {len(reference.samples)} samples, but {needed} are needed")
     noise = batches.noise[-len(reference.samples) :]
+    if reference.samples.shape != noise.shape:
+        raise InputError(
+            f"the reference holds samples of shape {tuple(reference.samples.shape[1:])}, but the noise has "
+            f"{tuple(noise.shape[1:])}: solve it from the same noise"
+        )
+    if not torch.isfinite(reference.samples).all():
+        raise InputError(
+            "the reference holds NaN or infinity: check the network, its schedule and its precision, and solve it again"
+        )
     if reference.start and reference.start != start_of(noise, table):
         raise InputError(
             f"the reference does not start from the {len(noise)} {which[len(noise)]} samples at sigma "

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -96,6 +97,46 @@ def _load(name: str, device: str, *, optional: bool) -> Model | None:
         if is_first():
             console.print(f"{name} is left out: {error}", highlight=False, markup=False)
         return None
+
+
+@bench.command(epilog="Example: longstride bench peers --case galaxy_hsc32 --nfe 5 --nfe 8 --out benchmarks/results")
+@handled
+def peers(
+    out: Out = Path("bench-peers"),
+    case: Annotated[list[str] | None, typer.Option(help="Network; may be repeated. Default: all.")] = None,
+    nfe: Annotated[list[int] | None, typer.Option(help="Network calls; may be repeated. Default: the case's.")] = None,
+    peer: Annotated[list[str] | None, typer.Option(help="Peer; may be repeated. Default: all.")] = None,
+    folder: Annotated[Path, typer.Option(help="The peers' files, in a checkout of the repository.")] = Path(
+        "benchmarks/peers"
+    ),
+    samples: Annotated[int | None, typer.Option(help="Evaluation samples; default: the case's.", min=80)] = None,
+    device: Device = "cpu",
+) -> None:
+    """Classical solvers, IIA, our own fits and published peers: the same networks, noise and network calls.
+
+    Peers that learn by backprop may spend as many network calls as our own calibration did. Every number of calls is
+    added to the results file of its network.
+    """
+    from longstride.bench.peers import peer_cases, run_peers
+    from longstride.cli.render import results_table
+    from longstride.errors import unknown
+    from longstride.files import check_writable
+
+    known = peer_cases()
+    for name in case or ():
+        if name not in known:
+            raise unknown("case", name, known)
+    check_writable(out / "x.json", new_folders=True)
+    used = use_device(device)
+    with progress_bars() as say:
+        for one in (known[name] for name in case or known):
+            loaded = _load(one.case.model, used, optional=not case)
+            if loaded is None:
+                continue
+            chosen = one if samples is None else replace(one, case=replace(one.case, samples=samples))
+            found = run_peers(loaded, chosen, out, folder, nfes=tuple(nfe or ()), names=tuple(peer or ()), say=say)
+            console.print(results_table(found))
+    print(f"results in {out}")
 
 
 @bench.command(epilog="Example: longstride bench pages --docs .")

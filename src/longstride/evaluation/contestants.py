@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from longstride.errors import InputError, unknown
-from longstride.grid import Final, grid
+from longstride.grid import Final, grid, spacing_of
 from longstride.schedule import Schedule
 from longstride.solvers import build, steps_for_nfe
 from longstride.table import SolverTable
@@ -94,11 +94,6 @@ def contestant(name: str) -> Contestant:
 def label(name: str) -> str:
     """How a sampler is written for people; other names, such as those of cards, as they are."""
     return CONTESTANTS[name].label if name in CONTESTANTS else {"teacher": "converged"}.get(name, name)
-
-
-def spacing_of(spacing: str, schedule: Schedule) -> str:
-    """``spacing``, or for ``"auto"`` the usual one: ``karras`` for variance-exploding models, else ``uniform``."""
-    return ("karras" if schedule.family == "ve" else "uniform") if spacing == "auto" else spacing
 
 
 def base_table(

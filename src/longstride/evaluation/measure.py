@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from longstride.calibration.reference import solve_reference, squared_errors
+from longstride.denoiser import Denoiser
 from longstride.evaluation.features import Extractor
 from longstride.evaluation.frechet import FeatureSpace, Moments
 from longstride.evaluation.statistics import PICTURE_STATISTICS, picture_statistics
@@ -27,11 +28,13 @@ from longstride.sampler import sample
 from longstride.table import SolverTable
 from longstride.zoo.model import Model
 
-__all__ = ["GROUPS", "Key", "Measurer", "Tally", "number_of", "split_batches"]
+__all__ = ["GROUPS", "Key", "Measurer", "Sampler", "Tally", "number_of", "split_batches"]
 
 Array = NDArray[np.float64]
 #: A contestant and its number of network calls.
 Key = tuple[str, int]
+#: A table, or ``sampler(denoiser, noise)`` that returns the last state, for methods that no table describes.
+Sampler = SolverTable | Callable[[Denoiser, Tensor], Tensor]
 #: Most groups of batches, and so most processes that can share an evaluation.
 GROUPS = 64
 #: Coordinates of so many samples are kept whole, for the measures that compare neighbours.
@@ -146,37 +149,37 @@ class Measurer:
         return {**self._seen(samples), "calls": np.array(calls)}
 
     def contest(
-        self, seeds: range, batch_size: int, tables: Mapping[Key, SolverTable]
+        self, seeds: range, batch_size: int, ends: SolverTable, samplers: Mapping[Key, Sampler]
     ) -> tuple[Tally, dict[Key, Tally]]:
         """Draw all batches; the tally of the converged samples, and those of all samplers.
 
         Args:
             seeds: Evaluation seeds.
             batch_size: Samples per network call.
-            tables: Samplers; they share their first and last level.
+            ends: Gives the first and the last level that all samplers share.
+            samplers: The samplers.
         """
         groups = split_batches(seeds, batch_size)
         ours = [batch for group in mine(groups) for batch in group]
-        done, total = 0, sum(map(len, ours)) * len(tables)
+        done, total = 0, sum(map(len, ours)) * len(samplers)
         for batch in ours:
-            self._batch(batch, f"batches/{number_of(batch, seeds)}", tables)
-            done += len(batch) * len(tables)
+            self._batch(batch, f"batches/{number_of(batch, seeds)}", ends, samplers)
+            done += len(batch) * len(samplers)
             self.say("evaluating", done, total)
         tallies = {
-            key: self._tally(f"batches/{{}}/{_slug(key, table)}", seeds, groups, compared=True)
-            for key, table in tables.items()
+            key: self._tally(f"batches/{{}}/{_slug(key, one)}", seeds, groups, compared=True)
+            for key, one in samplers.items()
         }
         return self._tally(_CONVERGED, seeds, groups, compared=False), tallies
 
-    def _batch(self, batch: range, place: str, tables: Mapping[Key, SolverTable]) -> None:
+    def _batch(self, batch: range, place: str, ends: SolverTable, samplers: Mapping[Key, Sampler]) -> None:
         """Measure all samplers on one batch; the converged samples are kept until the last of them is done."""
-        any_table = next(iter(tables.values()))
         facts: dict[str, Any] = {}
-        noise, denoiser = self.model.noise(batch, any_table.sigmas[0]), self.model.denoiser(batch, self.guidance)
+        noise, denoiser = self.model.noise(batch, ends.sigmas[0]), self.model.denoiser(batch, self.guidance)
         target: list[Tensor] = []
 
         def solve() -> Tensor:
-            samples, error, calls = self.converged(batch, any_table, check=max(1, len(batch) // 8))
+            samples, error, calls = self.converged(batch, ends, check=max(1, len(batch) // 8))
             facts.update(error=np.array(error), calls=np.array(calls))
             return samples
 
@@ -190,16 +193,16 @@ class Measurer:
             samples = converged()
             return {**self._seen(samples), **facts}
 
-        def run(table: SolverTable) -> dict[str, Any]:
+        def run(one: Sampler) -> dict[str, Any]:
             before = denoiser.calls
-            samples = sample(denoiser, noise, table)
+            samples = sample(denoiser, noise, one) if isinstance(one, SolverTable) else one(denoiser, noise)
             calls = denoiser.calls - before
             found = {"squared": squared_errors(samples, converged()), "calls": np.array(float(calls))}
             return {**self._seen(samples), **found}
 
         self.journal(f"{place}/teacher", teacher)
-        for key, table in tables.items():
-            self.journal(f"{place}/{_slug(key, table)}", lambda table=table: run(table))  # type: ignore[misc]
+        for key, one in samplers.items():
+            self.journal(f"{place}/{_slug(key, one)}", lambda one=one: run(one))  # type: ignore[misc]
         self.journal.discard(f"{place}/target")
 
     def _read(self, place: str, batch: range, seeds: range) -> dict[str, Any]:
@@ -259,6 +262,6 @@ def number_of(batch: range, seeds: range) -> str:
     return f"{batch.start - seeds.start:08d}"
 
 
-def _slug(key: Key, table: SolverTable) -> str:
+def _slug(key: Key, one: Sampler) -> str:
     """Name of a part: the same name may stand for other numbers another time."""
-    return f"{key[0]}-{key[1]}-{table_digest(table)[:8]}"
+    return f"{key[0]}-{key[1]}" + (f"-{table_digest(one)[:8]}" if isinstance(one, SolverTable) else "")

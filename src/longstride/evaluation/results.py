@@ -13,7 +13,7 @@ from typing import Any
 from longstride.errors import InputError
 from longstride.files import write_atomically
 
-__all__ = ["Line", "Results", "load_results", "save_results"]
+__all__ = ["Line", "Results", "load_results", "merged", "save_results"]
 
 
 @dataclass(frozen=True)
@@ -84,6 +84,32 @@ class Results:
     def nfes(self) -> list[int]:
         """All numbers of calls, rising, without the teacher's."""
         return sorted({line.nfe for line in self.lines if line.contestant != "teacher"})
+
+
+def merged(old: Results, new: Results) -> Results:
+    """Results of one study at several numbers of calls: the new lines in place of the old ones of the same numbers.
+
+    Args:
+        old: What was measured before.
+        new: What is measured now; what is said of it holds, with the old numbers of calls and searches beside its own.
+
+    Raises:
+        InputError: the two are of different models or settings.
+    """
+    settings = [{k: v for k, v in one.about["study"].items() if k != "nfes"} for one in (old, new)]
+    if settings[0] != settings[1] or old.about["model"] != new.about["model"]:
+        raise InputError("the results that are there are of another model or other samples: move them away first")
+    kept = [line for line in old.lines if line.contestant != "teacher" and line.nfe not in new.nfes]
+    lines = sorted([*kept, *new.lines], key=lambda line: (line.contestant != "teacher", line.nfe))
+    nfes = sorted({*old.nfes, *new.nfes})
+    searches = {
+        name: found
+        for name, found in old.about.get("search", {}).items()
+        if int(name.rpartition("-")[2]) not in new.nfes
+    }
+    labels = {**old.about.get("labels", {}), **new.about.get("labels", {})}
+    about = {**new.about, "labels": labels, "study": {**new.about["study"], "nfes": nfes}}
+    return Results({**about, "search": {**searches, **new.about.get("search", {})}}, tuple(lines))
 
 
 def save_results(results: Results, path: Path) -> None:

@@ -23,7 +23,7 @@ from longstride.evaluation.contestants import CONTESTANTS, spacing_of
 from longstride.evaluation.features import load_features
 from longstride.evaluation.fitting import Say, calibrate_entrants
 from longstride.evaluation.frechet import FeatureSpace
-from longstride.evaluation.measure import Key, Measurer, number_of, split_batches
+from longstride.evaluation.measure import Key, Measurer, Sampler, number_of, split_batches
 from longstride.evaluation.real import own_pictures
 from longstride.evaluation.reference_set import ReferenceSet
 from longstride.evaluation.results import Results
@@ -35,7 +35,7 @@ from longstride.processes import gather, mine
 from longstride.table import SolverTable
 from longstride.zoo.model import Model
 
-__all__ = ["Outcome", "run_study"]
+__all__ = ["Outcome", "measure_samplers", "run_study"]
 
 
 @dataclass(frozen=True)
@@ -79,16 +79,53 @@ def run_study(
         with tempfile.TemporaryDirectory(prefix="longstride-") as temporary:
             return run_study(model, study, Path(temporary), cards=cards, real=real, say=say)
     tables, bases = _entries(model, study, cards or {})
-    any_table = next(iter(tables.values()))
+    _opened(model, study, folder, real)
+    made = calibrate_entrants(model, study, tables, folder, say)
+    tables |= {key: card.table for key, card in made.items()}
+    results = measure_samplers(model, study, next(iter(tables.values())), tables, bases, folder, real=real, say=say)
+    about = {**results.about, "cards": {f"{name}-{nfe}": _card_line(card) for (name, nfe), card in made.items()}}
+    return Outcome(Results(about, results.lines), tables, made)
+
+
+def _opened(model: Model, study: Study, folder: Path, real: ReferenceSet | None) -> tuple[Journal, Any, Any]:
+    """The journal in a study's folder, the feature extractor and the real pictures; before any long work.
+
+    Raises:
+        InputError: samples that are no pictures, or a folder of another study.
+    """
     extractor = None
     anchor = None
     if study.dimensions:
         model.check_pictures()
         extractor = load_features(study.features, model.device)
         anchor = _anchor(model, study, real)
-    journal = Journal(folder, _identity(model, study, anchor))
-    made = calibrate_entrants(model, study, tables, folder, say)
-    tables |= {key: card.table for key, card in made.items()}
+    return Journal(folder, _identity(model, study, anchor)), extractor, anchor
+
+
+def measure_samplers(
+    model: Model,
+    study: Study,
+    ends: SolverTable,
+    samplers: Mapping[Key, Sampler],
+    bases: Mapping[str, str | None],
+    folder: Path,
+    *,
+    real: ReferenceSet | None = None,
+    say: Say = lambda what, done, total: None,
+) -> Results:
+    """Draw all samplers from the same fresh noise, and measure them.
+
+    Args:
+        model: The pretrained model.
+        study: Gives samples, guidance and features; its contestants are not looked at.
+        ends: Gives the first and the last level that all samplers share.
+        samplers: By name and number of calls.
+        bases: What each name is compared with, another name, or None.
+        folder: Where finished batches are kept.
+        real: Statistics of real pictures; default: the model's own, where it has them.
+        say: Called with (what is being done, done, total).
+    """
+    journal, extractor, anchor = _opened(model, study, folder, real)
     measurer = Measurer(
         model,
         guidance=study.guidance,
@@ -101,11 +138,11 @@ def run_study(
     other = None
     if extractor is not None:
         if measurer.space is None:
-            measurer.space = _axes(measurer, study, any_table)
+            measurer.space = _axes(measurer, study, ends)
         teacher_seeds = seed_range("teacher", study.seed, study.samples)
-        other = measurer.teacher("teacher", teacher_seeds, study.batch_size, any_table)
+        other = measurer.teacher("teacher", teacher_seeds, study.batch_size, ends)
     seeds = seed_range("evaluation", study.seed, study.samples)
-    teacher, tallies = measurer.contest(seeds, study.batch_size, tables)
+    teacher, tallies = measurer.contest(seeds, study.batch_size, ends, samplers)
     cost = 1 if study.guidance is None else 2
     for (name, nfe), tally in tallies.items():
         if tally.calls != nfe * cost:
@@ -133,11 +170,10 @@ def run_study(
         },
         "features": None if extractor is None else extractor.label,
         "real": None if anchor is None else _yardstick(anchor, study.samples),
-        "cards": {f"{name}-{nfe}": _card_line(card) for (name, nfe), card in made.items()},
         "groups": len(split_batches(seeds, study.batch_size)),
         "environment": {"python": platform.python_version(), "torch": torch.__version__, "device": str(model.device)},
     }
-    return Outcome(Results(json.loads(json.dumps(about)), tuple(lines)), tables, made)
+    return Results(json.loads(json.dumps(about)), tuple(lines))
 
 
 def _entries(

@@ -1,0 +1,115 @@
+"""Tables of the benchmark against peers, as Markdown, from its results files."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from longstride.bench.markdown import markdown_table, number
+from longstride.evaluation.results import Results
+
+__all__ = ["peer_sections"]
+
+#: Order and names of those that are not classical solvers and no peers.
+_OURS = {
+    "gauss_newton": "**longstride**",
+    "global": "longstride, row by row",
+    "iia_ddim": "IIA-DDIM",
+    "iia_ipndm": "IIA-IPNDM",
+    "iia_dpmpp_2m": "IIA-DPM-Solver++ 2M",
+}
+_CLASSICAL = {
+    "ddim": "DDIM",
+    "ipndm3": "iPNDM-3",
+    "ipndm4": "iPNDM-4",
+    "deis3": "DEIS-3",
+    "dpmpp_2m": "DPM-Solver++ 2M",
+    "dpmpp_3m": "DPM-Solver++ 3M",
+    "unipc2": "UniPC-2",
+    "unipc3": "UniPC-3",
+}
+
+
+def peer_sections(
+    slug: str, of: Callable[[Callable[[Results], str]], Callable[[], str]]
+) -> dict[str, Callable[[], str]]:
+    """What can be said of one network, by the names of its markers.
+
+    Args:
+        slug: Name of the results file.
+        of: Gives a section's function the results.
+    """
+    return {
+        f"{slug}:rmse": of(lambda r: contest_table(r, "rmse", "median")),
+        f"{slug}:fd": of(lambda r: contest_table(r, "fd_teacher", None)),
+        f"{slug}:ratios": of(ratio_table),
+        f"{slug}:cost": of(cost_table),
+        f"{slug}:yardstick": of(yardstick),
+    }
+
+
+def names(results: Results) -> dict[str, str]:
+    """Labels of all samplers by name: classical solvers first, then peers, then this package's."""
+    peers = {name: label for name, label in results.about.get("labels", {}).items() if name not in _OURS}
+    known = {**_CLASSICAL, **peers, **{name: _OURS[name] for name in reversed(_OURS)}}
+    return {name: label for name, label in known.items() if name in results.contestants}
+
+
+def contest_table(results: Results, measure: str, beside: str | None) -> str:
+    """A line per sampler, a column per number of calls; the least of every column is bold, equal ones within 1 %.
+
+    Args:
+        results: The benchmark's.
+        measure: What the cells show.
+        beside: A second measure in brackets.
+    """
+    labels, nfes = names(results), results.nfes
+    found = {name: [results.value(name, nfe, measure) for nfe in nfes] for name in labels}
+    least = [min((line.value for name in labels if (line := found[name][n])), default=0.0) for n in range(len(nfes))]
+    rows = []
+    for name, label in labels.items():
+        cells = []
+        for n, nfe in enumerate(nfes):
+            line, second = found[name][n], results.value(name, nfe, beside) if beside else None
+            text = "–" if line is None else number(line.value) + (f" ({number(second.value)})" if second else "")
+            cells.append(f"**{text}**" if line is not None and line.value <= 1.01 * least[n] else text)
+        rows.append([label, *cells])
+    return markdown_table(["network calls", *nfes], rows)
+
+
+def ratio_table(results: Results) -> str:
+    """The fit over the classical solvers on their best grids, in each measure over the one that is best in it."""
+    rows = []
+    for nfe in results.nfes:
+        cells: list[Any] = [nfe]
+        for measure in ("rmse", "median", "fd_teacher"):
+            ours = results.value("gauss_newton", nfe, measure)
+            lines = [(line.value, name) for name in _CLASSICAL if (line := results.value(name, nfe, measure))]
+            value, name = min(lines, default=(0.0, ""))
+            cells.append("–" if ours is None or not lines else f"{ours.value / value:.2f} ({_CLASSICAL[name]})")
+        rows.append(cells)
+    return markdown_table(["network calls", "RMSE", "median", "FD"], rows)
+
+
+def cost_table(results: Results) -> str:
+    """What each search took, at the most network calls that all of them were run at."""
+    labels = {name: label for name, label in names(results).items() if name not in _CLASSICAL}
+    nfe = next((n for n in reversed(results.nfes) if f"gauss_newton-{n}" in results.about["search"]), 0)
+    rows = []
+    for name, label in labels.items():
+        about = results.about["search"].get(f"{name}-{nfe}")
+        if about is not None:
+            cost = f"{about['calls']:,.0f}", f"{about['seconds']:.0f}", f"{about['memory_mib']:.0f}"
+            rows.append([label, "yes" if about.get("backward") else "no", *cost])
+    head = [f"search at {nfe} calls", "backprop", "network calls in samples", "seconds", "memory, MiB"]
+    return markdown_table(head, rows)
+
+
+def yardstick(results: Results) -> str:
+    """What was measured on how much, and how far two sets of converged samples are apart."""
+    study, about = results.about["study"], results.about["reference"]
+    own = next(line.value for line in results.lines if line.contestant == "teacher" and line.measure == "fd_teacher")
+    return (
+        f"{study['samples']} fresh samples, {study['calibration_samples']} for calibration; reference {about['nfe']} "
+        f"calls of UniPC-3 (own error {about['error']:.4f}). Converged samples from other noise have FD {own:.2f}."
+    )

@@ -1,0 +1,410 @@
+"""The fit of everything together: right derivatives, the optimum where it is known, no harm where it is not."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+from problems import Gaussian, Mixture, Point
+
+import longstride as ls
+from longstride.calibration import unknowns as module
+from longstride.calibration.batches import Batches
+from longstride.calibration.gauss_newton import GaussNewton, robust_mean, robust_scale
+from longstride.calibration.residuals import RESIDUALS
+from longstride.calibration.stability import EPSILON, gain, largest_weights
+from longstride.calibration.unknowns import Unknowns
+from longstride.table import Row
+
+SIGMAS = ls.grid("karras", 4, sigma_min=0.05, sigma_max=10.0, final="sigma_min")
+FIRST, LAST = (1.0, float(SIGMAS[0])), (1.0, float(SIGMAS[-1]))
+PIXELS = RESIDUALS["pixels"]
+INFINITE = float("inf")
+
+
+def noise_of(count, seed=0, size=5):
+    return SIGMAS[0] * torch.randn(count, size, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
+
+
+def newton_of(problem, x, targets=None, held_out=8, batch_size=None, unknowns=None, **settings):
+    targets = problem.solution(x, FIRST, LAST) if targets is None else targets
+    batches = Batches(problem, x, held_out, batch_size)
+    chosen = unknowns or Unknowns(4, column=True)
+    return GaussNewton(batches, lambda batch: targets[batch.part], chosen, PIXELS, **settings)
+
+
+def rmse(problem, table, x):
+    return float((ls.sample(problem, x, table) - problem.solution(x, FIRST, LAST)).square().mean().sqrt())
+
+
+# Loss
+
+
+def test_the_robust_mean_is_the_integral_of_its_weights():
+    """d rho / d e = 1 / (1 + e / c²), rho(e) is about e for small e, and plain squares are its limit."""
+    e, c2 = np.linspace(0, 50, 20001), 0.7
+    weights = 1 / (1 + e / c2)
+    integral = np.concatenate([[0], np.cumsum((weights[1:] + weights[:-1]) / 2 * np.diff(e))])
+    found = np.array([robust_mean(np.array([value]), c2) for value in e[::400]])
+    np.testing.assert_allclose(found, integral[::400], atol=1e-5)
+    squared = np.array([1.0, 2.0, 9.0])
+    assert robust_mean(squared, INFINITE) == 4.0
+    assert robust_mean(squared, 1e9) == pytest.approx(4.0, rel=1e-6)
+    assert robust_scale(squared) == 2.0
+    assert robust_scale(squared, 3.0) == 6.0
+    assert robust_scale(squared, 0.0) == robust_scale(np.array([0.0, 0.0, 1.0])) == INFINITE
+
+
+# Derivatives
+
+
+def ends_by_hand(problem, table, unknowns, theta, x):
+    """Last states as a differentiable function of theta, written from the definitions."""
+    ratio = table.sigmas / table.alphas
+    logs = [torch.tensor(float(v), dtype=torch.float64) for v in np.log(ratio)]
+    weights = [{j: torch.tensor(w, dtype=torch.float64) for j, w in row.outputs.items()} for row in table.rows]
+    firsts = [torch.tensor(row.states.get(0, 0.0), dtype=torch.float64) for row in table.rows]
+    gaps = np.abs(np.diff(np.log(ratio)))
+    for one, value in zip(unknowns.all, theta, strict=True):
+        if one.kind == "weight":
+            weights[one.k - 1][one.j] = weights[one.k - 1].get(one.j, 0.0) + value
+        elif one.kind == "column":
+            firsts[one.k - 1] = firsts[one.k - 1] * torch.exp(value)
+        else:
+            room = min(gaps[one.k - 1] / 2, gaps[one.k] / 2, 1.0)
+            logs[one.k] = logs[one.k] + room * torch.tanh(value / room)
+    states, outputs = [x], []
+    for k, row in enumerate(weights, start=1):
+        outputs.append(problem(states[-1], torch.exp(logs[k - 1])))
+        states.append(firsts[k - 1] * x + sum(w * outputs[j] for j, w in row.items()))
+    return states[-1]
+
+
+@pytest.mark.parametrize("solver", ["ddim", "ipndm", "unipc"])
+def test_difference_quotients_are_the_jacobian(monkeypatch, solver):
+    """Of weights, levels and the column at once; with steps that are small in float64, to their first order."""
+    monkeypatch.setattr(module, "_STEPS", dict.fromkeys(module._STEPS, 1e-6))
+    problem, x = Mixture(), noise_of(10)
+    unknowns = Unknowns(4, column=True)
+    table = unknowns.prepared(ls.build(solver, SIGMAS))
+    target = problem.solution(x, FIRST, LAST)
+    newton = newton_of(problem, x, target, held_out=2)
+    zero = torch.zeros(len(unknowns), dtype=torch.float64)
+    assert unknowns.free(table).all()
+    jacobian = torch.autograd.functional.jacobian(lambda t: ends_by_hand(problem, table, unknowns, t, x[:8]), zero)
+    columns = jacobian.reshape(8 * 5, -1) / np.sqrt(5)
+    left = (target[:8] - ls.sample(problem, x[:8], table)).reshape(-1) / np.sqrt(5)
+    for c2 in (INFINITE, 1e-3):
+        weight = 1 / (1 + left.view(8, 5).square().sum(1, keepdim=True) / c2)
+        weighted = columns * weight.expand(8, 5).reshape(-1, 1)
+        equations = newton._equations(table, c2)
+        scale = np.sqrt(np.diag(equations.gram))
+        gram, moment = (weighted.T @ columns).numpy(), (weighted.T @ left).numpy()
+        np.testing.assert_allclose(equations.gram / np.outer(scale, scale), gram / np.outer(scale, scale), atol=1e-4)
+        np.testing.assert_allclose(equations.moment / scale, moment / scale, atol=1e-4 * float(left.norm()))
+
+
+def test_equations_of_several_batches_are_those_of_one():
+    problem, x = Mixture(), noise_of(40)
+    table = Unknowns(4, column=True).prepared(ls.build("ddim", SIGMAS))
+    for c2 in (INFINITE, 1e-2):
+        whole = newton_of(problem, x, held_out=8)._equations(table, c2)
+        for size in (3, 7, 32):
+            parts = newton_of(problem, x, held_out=8, batch_size=size)._equations(table, c2)
+            np.testing.assert_allclose(parts.gram, whole.gram, rtol=1e-9, atol=1e-12)
+            np.testing.assert_allclose(parts.moment, whole.moment, rtol=1e-9, atol=1e-12)
+            assert parts.energy == pytest.approx(whole.energy, rel=1e-12)
+            assert parts.count == whole.count == 32 * 5
+
+
+def test_stacked_runs_give_the_same_equations():
+    problem, x = Mixture(), noise_of(12)
+    table = Unknowns(4, column=True).prepared(ls.build("ddim", SIGMAS))
+    alone = newton_of(problem, x, held_out=8)._equations(table, 1e-2)
+    stacked = newton_of(problem, x, held_out=8)
+    stacked.batch_size = 1000
+    found = stacked._equations(table, 1e-2)
+    np.testing.assert_allclose(found.gram, alone.gram, rtol=1e-9, atol=1e-12)
+
+
+# Where the answer is known
+
+
+def starts():
+    rng = np.random.default_rng(0)
+    base = ls.build("ddim", SIGMAS).unrolled()
+    rows = tuple(Row(r.states, {j: w + 0.2 * rng.normal() for j, w in r.outputs.items()}) for r in base.rows)
+    return {
+        "ddim": base,
+        "ipndm": ls.build("ipndm", SIGMAS),
+        "unipc": ls.build("unipc", SIGMAS),
+        "random": replace(base, rows=rows, exact=False),
+        "nothing": replace(base, rows=tuple(Row(r.states, {0: 1e-3}) for r in base.rows), exact=False),
+    }
+
+
+@pytest.mark.parametrize("start", list(starts()))
+@pytest.mark.parametrize("mean", [0.0, 0.5])
+def test_a_linear_problem_is_solved_exactly_from_any_start(start, mean):
+    """The end is affine in the noise whatever the weights are, and so is the solution: some weights meet it."""
+    problem = Gaussian(mean=mean)
+    newton = newton_of(problem, noise_of(40), unknowns=Unknowns(4, levels=False), robust=0.0)
+    fit = newton.fit(starts()[start], 30)
+    before, after = (rmse(problem, table, noise_of(50, 1)) for table in (starts()[start], fit.table))
+    assert before > 1e-3
+    assert after < 1e-5
+    assert [line.rmse for line in fit.iterations] == sorted((line.rmse for line in fit.iterations), reverse=True)
+
+
+def test_one_call_is_one_division():
+    """With K = 1 the only weight is <D, r> / <D, D>; a ridge pulls it to the start in proportion."""
+    sigmas, problem, x = SIGMAS[[0, -1]], Mixture(), noise_of(800)
+    table = ls.build("ddim", sigmas)
+    output, rest = problem(x, sigmas[0]), problem.solution(x, FIRST, LAST) - table.a[1] * x
+    best = float((output * rest)[:400].sum() / output[:400].square().sum())
+    for ridge in (0.0, 1.0):
+        newton = newton_of(problem, x, held_out=400, unknowns=Unknowns(1, levels=False), robust=0.0, ridge=ridge)
+        expected = (best + ridge * table.b[1, 0]) / (1 + ridge)
+        assert newton.fit(table, 20).table.b[1, 0] == pytest.approx(expected, abs=2e-3)
+    assert abs(best - table.b[1, 0]) > 1e-2
+
+
+def test_the_ridge_pulls_to_its_centre():
+    problem, base, other = Mixture(), ls.build("ddim", SIGMAS), ls.build("unipc", SIGMAS)
+    unknowns = Unknowns(4)
+    center = unknowns.values(other.unrolled())
+    found = {}
+    for ridge in (1e-3, 1e3):
+        newton = newton_of(problem, noise_of(40), unknowns=unknowns, robust=0.0, ridge=ridge, center=center)
+        table = base
+        for _ in range(4):
+            equations = newton._equations(unknowns.prepared(table), INFINITE)
+            newton._pull(equations, unknowns.values(unknowns.prepared(table)) - center)
+            table = unknowns.moved(unknowns.prepared(table), equations.solve(0.0))
+        found[ridge] = float(np.abs(unknowns.values(table) - center).max())
+    assert found[1e3] < 1e-2
+    assert found[1e-3] > 10 * found[1e3]
+
+
+def test_a_few_absurd_targets_do_not_rule_the_fit():
+    problem, x = Mixture(), noise_of(168)
+    targets = problem.solution(x, FIRST, LAST)
+    spoiled = targets.clone()
+    spoiled[:160:20] += 30.0  # 5 %
+    found = {}
+    for name, robust, target in (("clean", 0.0, targets), ("robust", 1.0, spoiled), ("plain", 0.0, spoiled)):
+        fit = newton_of(problem, x, target, robust=robust).fit(ls.build("ddim", SIGMAS), 8)
+        found[name] = rmse(problem, fit.table, noise_of(200, 1))
+    base = rmse(problem, ls.build("ddim", SIGMAS), noise_of(200, 1))
+    assert found["robust"] < 2 * found["clean"] + 1e-3
+    assert found["robust"] < 0.1 * base
+    assert found["plain"] > 5 * found["robust"]
+
+
+# No harm
+
+
+@pytest.mark.parametrize("robust", [0.0, 1.0, 0.1])
+@pytest.mark.parametrize("solver", ["ddim", "ipndm", "unipc"])
+def test_no_accepted_step_raises_the_objective(solver, robust):
+    """Each is compared on the scale of the loss that it was taken with."""
+    problem, x, table = Mixture(), noise_of(48), ls.build(solver, SIGMAS)
+    newton = newton_of(problem, x, robust=robust)
+    for _ in range(4):
+        before = newton.errors(table, newton.fitted)[:, 0]
+        fit = newton.fit(table, 1)
+        if len(fit.iterations) == 1:
+            assert fit.stopped == "no step lowers the objective"
+            break
+        first, second = fit.iterations
+        c2 = robust_scale(before, robust)
+        assert first.objective == pytest.approx(robust_mean(before, c2), rel=1e-9)
+        assert second.objective < first.objective
+        if second.held_out < first.held_out:
+            after = newton.errors(fit.table, newton.fitted)[:, 0]
+            assert second.objective == pytest.approx(robust_mean(after, c2), rel=1e-9)
+        table = fit.table
+    assert table.distance(ls.build(solver, SIGMAS)) > 1e-3
+
+
+def test_of_all_iterates_the_one_that_is_best_on_held_out_samples_is_kept():
+    """Held-out targets from another world: every step away from the start is worse there, so the start stays."""
+    problem, x = Mixture(), noise_of(24)
+    targets = problem.solution(x, FIRST, LAST)
+    base = ls.build("ddim", SIGMAS).unrolled()
+    targets[16:] = ls.sample(problem, x[16:], base)
+    fit = newton_of(problem, x, targets).fit(base, 8)
+    assert fit.stopped == "held-out samples gain no more"
+    assert len(fit.iterations) == 3
+    assert fit.table.distance(base) == 0.0
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), 1e38])
+def test_runs_beside_the_table_that_are_not_finite_are_survived(value):
+    """The network knows the base's own levels alone; whatever is moved, it answers with what no sum survives."""
+    table = ls.build("ddim", SIGMAS)
+    known = set(table.sigmas.tolist())
+
+    def brittle(x, sigma):
+        return Mixture()(x, sigma) if sigma in known else torch.full_like(x, value)
+
+    x = noise_of(16).float()
+    targets = Mixture().solution(x, FIRST, LAST)
+    newton = newton_of(brittle, x, targets, unknowns=Unknowns(4, column=True))
+    fit = newton.fit(table, 4)
+    assert fit.table.distance(table) < 1e-12
+    assert np.isfinite([line.held_out for line in fit.iterations]).all()
+    assert fit.stopped in ("a step beside the table is not finite", "no step lowers the objective")
+
+
+def test_a_step_that_overflows_on_held_out_samples_alone_is_not_taken():
+    """Only the fitted samples may leave the base's states; a held-out one that does becomes infinite."""
+    table, x = ls.build("ddim", SIGMAS), noise_of(24).clone()
+    x[16:, 0] = 40.0
+    own = {}
+    ls.sample(Mixture(), x[16:], table, callback=lambda k, s, state, d: own.update({s: state.clone()}))
+
+    def brittle(x, sigma):
+        out, odd = Mixture()(x, sigma), x.shape == own[SIGMAS[0]].shape and sigma < SIGMAS[0]
+        return out * torch.where((x - own[sigma]).abs() > 1e-9, INFINITE, 1.0) if odd else out
+
+    targets = Mixture().solution(x, FIRST, LAST)
+    newton = newton_of(brittle, x, targets, unknowns=Unknowns(4, levels=False), batch_size=16)
+    fit = newton.fit(table, 4)
+    assert fit.stopped == "a step is not finite on held-out samples"
+    assert fit.table.distance(table) < 1e-12
+    assert len(fit.iterations) == 1
+
+
+def test_a_start_that_is_not_finite_is_refused():
+    table = ls.build("ddim", SIGMAS)
+    x = noise_of(16)
+    for broken in (slice(0, 1), slice(12, 13)):
+        bad = x.clone()
+        bad[broken] = INFINITE
+        newton = newton_of(Mixture(), bad, Mixture().solution(x, FIRST, LAST))
+        with pytest.raises(ls.InputError, match="ddim does not end in finite samples at 4 calls: choose another start"):
+            newton.fit(table, 2)
+
+
+@pytest.mark.parametrize("column", [False, True])
+def test_directions_that_repeat_are_harmless(column):
+    """Data that are one point: all outputs are the same, only the sum of a row's weights counts, and levels do not."""
+    problem, x = Point(), noise_of(24)
+    base = ls.build("ddim", SIGMAS).unrolled()
+    wrong = tuple(Row(row.states, {j: 0.8 * w for j, w in row.outputs.items()}) for row in base.rows)
+    table = replace(base, rows=wrong, exact=False)
+    newton = newton_of(problem, x, unknowns=Unknowns(4, column=column), robust=0.0)
+    equations = newton._equations(table, INFINITE)
+    assert np.linalg.matrix_rank(equations.gram) <= 2
+    fit = newton.fit(table, 10)
+    assert rmse(problem, fit.table, noise_of(8, 1)) < 1e-6
+    moved = fit.table.b[4] - table.b[4]
+    np.testing.assert_allclose(moved, moved[0], atol=1e-6)  # of all answers the smallest
+    np.testing.assert_allclose(fit.table.sigmas, table.sigmas, rtol=1e-9)
+
+
+@pytest.mark.parametrize("low", [1e-3, 1e-6, 1e-9, 0.0])
+def test_a_first_state_that_hardly_counts_overflows_nothing(low):
+    """Its weight in the last row falls with the last level, and the step that a fit asks of it grows."""
+    sigmas = np.array([80.0, 5.0, 0.5, low])
+    problem = Gaussian(mean=0.0)
+    for solver in ("ddim", "ipndm"):
+        table, x = ls.build(solver, sigmas), 8 * noise_of(24)
+        targets = problem.solution(x, (1.0, 80.0), (1.0, low))
+        fit = newton_of(problem, x, targets, unknowns=Unknowns(3, column=True)).fit(table, 6)
+        assert fit.iterations[-1].rmse < 0.5 * fit.iterations[0].rmse
+
+
+def test_perfect_targets_end_the_fit():
+    """A start that is already there has no median error, and nothing to gain."""
+    problem, x, table = Mixture(), noise_of(16), ls.build("ddim", SIGMAS)
+    own = ls.sample(problem, x, Unknowns(4).prepared(table))
+    fit = newton_of(problem, x, own, unknowns=Unknowns(4)).fit(table, 4)
+    assert fit.stopped == "no step lowers the objective"
+    assert fit.table.distance(table) < 1e-12
+
+
+# Stability
+
+
+def sensitivity(table, slope):
+    """Of the last state to an error of each output, for D = slope x: errors go through the calls behind them."""
+    k, moved = table.nfe, np.zeros((table.nfe + 1, table.nfe))
+    for row in range(1, k + 1):
+        for j in range(row):
+            moved[row] += table.b[row, j] * (slope * moved[j] + np.eye(k)[j])
+    return float(np.linalg.norm(moved[k]))
+
+
+@pytest.mark.parametrize("solver", ["ddim", "ipndm", "unipc", "heun"])
+def test_the_gain_of_a_linear_network_is_its_closed_form(solver):
+    table = ls.build(solver, SIGMAS)
+    x = SIGMAS[0] * torch.randn(20, 5000, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    for slope in (0.0, 0.3, 0.9, -0.5):
+        found = np.sqrt(gain(lambda x, sigma, s=slope: s * x, x, table) / len(x))
+        assert found == pytest.approx(sensitivity(table, slope), rel=0.02)
+
+
+def test_the_gain_of_a_network_that_does_not_look_is_the_norm_of_the_last_row():
+    x = noise_of(20, size=5000)
+    for solver in ("ddim", "ipndm", "unipc"):
+        table = ls.build(solver, SIGMAS)
+        norm = float(np.linalg.norm(table.b[-1]))
+        assert np.sqrt(gain(Point(), x, table) / len(x)) == pytest.approx(norm, rel=0.02)
+        assert norm <= largest_weights(table) + 1e-12
+
+
+def test_the_gain_is_that_of_its_own_errors_to_the_bit():
+    """One call, so one error: the last state is off by b times what the generator gives."""
+    table, x = ls.build("ddim", SIGMAS[[0, -1]]), noise_of(3)
+    error = torch.randn(x.shape, generator=torch.Generator().manual_seed(7))
+    expected = float((table.b[1, 0] * error.double()).square().mean(1).sum())
+    assert gain(Point(), x, table, seed=7) == pytest.approx(expected, rel=1e-9)
+    assert gain(Point(), x, table, seed=8) != pytest.approx(expected, rel=1e-3)
+    assert 0 < EPSILON < 0.01
+
+
+def test_large_weights_of_opposite_signs_have_a_large_gain():
+    base = ls.build("ddim", SIGMAS).unrolled()
+    last = base.rows[-1]
+    odd = Row(last.states, {**last.outputs, 0: last.outputs[0] + 50, 1: last.outputs[1] - 50})
+    table = replace(base, rows=(*base.rows[:-1], odd), exact=False)
+    x = noise_of(8)
+    assert float((ls.sample(Point(), x, table) - ls.sample(Point(), x, base)).abs().max()) < 1e-9
+    found = np.sqrt(gain(Point(), x, table) / 8)
+    assert found == pytest.approx(50 * np.sqrt(2), rel=0.3)
+    assert largest_weights(table) > 100 > 2 > largest_weights(base)
+
+
+# Residuals
+
+
+def test_every_residual_measures_pixels_as_mean_squared_errors():
+    x, y = torch.randn(2, 5, 3, 16, 12, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+    for residual in RESIDUALS.values():
+        pixels = (residual(x) - residual(y))[:, : x[0].numel()]
+        torch.testing.assert_close(pixels.square().sum(1), (x - y).square().flatten(1).mean(1))
+
+
+def test_edges_weigh_as_much_as_pixels_once_balanced():
+    x, y = torch.randn(2, 5, 1, 16, 16, dtype=torch.float64, generator=torch.Generator().manual_seed(1))
+    squared = (RESIDUALS["edges"].balanced(x, y)(x) - RESIDUALS["edges"].balanced(x, y)(y)).square()
+    assert squared[:, :256].sum() == pytest.approx(float(squared[:, 256:].sum()))
+
+
+def test_edges_see_how_strong_a_gradient_is_and_not_its_sign():
+    x = torch.randn(2, 1, 16, 16, dtype=torch.float64, generator=torch.Generator().manual_seed(2))
+    edges = RESIDUALS["edges"].beside
+    assert edges is not None
+    torch.testing.assert_close(edges(-x), edges(x))
+    assert (edges(2 * x) > edges(x)).all()
+    flat = torch.ones(1, 1, 16, 16)
+    torch.testing.assert_close(edges(flat), edges(3 * flat))
+
+
+def test_edges_need_pictures():
+    with pytest.raises(ls.InputError, match="use residual='pixels'"):
+        RESIDUALS["edges"](torch.zeros(2, 16))

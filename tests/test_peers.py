@@ -1,0 +1,102 @@
+"""The benchmark against peers: everybody is measured on the same fresh noise, and spends what the results say."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from tiny_models import save_tiny_model
+
+import longstride as ls
+from longstride.bench.paper import Case
+from longstride.bench.peer_tables import contest_table, cost_table, ratio_table
+from longstride.bench.peers import IIA, OURS, PeerCase, load_peers, peer_cases, run_peers
+from longstride.calibration.starts import CLASSICAL
+from longstride.evaluation.results import Line, Results, merged
+
+PEERS = Path(__file__).parent.parent / "benchmarks" / "peers"
+
+
+@pytest.fixture(scope="module")
+def outcome(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("peers")
+    model = ls.load_model(save_tiny_model(folder / "tiny"))
+    case = Case("tiny", "Tiny", "tiny", samples=80, batch_size=20, calibration_samples=20)
+    one = PeerCase(case, (3,), fitted=12, held_out=8)
+    results = run_peers(model, one, folder / "out", PEERS, names=("gits", "pas", "ld3"))
+    return model, one, folder / "out", results
+
+
+def test_everybody_takes_part_and_spends_three_calls(outcome):
+    _, _, _, results = outcome
+    assert set(results.contestants) == {"classical", *CLASSICAL, *IIA, *OURS, "gits", "pas", "ld3"}
+    assert {line.nfe for line in results.lines if line.contestant != "teacher"} == {3}
+    search = results.about["search"]
+    assert search["ld3-3"]["calls"] <= search["ld3-3"]["budget"] == search["gauss_newton-3"]["calls"]
+    assert search["ld3-3"]["backward"] > 0
+    assert search["gits-3"]["backward"] == 0
+
+
+def test_the_best_classical_solver_is_one_of_them(outcome):
+    _, _, _, results = outcome
+    best = results.about["search"]["classical-3"]["solver"].partition("@")[0]
+    mine, same = (results.value(name, 3, "rmse") for name in ("classical", best))
+    assert mine is not None
+    assert same is not None
+    assert mine.value == same.value
+
+
+def test_a_second_run_makes_no_search(outcome, monkeypatch):
+    model, one, out, results = outcome
+    monkeypatch.setattr("longstride.bench.peers.calibrate", lambda *a, **k: pytest.fail("searched again"))
+    again = run_peers(model, one, out, PEERS, names=("gits", "ld3"))
+    for name in ("gauss_newton", "gits"):
+        assert again.value(name, 3, "rmse") == results.value(name, 3, "rmse")
+
+
+def test_another_number_of_calls_is_added(outcome):
+    _, _, out, results = outcome
+    other = tuple(replace(line, nfe=4) for line in results.lines if line.contestant != "teacher")
+    more = Results({**results.about, "search": {"gits-4": {"calls": 1}}}, other)
+    both = merged(results, more)
+    assert both.nfes == [3, 4]
+    assert both.value("gits", 3, "rmse") == results.value("gits", 3, "rmse")
+    assert {"gits-3", "gits-4"} <= set(both.about["search"])
+    with pytest.raises(ls.InputError, match="another model or other samples"):
+        merged(replace(results, about={**results.about, "model": {}}), more)
+    assert json.loads((out / "peers_tiny.json").read_text())["about"]["study"]["nfes"] == [3]
+
+
+def test_tables_show_the_least_in_bold():
+    def line(name: str, measure: str, value: float) -> Line:
+        return Line("m", None, name, None, 5, 5, measure, value)
+
+    about = {
+        "labels": {"gits": "GITS"},
+        "search": {
+            "classical-5": {"solver": "unipc3@karras"},
+            "gits-5": {"calls": 10, "seconds": 2.0, "memory_mib": 3.0, "backward": 0},
+            "gauss_newton-5": {"calls": 1000, "seconds": 1.0, "memory_mib": 4.0},
+        },
+    }
+    values = {"classical": 0.2, "unipc3": 0.2, "gits": 0.15, "gauss_newton": 0.1}
+    lines = tuple(line(n, m, v) for n, v in values.items() for m in ("rmse", "median", "fd_teacher"))
+    results = Results(about, lines)
+    table = contest_table(results, "rmse", "median").splitlines()
+    assert table[2:] == [
+        "| UniPC-3 | 0.200 (0.200) |", "| GITS | 0.150 (0.150) |", "| **longstride** | **0.100 (0.100)** |"
+    ]  # fmt: skip
+    assert ratio_table(results).splitlines()[-1] == "| 5 | 0.50 (UniPC-3) | 0.50 (UniPC-3) | 0.50 (UniPC-3) |"
+    assert "| GITS | no | 10 | 2 | 3 |" in cost_table(results)
+
+
+def test_what_is_not_there_is_named(tmp_path):
+    with pytest.raises(ls.InputError, match="holds no peers"):
+        load_peers(tmp_path, (), True)
+    with pytest.raises(ls.InputError, match="nobody"):
+        load_peers(PEERS, ("nobody",), True)
+    assert load_peers(None, (), True) == {}
+    assert "gs" not in load_peers(PEERS, (), False)
+    assert {"garments", "cifar10", "galaxy_hsc32"} <= set(peer_cases())
