@@ -13,8 +13,10 @@ from tiny_models import save_tiny_model
 
 import longstride as ls
 from longstride.bench.ablation_tables import ablation_sections
-from longstride.bench.ablations import ABLATIONS, run_ablations
+from longstride.bench.ablations import ABLATIONS, run_ablations, run_records
 from longstride.bench.lab import Lab, reapply
+from longstride.bench.markdown import slug_of
+from longstride.bench.newton import _record
 from longstride.bench.pages import effect_table, fill, verdict
 from longstride.bench.paper import CASES, cases
 from longstride.calibration.reference import Errors, squared_errors
@@ -154,3 +156,32 @@ def test_cases_are_the_documentation_s_or_any_model():
     for case in CASES:
         for quick in (True, False):
             assert all(study.dimensions < study.samples for study in case.studies(quick).values())
+
+
+# The default calibration
+
+
+def test_a_question_about_the_default_is_answered_against_the_best_classical_solver(folder, tmp_path, monkeypatch):
+    monkeypatch.setattr("longstride.bench.ablations.SIZES", {True: (5, 4, 8)})
+    model = ls.load_model(folder)
+
+    def free(lab, quick):
+        lab.reference_steps = 6
+        for levels in (False, True):
+            yield _record(lab, 2, levels=levels, scouts=1)
+
+    found = run_records(model, tmp_path, {"free": free}, "newton", quick=True, say=lambda *a: None)["free"]
+    assert [row["unknowns"] for row in found] == [2 + 1 + 2, 2 + 1 + 2 + 1]
+    assert all("@" in row["begun"] and row["calls"] > 0 for row in found)
+    text = ablation_sections(next(tmp_path.glob("newton_*.json")))[f"newton_{slug_of(model.name)}:free"]()
+    head, _, first, _ = text.splitlines()
+    assert head.startswith("| calls | levels | begun at | best classical | fitted |")
+    assert f"{found[0]['base_rmse']:.4f} ({found[0]['base_median']:.4f})" in first
+
+
+def test_answers_are_kept_when_another_question_is_asked(folder, tmp_path):
+    model = ls.load_model(folder)
+    for name in ("one", "two"):
+        run_records(model, tmp_path, {name: lambda lab, quick: iter([{}])}, "newton", quick=True, say=lambda *a: None)
+    content = json.loads(next(tmp_path.glob("newton_*.json")).read_text())
+    assert set(content["ablations"]) == {"one", "two"}

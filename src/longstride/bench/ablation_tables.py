@@ -29,6 +29,8 @@ def ablation_sections(file: Path) -> dict[str, Callable[[], str]]:
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise InputError(f"{file} holds no ablations ({error}): run longstride bench paper again") from None
     slug = file.stem.removeprefix("ablations_")
+    if slug.startswith("newton_"):
+        return {f"{slug}:{name}": (lambda rows=rows: _newton(rows)) for name, rows in found.items()}  # type: ignore[misc]
     writers: dict[str, Callable[[list[Record]], str]] = {
         "look_back": lambda rows: _cross(rows, ("base", "directions", "nfe"), "r"),
         "stages": lambda rows: _cross(rows, ("base", "nfe"), "stages"),
@@ -118,3 +120,20 @@ def _transfer(rows: list[Record], what: str) -> str:
             cells = {row["to"]: _ratio(row) for row in rows if row["from"] == source and row["base"] == base}
             lines.append([label(base), source, *(cells.get(target, "–") for target in targets)])
     return markdown_table(["solver", f"{what}: found on ↓, used on →", *targets], lines)
+
+
+def _newton(rows: list[Record]) -> str:
+    """One line per setting: what was set, RMSE of the best classical solver and of the fit, and what it took."""
+    keys = list(rows[0])
+    asked = [key for key in keys[: keys.index("begun")] if key != "scouts"]
+    lines = []
+    for row in rows:
+        medians = f"{row['base_median']:.4f}", f"{row['median']:.4f}"
+        errors = f"{row['base_rmse']:.4f} ({medians[0]})", _marked(f"{row['rmse']:.4f} ({medians[1]})", [row])
+        cost = f"{row['calls'] / row['unknowns']:,.0f}"
+        spent = row["iterations"], f"{row['calls']:,}", cost
+        lines.append([*(row.get(key, "") for key in asked), row["begun"], *errors, *spent])
+    head = ["calls" if key == "nfe" else key for key in asked]
+    return markdown_table(
+        [*head, "begun at", "best classical", "fitted", "steps", "network calls", "per unknown"], lines
+    )

@@ -7,7 +7,7 @@ finished part is kept, so that the benchmark goes on after a kill.
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +18,7 @@ from longstride.files import write_atomically
 from longstride.processes import is_first
 from longstride.zoo import Model
 
-__all__ = ["ABLATED", "ABLATIONS", "SIZES", "run_ablations"]
+__all__ = ["ABLATED", "ABLATIONS", "SIZES", "Record", "run_ablations", "run_records"]
 
 #: Evaluation samples, fitted and held-out samples, in the quick form and in the full one.
 SIZES = {True: (64, 16, 16), False: (192, 48, 48)}
@@ -159,22 +159,48 @@ def run_ablations(
         say: Called with (what is being done, done, total).
         names: Which ablations; those that need classes or guidance are left out where the model has none.
     """
-    slug = slug_of(model.name)
-    samples, batch, held_out = SIZES[quick]
-    lab = Lab(model, out / "work" / f"ablations_{slug}", samples=samples, batch=batch, held_out=held_out)
     wanted = {
         name: run
         for name, (run, need) in ((name, ABLATIONS[name]) for name in names)
         if not need or (need == "classes" and model.num_classes > 1) or (need == "guidance" and model.null_class)
     }
+    return run_records(model, out, wanted, "ablations", quick=quick, say=say)
+
+
+def run_records(
+    model: Model,
+    out: Path,
+    wanted: Mapping[str, Callable[[Lab, bool], Iterator[Record]]],
+    kind: str,
+    *,
+    quick: bool,
+    say: Say,
+) -> dict[str, list[Record]]:
+    """Answer some questions on one model, and write the records to ``out / KIND_MODEL.json``.
+
+    Answers to other questions that are there, measured in the same way, are kept.
+
+    Args:
+        model: The model.
+        out: Folder; ``work`` in it keeps finished parts.
+        wanted: The questions by name.
+        kind: First part of the file's name.
+        quick: Whether to draw few samples and leave settings out.
+        say: Called with (what is being done, done, total).
+    """
+    slug = slug_of(model.name)
+    samples, batch, held_out = SIZES[quick]
+    lab = Lab(model, out / "work" / f"{kind}_{slug}", samples=samples, batch=batch, held_out=held_out)
     found: dict[str, list[Record]] = {}
     for done, (name, run) in enumerate(wanted.items()):
-        say(f"ablations on {model.name}", done, len(wanted))
+        say(f"{kind} on {model.name}", done, len(wanted))
         found[name] = list(run(lab, quick))
-    say(f"ablations on {model.name}", len(wanted), len(wanted))
+    say(f"{kind} on {model.name}", len(wanted), len(wanted))
     if is_first():
         about = {"model": model.name, "samples": samples, "batch": batch, "held_out": held_out, "quick": quick}
-        content = {"about": about, "ablations": found}
-        text = json.dumps(content, indent=1, allow_nan=False) + "\n"
-        write_atomically(out / f"ablations_{slug}.json", text.encode())
+        file = out / f"{kind}_{slug}.json"
+        before = json.loads(file.read_text(encoding="utf-8")) if file.exists() else {}
+        known = before["ablations"] if before.get("about") == about else {}
+        text = json.dumps({"about": about, "ablations": {**known, **found}}, indent=1, allow_nan=False) + "\n"
+        write_atomically(file, text.encode())
     return found

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
@@ -12,6 +12,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from longstride.bench.markdown import slug_of
 from longstride.calibration import Calibration, Reference, calibrate
 from longstride.calibration.batches import Batches
 from longstride.calibration.directions import DIRECTIONS
@@ -79,6 +80,11 @@ class Lab:
         """The same on some classes."""
         return self._other(classes=tuple(classes))
 
+    def of_model(self, model: Model) -> Lab:
+        """The same on another model."""
+        sizes: dict[str, Any] = {"samples": self.samples, "batch": self.batch, "held_out": self.held_out}
+        return Lab(model, self.folder / slug_of(model.name), **sizes, reference_steps=self.reference_steps)
+
     def _other(self, **changes: Any) -> Lab:
         options = {"guidance": self.guidance, "classes": self.classes, "reference_steps": self.reference_steps}
         sizes = {"samples": self.samples, "batch": self.batch, "held_out": self.held_out}
@@ -97,7 +103,14 @@ class Lab:
         return self.model.denoiser(seeds, self.guidance, labels)
 
     def calibrate(
-        self, table: SolverTable, *, batch: int | None = None, seed: int = 0, method: str = "iia", **settings: Any
+        self,
+        table: SolverTable,
+        *,
+        batch: int | None = None,
+        seed: int = 0,
+        method: str = "iia",
+        starts: Mapping[str, SolverTable] | None = None,
+        **settings: Any,
     ) -> Calibration:
         """Calibrate a table; its batches are kept until the lab's folder is deleted."""
         fitted = self.batch if batch is None else batch
@@ -109,14 +122,16 @@ class Lab:
         denoiser = denoiser.with_condition(
             **{key: value[order] for key, value in denoiser.condition.items() if isinstance(value, torch.Tensor)}
         )
-        place = digest(table_digest(table), noise, settings, method)[:20]
+        begun = {name: table_digest(start) for name, start in (starts or {}).items()}
+        place = digest(table_digest(table), noise, settings, method, begun)[:20]
         return calibrate(
             denoiser,
             noise,
             table,
             method=method,
+            starts=starts,
             held_out=self.held_out,
-            reference=self._reference(seed, denoiser, noise, table),
+            reference=self._reference(seed, denoiser, noise, table, fitted=method == "gauss_newton"),
             batch_size=_BATCH,
             model=self.model.info(self.guidance),
             seed=seed,
@@ -124,13 +139,16 @@ class Lab:
             **settings,
         )
 
-    def _reference(self, seed: int, denoiser: Denoiser, noise: torch.Tensor, table: SolverTable) -> Reference:
-        """Converged solution of the held-out samples of a seed: they are the same for every batch and table."""
-        begin = len(noise) - self.held_out - 1  # fitted samples are not touched, but there must be one
+    def _reference(
+        self, seed: int, denoiser: Denoiser, noise: torch.Tensor, table: SolverTable, *, fitted: bool
+    ) -> Reference:
+        """Converged solution of the held-out samples, which are the same for every batch and table, or of all."""
+        begin = 0 if fitted else len(noise) - self.held_out - 1  # those that are fitted come first; there must be one
         few, ends = denoiser.select(slice(begin, len(noise))), digest(table.sigmas[[0, -1]])[:12]
-        kept = Journal(self._place / "reference" / f"{seed}-{ends}")
-        batches = Batches(few, noise[begin:], self.held_out, _BATCH, kept)
-        return shared_reference(batches, table, steps=self.reference_steps, floor=least_level(denoiser, table))
+        name = f"{seed}-{ends}" + (f"-{len(noise)}" if fitted else "")
+        batches = Batches(few, noise[begin:], self.held_out, _BATCH, Journal(self._place / "reference" / name))
+        floor = least_level(denoiser, table)
+        return shared_reference(batches, table, steps=self.reference_steps, floor=floor, fitted=fitted)
 
     @cached_property
     def _slices(self) -> list[range]:

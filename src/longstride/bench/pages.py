@@ -43,7 +43,7 @@ def write_pages(root: Path, results: Path, *, check: bool = False) -> list[str]:
         "memory": lambda: memory_table(results / "memory.json"),
     }
     for file in sorted(results.glob("*.json")):
-        if file.name.startswith("ablations_"):
+        if file.name.startswith(("ablations_", "newton_")):
             sections |= ablation_sections(file)
         elif file.stem not in ("overhead", "memory") and not file.stem.endswith("_quality"):
             sections |= _sections(file.stem, file)

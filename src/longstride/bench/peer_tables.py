@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 from longstride.bench.markdown import markdown_table, number
@@ -30,6 +30,22 @@ _CLASSICAL = {
 }
 
 
+#: Samplers of the README's table.
+_SHORT = (
+    "ddim",
+    "dpmpp_2m",
+    "unipc3",
+    "iia_dpmpp_2m",
+    "gits",
+    "dc_solver",
+    "dpm_solver_v3",
+    "ld3",
+    "s4s",
+    "gs",
+    "gauss_newton",
+)
+
+
 def peer_sections(
     slug: str, of: Callable[[Callable[[Results], str]], Callable[[], str]]
 ) -> dict[str, Callable[[], str]]:
@@ -40,6 +56,7 @@ def peer_sections(
         of: Gives a section's function the results.
     """
     return {
+        f"{slug}:short": of(lambda r: contest_table(r, "rmse", "fd_teacher", _SHORT)),
         f"{slug}:rmse": of(lambda r: contest_table(r, "rmse", "median")),
         f"{slug}:fd": of(lambda r: contest_table(r, "fd_teacher", None)),
         f"{slug}:ratios": of(ratio_table),
@@ -55,15 +72,18 @@ def names(results: Results) -> dict[str, str]:
     return {name: label for name, label in known.items() if name in results.contestants}
 
 
-def contest_table(results: Results, measure: str, beside: str | None) -> str:
+def contest_table(results: Results, measure: str, beside: str | None, only: Iterable[str] = ()) -> str:
     """A line per sampler, a column per number of calls; the least of every column is bold, equal ones within 1 %.
 
     Args:
         results: The benchmark's.
         measure: What the cells show.
         beside: A second measure in brackets.
+        only: Samplers to show; default: all.
     """
-    labels, nfes = names(results), results.nfes
+    chosen = tuple(only)
+    labels = {name: label for name, label in names(results).items() if not chosen or name in chosen}
+    nfes = results.nfes
     found = {name: [results.value(name, nfe, measure) for nfe in nfes] for name in labels}
     least = [min((line.value for name in labels if (line := found[name][n])), default=0.0) for n in range(len(nfes))]
     rows = []

@@ -139,6 +139,37 @@ def peers(
     print(f"results in {out}")
 
 
+@bench.command(epilog="Example: longstride bench newton --out benchmarks/results")
+@handled
+def newton(
+    out: Out = Path("bench-newton"),
+    model: Annotated[str, typer.Option(help="As in calibrate.")] = "galaxy:hsc32",
+    question: Annotated[
+        list[str] | None, typer.Option(help="free, starts, samples, loss or calls; may be repeated. Default: all.")
+    ] = None,
+    quick: Quick = False,
+    device: Device = "cpu",
+) -> None:
+    """What each choice of the default calibration is worth, on one model."""
+    from longstride.bench.ablations import run_records
+    from longstride.bench.newton import NEWTON
+    from longstride.errors import unknown
+    from longstride.files import check_writable
+
+    for name in question or ():
+        if name not in NEWTON:
+            raise unknown("question", name, NEWTON)
+    check_writable(out / "x.json", new_folders=True)
+    join(device)
+    loaded = _load(model, use_device(device), optional=False)
+    assert loaded is not None
+    wanted = {name: NEWTON[name] for name in question or NEWTON}
+    with progress_bars() as say:
+        run_records(loaded, out, wanted, "newton", quick=quick, say=say)
+    if is_first():
+        print(f"results in {out}")
+
+
 @bench.command(epilog="Example: longstride bench pages --docs .")
 @handled
 def pages(
