@@ -12,7 +12,7 @@ import pytest
 import torch
 
 import longstride as ls
-from longstride.card import _checksum
+from longstride.documents import checksum as checksum_of
 from longstride.files import check_writable, write_atomically
 
 PACKAGE = Path(ls.__file__).parent
@@ -47,7 +47,7 @@ def rewrite(file: Path, *, checksum: bool = True, **changes: Any) -> None:
     raw = {**json.loads(file.read_text()), **changes}
     if checksum:
         del raw["checksum"]
-        raw["checksum"] = _checksum(raw)
+        raw["checksum"] = checksum_of(raw)
     file.write_text(json.dumps(raw))
 
 

@@ -16,10 +16,11 @@ from typer.testing import CliRunner, Result
 
 import longstride as ls
 from longstride.cli import app
+from longstride.cli.settings import guidances_of, nfes_of
 from longstride.evaluation import CONTESTANTS, load_results
 
 COMMANDS = ("demo", "calibrate", "sample", "evaluate", "show", "convert")
-SMALL = ("--nfe", "3", "--substeps", "2", "--batch", "2", "--held-out", "2")
+SMALL = ("--method", "iia", "--nfe", "3", "--substeps", "2", "--batch", "2", "--held-out", "2")
 
 
 def invoke(*args: object) -> Result:
@@ -36,7 +37,7 @@ def run(*args: object) -> str:
 
 def only_phases(stderr: str) -> bool:
     """Whether a log holds nothing but the names of phases, one a line: no warning of any library."""
-    phases = "calibrating|teacher|evaluating|intervals|drawing|fitting|checking|ablations on [^ ]*"
+    phases = "converging|filling|calibrating|teacher|evaluating|intervals|drawing|fitting|checking|ablations on [^ ]*"
     return all(re.fullmatch(rf"([a-z0-9_]+: )?({phases}) …", line) for line in stderr.splitlines())
 
 
@@ -142,6 +143,95 @@ def test_show(card: Path):
     output = run("show", card)
     assert all(word in output for word in ("card: IIA-DDIM", "x3 = ", "normal form", "D2"))
     assert json.loads(run("show", card, "--json")) == json.loads(card.read_text())
+
+
+# Fitting everything together, and books
+
+FEW = ("--batch", 8, "--held-out", 8, "--iterations", 1)
+
+
+@pytest.fixture(scope="module")
+def book(shared: Path) -> Path:
+    """A book of the first model; tests do not write here."""
+    run("calibrate", shared / "a", *FEW, "--nfe", "4-6", "--guidance", "1,4", "--out", shared / "book.json")
+    return shared / "book.json"
+
+
+def test_by_default_everything_is_fitted_together(shared: Path):
+    output = run("calibrate", shared / "plain", *FEW, "--nfe", 3, "--out", "new.json")
+    assert "fitting 8 samples and holding out 8" in output
+    loaded = ls.load_card("new.json")
+    assert (loaded.method, loaded.solver, loaded.nfe) == ("gauss_newton", "gauss_newton", 3)
+    assert (loaded.settings["samples"], loaded.settings["held_out"], loaded.settings["iterations"]) == (16, 8, 1)
+    shown = " ".join(run("show", "new.json").split())
+    assert all(word in shown for word in ("card: Gauss–Newton", "classical", "gain", "started from", "stopped: "))
+    assert "accepted" in shown or "this card holds the base: " in shown
+
+
+def test_several_settings_make_one_book(book: Path):
+    loaded = ls.load_book(book)
+    assert (loaded.nfes, loaded.guidances) == ([4, 5, 6], [1.0, 4.0])
+    output = run("show", book)
+    assert all(word in output for word in ("card book", "guidance 1", "guidance 4", "best classical", "change"))
+    assert json.loads(run("show", book, "--json")) == json.loads(book.read_text())
+
+
+def test_sampling_with_a_book(model: Path, book: Path):
+    options = ("--card", book, "--num", 2, "--json")
+    entry = json.loads(run("sample", model, *options, "--nfe", 4, "--guidance", 4))
+    assert (entry["solver"], entry["nfe"], "note" in entry) == ("gauss_newton", 8, False)
+    outside = json.loads(run("sample", model, *options, "--nfe", 7, "--guidance", 4))
+    assert outside["nfe"] == 14
+    assert "7 network calls at guidance 4: not in this book" in outside["note"]
+    between = json.loads(run("sample", model, *options, "--nfe", 5, "--guidance", 2))
+    assert between["note"].startswith(("filled between guidance 1, 4", "5 network calls at guidance 2: not in"))
+
+
+def test_a_book_needs_a_number_of_calls(model: Path, shared: Path, book: Path, card: Path):
+    message = error("sample", model, "--card", book, "--num", 2)
+    assert "is a book of 4, 5, 6 network calls at guidance 1, 4: say which with --nfe" in message
+    assert "holds the guidance scales 1, 4: say which" in error("sample", model, "--card", book, "--nfe", 4)
+    assert "is a card for 3 network calls, not 4" in error("sample", model, "--card", card, "--nfe", 4)
+    assert "was calibrated on" in error("sample", shared / "b", "--card", book, "--nfe", 4, "--guidance", 4)
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"), [("8", [8]), ("4-6", [4, 5, 6]), ("4 - 6", [4, 5, 6]), ("8,4,4,6", [4, 6, 8]), ("5-5", [5])]
+)
+def test_how_calls_are_written(text: str, expected: list[int]):
+    assert nfes_of(text) == expected
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [(None, [None]), ("7.5", [7.5]), ("1-8", [1, 2.83, 8]), ("7.5,1,3", [1, 3, 7.5]), ("-1", [-1]), ("2", [2])],
+)
+def test_how_guidance_is_written(text: str | None, expected: list[float | None]):
+    assert guidances_of(text) == expected
+
+
+@pytest.mark.parametrize("text", ["8-4", "4-", "0-3", "4,,5", "4.5", "1-100000"])
+def test_calls_that_cannot_be_read(model: Path, text: str):
+    assert f"expected network calls such as 8, 4-20 or 4,6,8, got '{text}'" in error("calibrate", model, "--nfe", text)
+
+
+@pytest.mark.parametrize(
+    ("options", "expected"),
+    [
+        ("--guidance 8-1", "expected guidance scales such as"),
+        ("--guidance much", "expected guidance scales such as"),
+        ("--guidance 1,-3", "must be 0 or more"),
+        ("--substeps 3", "method 'gauss_newton' does not know --substeps; of these options it takes --iterations"),
+        ("--fine ddim --r 1 --directions split", "does not know --directions and --r and --fine"),
+        ("--method iia --iterations 3 --residual pixels", "method 'iia' does not know --iterations and --residual"),
+        ("--method global --substeps 3", "of these options it takes --window, --ridge"),
+        ("--residual pixel", "unknown residual 'pixel'"),
+        ("--method iia --nfe 3-4", "a book of several settings is made by method 'gauss_newton', not by 'iia'"),
+        ("--solver unipc --nfe 3-4", "a book starts from every classical solver"),
+    ],
+)
+def test_settings_that_a_method_does_not_have(model: Path, options: str, expected: str):
+    assert expected in error("calibrate", model, *options.split())
 
 
 # Sample

@@ -1,6 +1,8 @@
 """Fewer, longer steps: the same diffusion model, the same pictures, a fraction of the network calls."""
 
+from longstride.book import CardBook, load_book
 from longstride.calibration import Calibration, Reference, calibrate, solve_reference
+from longstride.calibration.many import calibrate_book
 from longstride.card import Card, ModelInfo, load_card
 from longstride.denoiser import Denoiser, as_denoiser
 from longstride.errors import CardError, InputError, LongstrideError, NonFiniteError
@@ -16,6 +18,7 @@ __all__ = [
     "SOLVERS",
     "Calibration",
     "Card",
+    "CardBook",
     "CardError",
     "Denoiser",
     "InputError",
@@ -31,7 +34,9 @@ __all__ = [
     "as_denoiser",
     "build",
     "calibrate",
+    "calibrate_book",
     "grid",
+    "load_book",
     "load_card",
     "load_model",
     "sample",

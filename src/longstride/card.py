@@ -6,7 +6,6 @@ edits and cut files, bound to a model by the hash of its weights, and never pick
 
 from __future__ import annotations
 
-import hashlib
 import json
 import math
 from collections.abc import Iterable, Mapping
@@ -14,8 +13,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from pydantic import ValidationError
-
+from longstride import documents
 from longstride.card_parts import (
     EndData,
     ModelInfo,
@@ -27,7 +25,6 @@ from longstride.card_parts import (
     TableData,
 )
 from longstride.errors import CardError, InputError
-from longstride.files import write_atomically
 from longstride.grid import check_levels
 from longstride.table import SolverTable
 
@@ -37,7 +34,7 @@ if TYPE_CHECKING:
     from longstride.calibration.search import Search
     from longstride.sampler import DenoiserLike
 
-__all__ = ["CARD_VERSION", "Card", "ModelInfo", "load_card"]
+__all__ = ["CARD_VERSION", "Card", "ModelInfo", "load_card", "parse_card"]
 
 #: Version of the format; a card with a higher one was written by a newer longstride.
 CARD_VERSION = 2
@@ -135,23 +132,11 @@ class Card(Part):
         Raises:
             CardError: the weights differ from those that it was calibrated on, or the guidance scale does.
         """
-        mine = self.model
-        if mine.fingerprint and model.fingerprint and mine.fingerprint != model.fingerprint:
-            raise CardError(
-                f"this card was calibrated on {mine.name!r} (weights {mine.fingerprint[:12]}), not on {model.name!r} "
-                f"(weights {model.fingerprint[:12]}): calibrate again with `longstride calibrate`, or force its use "
-                "with --any-model"
-            )
-        if mine.guidance != model.guidance:
-            raise CardError(
-                f"this card was calibrated at guidance {mine.guidance}, not {model.guidance}: use that scale, or "
-                "calibrate again"
-            )
+        self.model.check(model)
 
     def dumps(self) -> str:
         """The card as JSON text, checksum included."""
-        content = self.model_dump(mode="json")
-        return json.dumps({**content, "checksum": _checksum(content)}, indent=1, allow_nan=False) + "\n"
+        return documents.dumps(self)
 
     def save(self, path: str | Path) -> None:
         """Write the card; an existing file is replaced in one step, and nothing half-written is left behind.
@@ -159,20 +144,27 @@ class Card(Part):
         Raises:
             InputError: the path cannot be written.
         """
-        write_atomically(Path(path), self.dumps().encode())
+        documents.save(self, path)
 
+    def check_tables(self, where: str) -> None:
+        """Make sure that the numbers are samplers of as many calls as the card says.
 
-def _checksum(content: Mapping[str, Any]) -> str:
-    canonical = json.dumps(content, sort_keys=True, separators=(",", ":"), allow_nan=False)
-    return "sha256:" + hashlib.sha256(canonical.encode()).hexdigest()
+        Args:
+            where: The file, or the part of it, that holds the card; for the message.
 
-
-def _refuse(number: str) -> float:
-    raise ValueError(f"{number} is no finite number")
-
-
-def _finite(number: str) -> float:
-    return value if math.isfinite(value := float(number)) else _refuse(number)
+        Raises:
+            CardError: they are not.
+        """
+        try:
+            tables = (self.table, self.base_table)
+            for table in tables:
+                check_levels(table.sigmas[list(table.grid)])
+        except InputError as error:
+            raise CardError(f"{where} holds no usable sampler: {error}") from None
+        if any(table.nfe != self.nfe for table in tables):
+            raise CardError(
+                f"{where} says nfe = {self.nfe}, but its tables make {[table.nfe for table in tables]} calls"
+            )
 
 
 def load_card(path: str | Path) -> Card:
@@ -184,36 +176,11 @@ def load_card(path: str | Path) -> Card:
     Raises:
         CardError: missing, cut short, edited, written by a newer longstride, or not a card; says which.
     """
-    file = Path(path)
-    try:
-        raw = json.loads(file.read_text(encoding="utf-8"), parse_constant=_refuse, parse_float=_finite)
-    except OSError as error:
-        raise CardError(f"cannot read card {file}: {error.strerror or error}") from None
-    except (ValueError, RecursionError) as error:
-        raise CardError(f"{file} is not complete JSON (cut short or damaged: {error}): calibrate again") from None
-    if not isinstance(raw, dict) or raw.get("format") != "longstride-card":
-        raise CardError(f'{file} is no longstride card: expected JSON with "format": "longstride-card"')
-    version = raw.get("version")
-    if isinstance(version, int) and version > CARD_VERSION:
-        raise CardError(
-            f"{file} has card version {version}, this longstride reads up to {CARD_VERSION}: upgrade longstride"
-        )
-    checksum = raw.pop("checksum", None)
-    try:
-        card = Card.model_validate(raw)
-    except ValidationError as error:
-        first = error.errors()[0]
-        where = ".".join(map(str, first["loc"]))
-        more = f" (and {error.error_count() - 1} more)" if error.error_count() > 1 else ""
-        raise CardError(f"{file} is not a valid card: {where}: {first['msg']}{more}") from None
-    if checksum != _checksum(raw):
-        raise CardError(f"{file} was edited or damaged: its checksum does not match; calibrate again")
-    try:
-        tables = (card.table, card.base_table)
-        for table in tables:
-            check_levels(table.sigmas[list(table.grid)])
-    except InputError as error:
-        raise CardError(f"{file} holds no usable sampler: {error}") from None
-    if any(table.nfe != card.nfe for table in tables):
-        raise CardError(f"{file} says nfe = {card.nfe}, but its tables make {[table.nfe for table in tables]} calls")
+    return parse_card(documents.read_json(path), path)
+
+
+def parse_card(raw: object, path: str | Path) -> Card:
+    """The card in what :func:`~longstride.documents.read_json` read; raises as :func:`load_card`."""
+    card = documents.parse(raw, path, Card, "card", CARD_VERSION)
+    card.check_tables(str(path))
     return card

@@ -3,25 +3,32 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import asdict
 from typing import Annotated, Any, Literal
 
 import numpy as np
 from pydantic import BaseModel, ConfigDict, Field
 
+from longstride.errors import CardError, InputError
+from longstride.schedule import VE, ContinuousVP, DiscreteVP, Flow, Schedule
 from longstride.table import Row, SolverTable
 
 __all__ = [
     "EndData",
     "Finite",
+    "How",
     "ModelInfo",
     "Part",
     "RowData",
+    "ScheduleData",
     "ScheduleInfo",
     "SearchData",
     "SolverInfo",
     "TableData",
 ]
 
+#: How an entry of a book came about; ``base`` where its gate kept the best classical solver.
+How = Literal["calibrated", "filled", "filled and refined", "base"]
 Finite = Annotated[float, Field(allow_inf_nan=False)]
 
 
@@ -43,6 +50,24 @@ class ModelInfo(Part):
     name: str = "unnamed"
     fingerprint: str | None = None
     guidance: Finite | None = None
+
+    def check(self, model: ModelInfo) -> None:
+        """Make sure that what was calibrated on this model belongs to ``model``.
+
+        Raises:
+            CardError: the weights differ from those that it was calibrated on, or the guidance scale does.
+        """
+        if self.fingerprint and model.fingerprint and self.fingerprint != model.fingerprint:
+            raise CardError(
+                f"this card was calibrated on {self.name!r} (weights {self.fingerprint[:12]}), not on {model.name!r} "
+                f"(weights {model.fingerprint[:12]}): calibrate again with `longstride calibrate`, or force its use "
+                "with --any-model"
+            )
+        if self.guidance != model.guidance:
+            raise CardError(
+                f"this card was calibrated at guidance {self.guidance}, not {model.guidance}: use that scale, or "
+                "calibrate again"
+            )
 
 
 class RowWeights(Part):
@@ -92,6 +117,42 @@ class ScheduleInfo(Part):
 
     family: Literal["ve", "vp", "flow"] | None = None
     times: list[Finite] | None = None
+
+
+_SCHEDULES: dict[str, type[Schedule]] = {one.__name__: one for one in (VE, DiscreteVP, ContinuousVP, Flow)}
+
+
+class ScheduleData(Part):
+    """A whole schedule as plain numbers.
+
+    Attributes:
+        kind: Its class.
+        numbers: What it is made from.
+    """
+
+    kind: Literal["VE", "DiscreteVP", "ContinuousVP", "Flow"]
+    numbers: dict[str, Finite | list[Finite]]
+
+    @staticmethod
+    def of(schedule: Schedule) -> ScheduleData | None:
+        """Plain numbers of a schedule; None for one of a class that longstride does not have."""
+        if type(schedule) not in _SCHEDULES.values():
+            return None
+        values: dict[str, Any] = asdict(schedule)  # type: ignore[call-overload]
+        del values["family"]
+        return ScheduleData.model_validate({"kind": type(schedule).__name__, "numbers": values})
+
+    def schedule(self) -> Schedule:
+        """The schedule itself.
+
+        Raises:
+            InputError: its numbers are not what such a schedule is made from.
+        """
+        numbers = {key: tuple(value) if isinstance(value, list) else value for key, value in self.numbers.items()}
+        try:
+            return _SCHEDULES[self.kind](**numbers)
+        except TypeError as error:
+            raise InputError(f"a schedule {self.kind} is not made from {', '.join(numbers) or 'nothing'}") from error
 
 
 class RowData(Part):

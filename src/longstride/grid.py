@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from longstride.errors import InputError, unknown
 from longstride.schedule import DiscreteVP, Schedule
 
-__all__ = ["GRIDS", "Final", "Spacing", "grid"]
+__all__ = ["GRIDS", "Final", "Spacing", "check_levels", "final_level", "grid", "spacing_of"]
 
 Array = NDArray[np.float64]
 Final = Literal["zero", "sigma_min"]
@@ -99,6 +99,11 @@ def grid(
     if final == "zero":
         return check_levels(np.append(levels, 0.0))
     return check_levels(levels)
+
+
+def spacing_of(spacing: str, schedule: Schedule) -> str:
+    """``spacing``, or for ``"auto"`` the usual one: ``karras`` for variance-exploding models, else ``uniform``."""
+    return ("karras" if schedule.family == "ve" else "uniform") if spacing == "auto" else spacing
 
 
 def final_level(name: str) -> Final:

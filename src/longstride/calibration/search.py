@@ -174,7 +174,7 @@ def calibrate_gauss_newton(
     errors = ranked(newton(few, RESIDUALS["pixels"]), candidates)
     ranking = list(errors)
     base = next((key for key in ranking if key not in (starts or {})), ranking[0])
-    residual = _balanced(RESIDUALS[settings.residual], batches, candidates[base], reference)
+    residual = balanced(RESIDUALS[settings.residual], batches, candidates[base], reference)
     scout = newton(few, residual)
     fits: dict[str, Fit] = {}
     chosen = _chosen(ranking, settings.scouts) if settings.scouts else [ranking[0]]
@@ -199,7 +199,7 @@ def calibrate_gauss_newton(
     return replace(final.table, name=name), candidates[base], search
 
 
-def _balanced(residual: Residual, batches: Batches, base: SolverTable, reference: Reference) -> Residual:
+def balanced(residual: Residual, batches: Batches, base: SolverTable, reference: Reference) -> Residual:
     """The residual with its parts in balance where ``base`` ends, on a few samples; every process finds the same."""
     if residual.beside is None:
         return residual

@@ -2,22 +2,23 @@ r"""Which numbers of a table are free, and the table that they make.
 
 Three kinds, each belonging to one state k, so that a change leaves the network calls before it untouched:
 
-===========  ============================================  ====================================================
+===========  ============================================  =====================================================
 kind         what it changes                               how
-===========  ============================================  ====================================================
+===========  ============================================  =====================================================
 ``weight``   weight of output j in row k                   added
 ``level``    the level that call k is told, 0 < k < K      :math:`\log(\sigma_k / \alpha_k)` moves by
                                                            :math:`g \tanh(\theta / g)`, g the way to the middle
                                                            between it and its neighbour
-``column``   weight of the first state in row k            multiplied by :math:`e^\theta`
-===========  ============================================  ====================================================
+``column``   weight of the first state in row k            multiplied by :math:`e^\theta`, theta within -1 … 1
+===========  ============================================  =====================================================
 
-Levels that fall go on falling for every theta: nothing can pass the middle between two of them. A level that has no
+Levels that fall go on falling for every theta: nothing can reach the middle between two of them. A level that has no
 room, such as the corrector's of a method of two calls per step, is not free.
 """
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Literal
@@ -29,12 +30,19 @@ from longstride.errors import InputError
 from longstride.schedule import Family, alpha_of_ratio
 from longstride.table import Row, SolverTable
 
-__all__ = ["Unknown", "Unknowns"]
+__all__ = ["Unknown", "Unknowns", "falling"]
 
 Array = NDArray[np.float64]
 Kind = Literal["weight", "level", "column"]
-#: Farthest that a level moves in log(sigma / alpha) at once.
+#: Farthest that a level moves in log(sigma / alpha) at once, and the weight of the first state in its logarithm: where
+#: that weight is small, a step of least squares would multiply it by anything.
 _FARTHEST = 1.0
+#: Largest part of its room that a level moves by: tanh itself rounds to 1, and two neighbours would meet.
+_LARGEST_PART = 1 - 1e-4
+#: A level that is closer than this to a neighbour, in log(sigma / alpha), has no room.
+_CLOSEST = 1e-3
+#: What is left of the first state where it should have gone, by rounding.
+_NOTHING = 1e-12
 #: Steps of the difference quotients: small against what the outputs differ by, large against a network's rounding.
 _STEPS: dict[Kind, float] = {"weight": 2e-3, "level": 1e-2, "column": 1e-2}
 
@@ -97,16 +105,20 @@ class Unknowns:
         """The table with its free numbers moved by ``theta``, shape ``(p,)``; theta = 0 is the table itself."""
         rows = [(dict(row.states), dict(row.outputs)) for row in table.rows]
         logs, room = np.log(_ratios(table)), self._room(table)
+        changed: list[int] = []
         for value, one in zip(theta.tolist(), self.all, strict=True):
             states, outputs = rows[one.k - 1]
+            if value == 0:
+                continue  # a weight of 0 that was not there would be another row, and another run
             if one.kind == "weight":
                 outputs[one.j] = outputs.get(one.j, 0.0) + value
-            elif one.kind == "column" and 0 in states:
-                states[0] *= float(np.exp(value))
-            elif one.kind == "level" and value != 0 and room[one.k] > 0:
-                logs[one.k] += room[one.k] * np.tanh(value / room[one.k])
+            elif one.kind == "column" and abs(states.get(0, 0.0)) > _NOTHING:
+                states[0] *= float(np.exp(np.clip(value, -_FARTHEST, _FARTHEST)))
+            elif one.kind == "level" and room[one.k] > 0:
+                part = np.clip(np.tanh(value / room[one.k]), -_LARGEST_PART, _LARGEST_PART)
+                logs[one.k] += room[one.k] * part
+                changed.append(one.k)
         sigmas, alphas = table.sigmas.copy(), table.alphas.copy()
-        changed = [one.k for value, one in zip(theta, self.all, strict=True) if one.kind == "level" and value != 0]
         if changed:
             ratios = np.exp(logs[changed])
             alphas[changed] = alpha_of_ratio(_family(table), ratios)
@@ -117,12 +129,13 @@ class Unknowns:
     def free(self, table: SolverTable) -> NDArray[np.bool_]:
         """Which numbers can move at all on this table, shape ``(p,)``."""
         room = self._room(table)
-        return np.array(
-            [
-                room[one.k] > 0 if one.kind == "level" else one.kind != "column" or 0 in table.rows[one.k - 1].states
-                for one in self.all
-            ]
-        )
+
+        def may_move(one: Unknown) -> bool:
+            if one.kind == "level":
+                return bool(room[one.k] > 0)
+            return one.kind == "weight" or abs(table.rows[one.k - 1].states.get(0, 0.0)) > _NOTHING
+
+        return np.array([may_move(one) for one in self.all])
 
     def values(self, table: SolverTable) -> Array:
         """The free numbers themselves, shape ``(p,)``: weights, and logarithms of ratios and of the column."""
@@ -137,18 +150,77 @@ class Unknowns:
                 found.append(float(np.log(abs(row.states.get(0, 1.0)))))
         return np.array(found)
 
+    def with_values(self, table: SolverTable, values: Array) -> SolverTable:
+        """The table whose free numbers are ``values``; the inverse of :meth:`values`.
+
+        Args:
+            table: Gives the shape, the two ends, and what is not free; numbers that it has already stay as they are, to
+                the bit.
+            values: Shape ``(p,)``. Where its levels would not fall although those of the table do, they are moved by
+                as little as makes them (:func:`falling`); signs of the column are the table's.
+
+        Raises:
+            InputError: not as many numbers as are free, or one that is not finite.
+        """
+        if values.shape != (len(self.all),) or not np.isfinite(values).all():
+            raise InputError(f"expected {len(self.all)} finite numbers, one per free number, got {values.shape}")
+        rows = [(dict(row.states), dict(row.outputs)) for row in table.rows]
+        old = np.log(_ratios(table))
+        logs, now, movable = old.copy(), self.values(table), self.free(table)
+        for value, before, one, may in zip(values.tolist(), now.tolist(), self.all, movable, strict=True):
+            states, outputs = rows[one.k - 1]
+            if value == before or not may:
+                continue
+            if one.kind == "weight":
+                outputs[one.j] = value
+            elif one.kind == "column":
+                states[0] = math.copysign(math.exp(value), states[0])
+            else:
+                logs[one.k] = value
+        if (np.diff(old) < 0).all():
+            logs = falling(logs)
+        changed = np.flatnonzero(logs != old)
+        sigmas, alphas = table.sigmas.copy(), table.alphas.copy()
+        if len(changed):
+            ratios = np.exp(logs[changed])
+            alphas[changed] = alpha_of_ratio(_family(table), ratios)
+            sigmas[changed] = alphas[changed] * ratios
+        made = tuple(Row(*row) for row in rows)
+        if not len(changed) and made == table.rows:
+            return table
+        return replace(table, sigmas=sigmas, alphas=alphas, rows=made, exact=False)
+
     @staticmethod
     def _room(table: SolverTable) -> Array:
         """How far each level may move, shape ``(K + 1,)``: half of the way to its nearer neighbour."""
         gaps = np.abs(np.diff(np.log(_ratios(table))))
+        nearer = np.minimum(gaps[:-1], gaps[1:])
         room = np.zeros(table.nfe + 1)
-        room[1:-1] = np.minimum(np.minimum(gaps[:-1], gaps[1:]) / 2, _FARTHEST)
+        room[1:-1] = np.where(nearer < _CLOSEST, 0.0, np.minimum(nearer / 2, _FARTHEST))
         return room
 
 
+def falling(logs: Array, least: float = 1e-3) -> Array:
+    """``logs`` itself where it falls; otherwise between the same ends with every way down at least a little.
+
+    Args:
+        logs: Shape ``(K + 1,)``; the last lies below the first.
+        least: Least way between two neighbours, as a part of the mean one; where one is less, all are cut to it and
+            scaled to the whole way.
+    """
+    ways = -np.diff(logs)
+    if (ways > 0).all():
+        return logs
+    total = float(logs[0] - logs[-1])
+    ways = np.maximum(ways, least * total / len(ways))
+    found: Array = logs[0] - np.append(0.0, np.cumsum(ways)) * (total / ways.sum())
+    found[-1] = logs[-1]
+    return found
+
+
 def _ratios(table: SolverTable) -> Array:
-    """``sigma / alpha`` of all states; very large and very small ones in place of infinity and 0."""
-    return np.clip(table.sigmas / np.maximum(table.alphas, 1e-12), 1e-12, 1e12)
+    """``sigma / alpha`` of all states; large and small ones, that sigma can still tell apart, for infinity and 0."""
+    return np.clip(table.sigmas / np.maximum(table.alphas, 1e-4), 1e-12, 1e12)
 
 
 def _family(table: SolverTable) -> Family:

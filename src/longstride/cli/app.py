@@ -11,6 +11,7 @@ import typer
 from longstride import __version__
 from longstride.cli.common import Device, Group, Json, Seed, console, handled, progress_bars, use_device
 from longstride.cli.convert import convert
+from longstride.cli.settings import check_nfes, guidances_of, nfes_of
 from longstride.processes import is_first
 
 app = typer.Typer(
@@ -100,72 +101,99 @@ def demo(
     print(f"written to {out}: comparison.png, error_vs_nfe.png, results.json, results.parquet, cards/")
 
 
-@app.command(epilog="Example: longstride calibrate garments --method iia_ddim --nfe 8")
+@app.command(epilog="Example: longstride calibrate garments --nfe 4-20 --out book.json")
 @handled
 def calibrate(
     model: ModelName,
-    out: Annotated[Path, typer.Option(help="Where the card is written.")] = Path("card.json"),
+    out: Annotated[Path, typer.Option(help="Where the card, or the book, is written.")] = Path("card.json"),
     method: Annotated[
         str,
         typer.Option(
-            help="iia_ddim, iia_spndm, iia_ipndm, iia_dpm_solver, biia_edm, iia_edm, iia_ddim_cfg; iia: any solver."
+            help="gauss_newton: everything together; global: row by row along whole trajectories; iia: row by row, or "
+            "as published: iia_ddim, iia_spndm, iia_ipndm, iia_dpm_solver, biia_edm, iia_edm, iia_ddim_cfg."
         ),
-    ] = "iia",
-    solver: Annotated[str | None, typer.Option(help="Base solver; default: the method's first, or ddim.")] = None,
-    nfe: Annotated[int, typer.Option(help="Network calls per picture.", min=1)] = 8,
+    ] = "gauss_newton",
+    solver: Annotated[
+        str | None, typer.Option(help="Base solver; default: the method's first, or ddim (one start of many).")
+    ] = None,
+    nfe: Annotated[
+        str,
+        typer.Option(
+            help="Network calls per picture: 8; 4-20 or 4,6,8 make a book.", callback=check_nfes, metavar="CALLS"
+        ),
+    ] = "8",
     grid: Grid = "auto",
     final: Annotated[str, typer.Option(help="Last level: sigma_min or zero.")] = "sigma_min",
-    directions: Annotated[
-        str | None, typer.Option(help="differences, increments or split; default: the method's.")
+    iterations: Annotated[int | None, typer.Option(help="Most steps of gauss_newton.", min=1)] = None,
+    residual: Annotated[str | None, typer.Option(help="What gauss_newton compares, such as pixels.")] = None,
+    window: Annotated[
+        int | None, typer.Option(help="gauss_newton and global: outputs that a row weighs; default: all.", min=1)
     ] = None,
-    r: Annotated[int | None, typer.Option("--r", help="Look back: r + 1 gradients; default: the method's.")] = None,
-    substeps: Annotated[int, typer.Option(help="Fine steps M of the target.", min=1)] = 10,
-    fine: Annotated[str, typer.Option(help="Solver of the fine steps; base: the base solver.")] = "base",
-    ridge: Annotated[float, typer.Option(help="Penalty towards the base solver.", min=0.0)] = 1e-6,
-    batch: Annotated[int, typer.Option(help="Samples that are fitted; the paper's is 16.", min=1)] = 16,
-    held_out: Annotated[int, typer.Option(help="Further samples that decide what is accepted.", min=1)] = 16,
+    directions: Annotated[str | None, typer.Option(help="iia: differences, increments or split.")] = None,
+    r: Annotated[int | None, typer.Option("--r", help="iia: look back, r + 1 gradients.")] = None,
+    substeps: Annotated[int | None, typer.Option(help="iia: fine steps M of the target; 10.", min=1)] = None,
+    fine: Annotated[str | None, typer.Option(help="iia: solver of the fine steps; base, the base solver.")] = None,
+    ridge: Annotated[float | None, typer.Option(help="Penalty towards the start; 1e-6.", min=0.0)] = None,
+    batch: Annotated[int | None, typer.Option(help="Samples that are fitted; 128, iia and global 16.", min=1)] = None,
+    held_out: Annotated[
+        int | None, typer.Option(help="Further samples that decide what is accepted; 48, iia and global 16.", min=1)
+    ] = None,
     batch_size: Annotated[int, typer.Option(help="Most samples per network call.", min=1)] = 64,
-    guidance: Guidance = None,
+    guidance: Annotated[
+        str | None,
+        typer.Option(
+            help="Classifier-free guidance scale; a guided call costs two. 1-8 or 1,3,7.5 make a book.", metavar="SCALE"
+        ),
+    ] = None,
     seed: Seed = 0,
     device: Device = "cpu",
     as_json: Json = False,
 ) -> None:
-    """Measure better coefficients for a model and a step budget, and save them on a card.
+    """Measure better coefficients for a model and a number of network calls, and save them on a card.
+
+    Several numbers of calls or guidance scales go into one book: a few settings are calibrated, those between them are
+    filled, and each is judged on noise that no fit saw.
 
     Finished batches are kept beside the card until it is written: a calibration that was stopped goes on where it was
     when the same command is given again. Under torchrun or accelerate launch the processes share the batches.
     """
-    from longstride.cli.calibrating import make_card
-    from longstride.cli.render import card_summary
+    from longstride.book import CardBook
+    from longstride.cli.calibrating import Wanted, make
+    from longstride.cli.render_cards import book_summary, card_summary
 
-    settings = {"substeps": substeps, "fine": fine, "ridge": ridge, "directions": directions, "r": r}
-    result = make_card(
+    settings = {"iterations": iterations, "residual": residual, "window": window, "ridge": ridge}
+    settings |= {"directions": directions, "r": r, "substeps": substeps, "fine": fine}
+    wanted = Wanted(
         model=model,
         out=out,
         method=method,
         solver=solver,
-        nfe=nfe,
+        nfes=nfes_of(nfe),
+        guidances=guidances_of(guidance),
         grid=grid,
         final=final,
         settings={key: value for key, value in settings.items() if value is not None},
         batch=batch,
         held_out=held_out,
         batch_size=batch_size,
-        guidance=guidance,
         seed=seed,
         device=device,
         quiet=as_json,
     )
+    result = make(wanted)
     if not is_first():
         return
     if as_json:
-        print(result.card.dumps(), end="")
-        return
-    console.print(card_summary(result.card))
-    print(
-        f"{result.calls:,} network calls in samples, {result.fit_calls:.2f} per sample and step for the fit; "
-        f"card written to {out}"
-    )
+        print((result if isinstance(result, CardBook) else result.card).dumps(), end="")
+    elif isinstance(result, CardBook):
+        console.print(book_summary(result))
+        print(f"book of {len(result.entries)} settings written to {out}")
+    else:
+        console.print(card_summary(result.card))
+        print(
+            f"{result.calls:,} network calls in samples, {result.fit_calls:.2f} per sample and step for the fit; "
+            f"card written to {out}"
+        )
 
 
 @app.command(epilog="Example: longstride sample garments --card card.json --num 20 --compare")
@@ -175,9 +203,11 @@ def sample(
     out: Annotated[Path, typer.Option(help="A .png file for one sheet, or a folder for single pictures.")] = Path(
         "samples.png"
     ),
-    card: Annotated[Path | None, typer.Option(help="Calibrated sampler to use.")] = None,
+    card: Annotated[Path | None, typer.Option(help="Calibrated sampler to use: a card, or a book and --nfe.")] = None,
     solver: Annotated[str, typer.Option(help="Classical solver, where no card is given.")] = "dpmpp_2m",
-    nfe: Annotated[int, typer.Option(help="Network calls per picture, where no card is given.", min=1)] = 8,
+    nfe: Annotated[
+        int | None, typer.Option(help="Network calls per picture; a card brings its own, else 8.", min=1)
+    ] = None,
     grid: Grid = "auto",
     num: Annotated[int, typer.Option(help="Number of pictures.", min=1)] = 20,
     label: Annotated[int | None, typer.Option(help="One class for all pictures; default: all classes in turn.")] = None,
@@ -218,20 +248,22 @@ def sample(
 @app.command(epilog="Example: longstride show card.json")
 @handled
 def show(
-    card: Annotated[Path, typer.Argument(help="A card written by longstride calibrate.")],
+    card: Annotated[Path, typer.Argument(help="A card or a book written by longstride calibrate.")],
     as_json: Json = False,
 ) -> None:
-    """Show a card: how good it is, the formula of every step, and its weights as a heatmap."""
-    from longstride.card import load_card
-    from longstride.cli.render import card_summary, formulas, heatmap
+    """Show a card: how good it is, the formula of every step, and its weights as a heatmap. Of a book, its settings."""
+    from longstride.book import CardBook, load_any
+    from longstride.cli.render_cards import book_summary, card_summary, formulas, heatmap
 
-    loaded = load_card(card)
+    loaded = load_any(card)
     if as_json:
         content: dict[str, Any] = json.loads(loaded.dumps())
         print(json.dumps(content))
-        return
-    for part in (card_summary(loaded), formulas(loaded), heatmap(loaded)):
-        console.print(part)
+    elif isinstance(loaded, CardBook):
+        console.print(book_summary(loaded))
+    else:
+        for part in (card_summary(loaded), formulas(loaded), heatmap(loaded)):
+            console.print(part)
 
 
 app.command(epilog="Example: longstride convert net.pkl net --run-code-in-file")(convert)

@@ -3,90 +3,185 @@
 from __future__ import annotations
 
 import shutil
+from collections.abc import Mapping
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
+from longstride.book import CardBook
 from longstride.calibration import METHODS, Calibration, calibrate
+from longstride.calibration.calibrate import default_settings
 from longstride.calibration.iia import PUBLISHED, IIASettings
+from longstride.calibration.many import anchors_of, calibrate_book
 from longstride.cli.common import console, progress_bars, use_device
 from longstride.errors import InputError, unknown
 from longstride.evaluation.contestants import base_table
 from longstride.evaluation.seeds import seed_range
 from longstride.files import check_writable
-from longstride.grid import final_level
+from longstride.grid import Final, final_level, spacing_of
 from longstride.processes import is_first, join, wait
 from longstride.solvers import SOLVERS
-from longstride.zoo import load_model
+from longstride.zoo import Model, load_model
 
-__all__ = ["make_card"]
+__all__ = ["Wanted", "make"]
+
+#: Samples that are fitted and held out by default: the paper's of IIA, and what all free numbers together need.
+_SAMPLES = {"gauss_newton": (128, 48)}
+_FEW = (16, 16)
 
 
-def make_card(
-    *,
-    model: str,
-    out: Path,
-    method: str,
-    solver: str | None,
-    nfe: int,
-    grid: str,
-    final: str,
-    settings: dict[str, Any],
-    batch: int,
-    held_out: int,
-    batch_size: int,
-    guidance: float | None,
-    seed: int,
-    device: str,
-    quiet: bool,
-) -> Calibration:
-    """Calibrate and write the card; see the options of ``longstride calibrate``.
+@dataclass(frozen=True)
+class Wanted:
+    """What was asked for; see the options of ``longstride calibrate``. None: the method's own."""
+
+    model: str
+    out: Path
+    method: str
+    solver: str | None
+    nfes: list[int]
+    guidances: list[float | None]
+    grid: str
+    final: str
+    settings: Mapping[str, Any]
+    batch: int | None
+    held_out: int | None
+    batch_size: int
+    seed: int
+    device: str
+    quiet: bool
+
+    @property
+    def many(self) -> bool:
+        """Whether it is a book."""
+        return len(self.nfes) > 1 or len(self.guidances) > 1
+
+    @property
+    def base(self) -> str:
+        """The base solver."""
+        return self.solver or (PUBLISHED[self.method].bases[0] if self.method in PUBLISHED else "ddim")
+
+    @property
+    def samples(self) -> tuple[int, int]:
+        """Samples that are fitted, and held out."""
+        fitted, held_out = _SAMPLES.get(self.method, _FEW)
+        return self.batch or fitted, self.held_out or held_out
+
+
+def make(wanted: Wanted) -> Calibration | CardBook:
+    """Calibrate and write the card, or the book.
 
     Everything that can be refused is refused before the model is loaded or a network is called.
     """
+    last = _checked(wanted)
+    join(wanted.device)
+    loaded = load_model(wanted.model, device=use_device(wanted.device))
+    for nfe in wanted.nfes:
+        base_table(loaded.schedule, wanted.base, nfe, spacing=wanted.grid, final=last)
+    for scale in wanted.guidances:
+        loaded.denoiser(range(1), scale)  # refuses what the model cannot do
+    check_writable(wanted.out)
+    journal = wanted.out.with_name(f".{wanted.out.name}.unfinished")
+    _tell(wanted, journal)
+    done = _make_book(wanted, loaded, last, journal) if wanted.many else _make_card(wanted, loaded, last, journal)
+    if is_first():
+        (done if isinstance(done, CardBook) else done.card).save(wanted.out)
+    wait()
+    shutil.rmtree(journal, ignore_errors=True)  # each its own, where they share no disk
+    return done
+
+
+def _checked(wanted: Wanted) -> Final:
+    """The last level, once all that needs no model is checked.
+
+    Raises:
+        InputError: unknown method, solver or level, settings that the method does not have, or a book by a method that
+            makes none.
+    """
+    method, base = wanted.method, wanted.base
     if method not in METHODS:
         raise unknown("method", method, METHODS)
-    base = solver or (PUBLISHED[method].bases[0] if method in PUBLISHED else "ddim")
     if base not in SOLVERS:
         raise unknown("base solver", base, SOLVERS)
     if method in PUBLISHED and base not in PUBLISHED[method].bases:
         raise InputError(
             f"{method} is for the base {' or '.join(PUBLISHED[method].bases)}, not for {base!r}; --method iia takes any"
         )
-    last = final_level(final)
-    IIASettings(**settings)
-    join(device)
-    loaded = load_model(model, device=use_device(device))
-    table = base_table(loaded.schedule, base, nfe, spacing=grid, final=last)
-    check_writable(out)
-    seeds = seed_range("calibration", seed, batch + held_out)
-    denoiser = loaded.denoiser(seeds, guidance)
-    substeps = settings.get("substeps", IIASettings.substeps)
-    if not quiet and is_first():
-        bound = (substeps + 1) * (batch + held_out) * table.nfe * denoiser.cost
-        console.print(
-            f"fitting {batch} samples and holding out {held_out}: at most {bound:,} network calls in samples "
-            f"({substeps} + 1 per sample and call), then the check at the end",
-            highlight=False,
-        )
-    journal = out.with_name(f".{out.name}.unfinished")
-    if journal.exists() and not quiet and is_first():
+    own = default_settings(method)
+    has = [field.name for field in fields(own)]
+    if foreign := [name for name in wanted.settings if name not in has]:
+        options = " and ".join(f"--{name}" for name in foreign)
+        takes = ", ".join(f"--{name}" for name in _OPTIONS if name in has)
+        raise InputError(f"method {method!r} does not know {options}; of these options it takes {takes}")
+    type(own)(**wanted.settings)
+    if wanted.many and method != "gauss_newton":
+        raise InputError(f"a book of several settings is made by method 'gauss_newton', not by {method!r}")
+    if wanted.many and wanted.base != "ddim":
+        raise InputError("a book starts from every classical solver: drop --solver")
+    return final_level(wanted.final)
+
+
+#: Options that some methods have and others have not.
+_OPTIONS = ("iterations", "residual", "window", "ridge", "directions", "r", "substeps", "fine")
+
+
+def _tell(wanted: Wanted, journal: Path) -> None:
+    """What is going to be done."""
+    if wanted.quiet or not is_first():
+        return
+    fitted, held_out = wanted.samples
+    what = f"fitting {fitted} samples and holding out {held_out}"
+    if wanted.many:
+        anchors, scales = anchors_of(wanted.nfes), len(wanted.guidances)
+        calls = ", ".join(map(str, anchors))
+        what += f": {len(anchors) * scales} settings are calibrated ({calls} network calls"
+        what += f" at {scales} guidance scales), " if scales > 1 else "), "
+        what += f"{(len(wanted.nfes) - len(anchors)) * scales} are filled between them"
+    elif isinstance(own := default_settings(wanted.method), IIASettings):
+        nfe, cost = wanted.nfes[0], 1 if wanted.guidances == [None] else 2
+        substeps = wanted.settings.get("substeps", own.substeps)
+        bound = (substeps + 1) * (fitted + held_out) * nfe * cost
+        what += f": at most {bound:,} network calls in samples ({substeps} + 1 per sample and call)"
+        what += ", then the check at the end"
+    console.print(what, highlight=False)
+    if journal.exists():
         console.print(f"going on with the calibration that was stopped ({journal})", highlight=False)
+
+
+def _make_card(wanted: Wanted, model: Model, last: Final, journal: Path) -> Calibration:
+    fitted, held_out = wanted.samples
+    seeds, guidance = seed_range("calibration", wanted.seed, fitted + held_out), wanted.guidances[0]
+    table = base_table(model.schedule, wanted.base, wanted.nfes[0], spacing=wanted.grid, final=last)
+    denoiser = model.denoiser(seeds, guidance)
     with progress_bars() as say:
-        result = calibrate(
+        return calibrate(
             denoiser,
-            loaded.noise(seeds, table.sigmas[0]),
+            model.noise(seeds, table.sigmas[0]),
             table,
-            method=method,
+            method=wanted.method,
             held_out=held_out,
-            batch_size=batch_size,
-            model=loaded.info(guidance),
-            seed=seed,
+            batch_size=wanted.batch_size,
+            model=model.info(guidance),
+            seed=wanted.seed,
             journal=journal,
             progress=lambda done, total, what: say(what, done, total),
-            **settings,
+            **wanted.settings,
         )
-    if is_first():
-        result.card.save(out)
-    wait()
-    shutil.rmtree(journal, ignore_errors=True)  # each its own, where they share no disk
-    return result
+
+
+def _make_book(wanted: Wanted, model: Model, last: Final, journal: Path) -> CardBook:
+    fitted, held_out = wanted.samples
+    with progress_bars() as say:
+        return calibrate_book(
+            model,
+            wanted.nfes,
+            wanted.guidances,
+            seeds=seed_range("calibration", wanted.seed, fitted + held_out),
+            held_out=held_out,
+            spacing=spacing_of(wanted.grid, model.schedule),
+            final=last,
+            batch_size=wanted.batch_size,
+            seed=wanted.seed,
+            journal=journal,
+            progress=lambda done, total, what: say(what, done, total),
+            **wanted.settings,
+        )

@@ -7,9 +7,10 @@ from typing import Any
 
 import torch
 
+from longstride.book import CardBook, Unjudged, load_any
 from longstride.calibration import solve_reference
 from longstride.calibration.reference import Errors, errors, in_batches
-from longstride.card import Card, load_card
+from longstride.card import Card
 from longstride.errors import InputError
 from longstride.evaluation.contestants import base_table
 from longstride.evaluation.contestants import label as label_of
@@ -28,7 +29,7 @@ def draw(
     out: Path,
     card_path: Path | None,
     solver: str,
-    nfe: int,
+    nfe: int | None,
     grid: str,
     num: int,
     label: int | None,
@@ -46,7 +47,7 @@ def draw(
     """
     one_file = out.suffix.lower() == ".png"
     check_writable(out if one_file else out / "0000000.png", new_folders=True)
-    card = None if card_path is None else load_card(card_path)
+    card = None if card_path is None else _chosen(card_path, nfe, guidance)
     loaded = load_model(model, device=device)
     loaded.check_pictures()
     if card is not None:
@@ -55,7 +56,7 @@ def draw(
             card.check_model(loaded.info(guidance))
         table = card.table
     else:
-        table = base_table(loaded.schedule, solver, nfe, spacing=grid)
+        table = base_table(loaded.schedule, solver, nfe or 8, spacing=grid)
     seeds = seed_range("evaluation", seed, num)
     if label is not None:
         loaded.check_labels([label])
@@ -67,6 +68,9 @@ def draw(
     name = label_of(table.name)
     made: dict[str, Any] = {"solver": table.name, "nfe": table.nfe * denoiser.cost, "seeds": [seeds[0], seeds[-1]]}
     lines = [f"{num} pictures by {name}, {made['nfe']} network calls each"]
+    if isinstance(card, Unjudged):
+        made["note"] = card.note
+        lines.insert(0, f"note: {card.note}")
     if compare:
         reference = solve_reference(denoiser, noise, table, batch_size=batch_size)
         rows = [*_base_rows(card, network, noise), (f"{name}\n{table.nfe} calls", drawn)]
@@ -93,8 +97,24 @@ def draw(
     return made
 
 
-def _base_rows(card: Card | None, network: Any, noise: torch.Tensor) -> list[tuple[str, torch.Tensor]]:
-    if card is None:
+def _chosen(path: Path, nfe: int | None, guidance: float | None) -> Card | Unjudged:
+    """The card of a file, or the sampler that a book has for a setting.
+
+    Raises:
+        InputError: a book without a number of calls, or a card of another one.
+    """
+    loaded = load_any(path)
+    if isinstance(loaded, CardBook):
+        if nfe is None:
+            raise InputError(f"{path} is a book of {loaded.contents}: say which with --nfe")
+        return loaded.choose(nfe, guidance)
+    if nfe not in (None, loaded.nfe):
+        raise InputError(f"{path} is a card for {loaded.nfe} network calls, not {nfe}: drop --nfe, or take a book")
+    return loaded
+
+
+def _base_rows(card: Card | Unjudged | None, network: Any, noise: torch.Tensor) -> list[tuple[str, torch.Tensor]]:
+    if card is None or card.table is card.base_table:
         return []
     base = card.base_table
     return [(f"{label_of(base.name)}\n{base.nfe} calls", sample(network, noise, base))]

@@ -1,0 +1,299 @@
+"""The card book: one file with calibrated samplers for many numbers of network calls and guidance scales.
+
+A book holds full cards, each with its own held-out gate, and says how each came about. Asked for a setting that it does
+not hold, it says so and gives a classical solver, never the sampler of another setting. Between two of its guidance
+scales it fills the table by the regression that :mod:`longstride.calibration.filling` describes, and says that too.
+"""
+
+from __future__ import annotations
+
+import math
+import warnings
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+from pydantic import Field, PrivateAttr
+
+from longstride import documents
+from longstride.calibration.filling import fill_guidance, resampled
+from longstride.card import Card, parse_card
+from longstride.card_parts import How, ModelInfo, Part, ScheduleData
+from longstride.errors import CardError, InputError
+from longstride.grid import Final, grid
+from longstride.schedule import Schedule
+from longstride.solvers import build, steps_for_nfe
+from longstride.table import SolverTable
+
+__all__ = ["BOOK_VERSION", "CardBook", "Entry", "Unjudged", "load_any", "load_book"]
+
+#: Version of the format; a book with a higher one was written by a newer longstride.
+BOOK_VERSION = 1
+
+
+class Entry(Part):
+    """One setting of a book.
+
+    Attributes:
+        how: How its table came about.
+        card: Its card; a base's holds that base.
+    """
+
+    how: How
+    card: Card
+
+    @property
+    def nfe(self) -> int:
+        """Network calls per sample; a guided pair counts as one."""
+        return self.card.nfe
+
+    @property
+    def guidance(self) -> float | None:
+        """Guidance scale, or None."""
+        return self.card.model.guidance
+
+
+@dataclass(frozen=True, eq=False)
+class Unjudged:
+    """A table of a book that has no card, since no held-out noise has judged it.
+
+    Attributes:
+        table: The sampler.
+        base_table: The classical one beside it; itself where it is classical.
+        model: What the book was calibrated on, at the guidance scale that was asked for.
+        how: ``filled`` between two guidance scales, or ``base``: a classical solver, for a setting outside of the book.
+        note: The same in words.
+    """
+
+    table: SolverTable
+    base_table: SolverTable
+    model: ModelInfo
+    how: Literal["filled", "base"]
+    note: str
+
+    @property
+    def nfe(self) -> int:
+        """Network calls per sample; a guided pair counts as one."""
+        return self.table.nfe
+
+    def check_model(self, model: ModelInfo) -> None:
+        """As :meth:`longstride.Card.check_model`."""
+        self.model.check(model)
+
+
+class CardBook(Part):
+    """Cards of one model at many settings.
+
+    Attributes:
+        format: Always ``"longstride-book"``.
+        version: Version of the format.
+        longstride: Version of the package that wrote it.
+        model: What all cards were calibrated on; its guidance is None.
+        schedule: The model's, for classical solvers at settings outside of the book; None where it was of a class of
+            its own.
+        entries: One per setting, by guidance scale and number of calls.
+    """
+
+    format: Literal["longstride-book"] = "longstride-book"
+    version: int = BOOK_VERSION
+    longstride: str
+    model: ModelInfo
+    schedule: ScheduleData | None
+    entries: list[Entry] = Field(min_length=1)
+    _said: set[str] = PrivateAttr(default_factory=set)
+
+    @staticmethod
+    def of(entries: Sequence[Entry], schedule: Schedule | None) -> CardBook:
+        """A book of some entries.
+
+        Raises:
+            CardError: entries of several models, two of one setting, or none.
+        """
+        from longstride import __version__
+
+        if not entries:
+            raise CardError("a book needs at least one entry")
+        ordered = sorted(entries, key=lambda e: (-math.inf if e.guidance is None else e.guidance, e.nfe))
+        model = ordered[0].card.model.model_copy(update={"guidance": None})
+        data = None if schedule is None else ScheduleData.of(schedule)
+        book = CardBook(longstride=__version__, model=model, schedule=data, entries=ordered)
+        book.check("the book")
+        return book
+
+    @property
+    def nfes(self) -> list[int]:
+        """All numbers of calls, rising."""
+        return sorted({entry.nfe for entry in self.entries})
+
+    @property
+    def guidances(self) -> list[float | None]:
+        """All guidance scales, rising; ``[None]`` for a book without guidance."""
+        return list(dict.fromkeys(entry.guidance for entry in self.entries))
+
+    def entry(self, nfe: int, guidance: float | None = None) -> Entry | None:
+        """The entry for exactly this setting, or None."""
+        return next((e for e in self.entries if (e.nfe, e.guidance) == (nfe, guidance)), None)
+
+    def card(self, nfe: int, guidance: float | None = None, *, strict: bool = False) -> Card | Unjudged:
+        """The sampler for a setting; ``.table`` is its table.
+
+        Args:
+            nfe: Network calls per sample; a guided pair counts as one.
+            guidance: Guidance scale; default: the book's own, where it has only one.
+            strict: Whether a setting outside of the book is an error.
+
+        Returns:
+            The card of the entry; between two guidance scales a filled table without one; outside of the book, after
+            one warning per setting, the classical solver that was best at the nearest entry.
+
+        Raises:
+            InputError: outside of the book and ``strict``, or no classical solver can be built there, or the book has
+                several scales and none was chosen.
+        """
+        found = self.choose(nfe, guidance, strict=strict)
+        if isinstance(found, Unjudged) and found.how == "base" and found.note not in self._said:
+            self._said.add(found.note)
+            warnings.warn(found.note, stacklevel=2)
+        return found
+
+    def choose(self, nfe: int, guidance: float | None = None, *, strict: bool = False) -> Card | Unjudged:
+        """As :meth:`card`, without a warning: what there is to say is in ``note``."""
+        scales = self.guidances
+        if guidance is None and len(scales) > 1:
+            known = ", ".join(f"{g:g}" for g in scales if g is not None)
+            raise InputError(f"this book holds the guidance scales {known}: say which")
+        scale = scales[0] if guidance is None else float(guidance)
+        if (entry := self.entry(nfe, scale)) is not None:
+            return entry.card
+        if (between := self._between(nfe, scale)) is not None:
+            return between
+        asked = f"{nfe} network calls" + ("" if scale is None else f" at guidance {scale:g}")
+        if strict:
+            raise InputError(f"{asked}: not in this book, which holds {self.contents}")
+        nearest = self._nearest(nfe, scale)
+        table = self._classical(nearest.card, nfe)
+        name = nearest.card.base.name if nearest.card.search is None else nearest.card.search.base
+        note = f"{asked}: not in this book, which holds {self.contents}; the classical {name} is used, uncalibrated"
+        return Unjudged(table, table, self.model.model_copy(update={"guidance": scale}), "base", note)
+
+    @property
+    def contents(self) -> str:
+        """Its settings in words."""
+        calls = ", ".join(map(str, self.nfes))
+        scales = [f"{g:g}" for g in self.guidances if g is not None]
+        return f"{calls} network calls" + (f" at guidance {', '.join(scales)}" if scales else " without guidance")
+
+    def _between(self, nfe: int, scale: float | None) -> Unjudged | None:
+        """The table between the guidance scales of this number of calls; None where it does not lie between two."""
+        here = {e.guidance: e for e in self.entries if e.nfe == nfe and e.guidance is not None}
+        if scale is None or not here or not min(here) < scale < max(here):
+            return None
+        sides = max(g for g in here if g < scale), min(g for g in here if g > scale)
+        fitted = {g: e.card.table for g, e in here.items() if e.how != "base"}
+        if not set(sides) <= set(fitted):  # a base beside a fitted table: nothing lies between those two
+            return None
+        near = here[min(sides, key=lambda g: abs(math.log1p(g) - math.log1p(scale)))].card
+        try:
+            table = fill_guidance(fitted, scale, name=f"{near.solver}_filled")
+        except InputError:
+            return None
+        note = f"filled between guidance {', '.join(f'{g:g}' for g in fitted)}; not judged on held-out noise"
+        return Unjudged(table, near.base_table, self.model.model_copy(update={"guidance": scale}), "filled", note)
+
+    def _nearest(self, nfe: int, scale: float | None) -> Entry:
+        def away(entry: Entry) -> float:
+            ways = [math.log1p(g) if g is not None and g > -1 else 0.0 for g in (entry.guidance, scale)]
+            return abs(math.log(entry.nfe / max(nfe, 1))) + abs(ways[0] - ways[1])
+
+        return min(self.entries, key=away)
+
+    def _classical(self, card: Card, nfe: int) -> SolverTable:
+        """The base of an entry, built for another number of calls on the same kind of grid.
+
+        Raises:
+            InputError: it cannot spend them.
+        """
+        schedule = None if self.schedule is None else self.schedule.schedule()
+        base = card.base_table
+        final: Final = "zero" if base.sigmas[-1] == 0 else "sigma_min"
+        steps = steps_for_nfe(base.name, nfe, final_zero=final == "zero", **base.options)
+        spacing = "" if card.search is None else card.search.base.partition("@")[2]
+        if schedule is not None and spacing in ("karras", "log_snr", "uniform", "quadratic"):
+            levels = grid(spacing, steps, schedule=schedule, final=final)
+            if levels[0] == base.sigmas[0] and levels[-1] == base.sigmas[-1]:
+                return build(base.name, levels, schedule=schedule, **base.options)
+        alphas, sigmas = resampled(base, steps)
+        return build(base.name, sigmas, alphas=alphas, schedule=schedule, **base.options)
+
+    def check(self, where: str) -> None:
+        """Make sure that the entries fit together and that each holds a sampler.
+
+        Args:
+            where: The file, for the message.
+
+        Raises:
+            CardError: they do not.
+        """
+        seen: set[tuple[int, float | None]] = set()
+        for entry in self.entries:
+            setting = f"{entry.nfe} network calls" + (
+                "" if entry.guidance is None else f", guidance {entry.guidance:g}"
+            )
+            entry.card.check_tables(f"{where}, {setting},")
+            if (entry.nfe, entry.guidance) in seen:
+                raise CardError(f"{where} holds two entries for {setting}")
+            seen.add((entry.nfe, entry.guidance))
+            if entry.card.model.model_copy(update={"guidance": None}) != self.model:
+                raise CardError(f"{where}: the entry for {setting} was calibrated on another model")
+            if entry.card.end.accepted == (entry.how == "base"):
+                verdict = "accepted" if entry.card.end.accepted else "kept the base"
+                raise CardError(f"{where}: the entry for {setting} is marked {entry.how!r}, but its gate {verdict}")
+        if len({entry.guidance is None for entry in self.entries}) > 1:
+            raise CardError(f"{where} holds entries with and without guidance")
+        try:
+            if self.schedule is not None:
+                self.schedule.schedule()
+        except InputError as error:
+            raise CardError(f"{where} holds no usable schedule: {error}") from None
+
+    def dumps(self) -> str:
+        """The book as JSON text, checksum included."""
+        return documents.dumps(self)
+
+    def save(self, path: str | Path) -> None:
+        """Write the book; an existing file is replaced in one step, and nothing half-written is left behind.
+
+        Raises:
+            InputError: the path cannot be written.
+        """
+        documents.save(self, path)
+
+
+def load_book(path: str | Path) -> CardBook:
+    """Read and validate a book.
+
+    Args:
+        path: A file written by :meth:`CardBook.save`.
+
+    Raises:
+        CardError: missing, cut short, edited, written by a newer longstride, or not a book; says which.
+    """
+    return _parse_book(documents.read_json(path, "book"), path)
+
+
+def load_any(path: str | Path) -> Card | CardBook:
+    """Read and validate a card or a book, whichever the file is.
+
+    Raises:
+        CardError: as :func:`load_book` and :func:`~longstride.load_card`.
+    """
+    raw = documents.read_json(path)
+    book = isinstance(raw, dict) and raw.get("format") == "longstride-book"
+    return _parse_book(raw, path) if book else parse_card(raw, path)
+
+
+def _parse_book(raw: object, path: str | Path) -> CardBook:
+    book = documents.parse(raw, path, CardBook, "book", BOOK_VERSION)
+    book.check(str(path))
+    return book

@@ -1,0 +1,99 @@
+"""Cards and books as files: JSON with a format, a version and a checksum, validated when read, never pickled."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, TypeVar
+
+from pydantic import BaseModel, ValidationError
+
+from longstride.errors import CardError
+from longstride.files import write_atomically
+
+__all__ = ["checksum", "dumps", "parse", "read_json", "save"]
+
+Document = TypeVar("Document", bound=BaseModel)
+
+
+def checksum(content: Mapping[str, Any]) -> str:
+    """SHA-256 of the content as canonical JSON: keys sorted, no spaces."""
+    canonical = json.dumps(content, sort_keys=True, separators=(",", ":"), allow_nan=False)
+    return "sha256:" + hashlib.sha256(canonical.encode()).hexdigest()
+
+
+def dumps(document: BaseModel) -> str:
+    """A document as JSON text, checksum included."""
+    content = document.model_dump(mode="json")
+    return json.dumps({**content, "checksum": checksum(content)}, indent=1, allow_nan=False) + "\n"
+
+
+def save(document: BaseModel, path: str | Path) -> None:
+    """Write a document; an existing file is replaced in one step, and nothing half-written is left behind.
+
+    Raises:
+        InputError: the path cannot be written.
+    """
+    write_atomically(Path(path), dumps(document).encode())
+
+
+def _refuse(number: str) -> float:
+    raise ValueError(f"{number} is no finite number")
+
+
+def _finite(number: str) -> float:
+    return value if math.isfinite(value := float(number)) else _refuse(number)
+
+
+def read_json(path: str | Path, kind: str = "card") -> Any:
+    """JSON of a file, without infinities or NaN.
+
+    Args:
+        path: The file.
+        kind: ``"card"`` or ``"book"``, for messages.
+
+    Raises:
+        CardError: missing, cut short or damaged.
+    """
+    file = Path(path)
+    try:
+        return json.loads(file.read_text(encoding="utf-8"), parse_constant=_refuse, parse_float=_finite)
+    except OSError as error:
+        raise CardError(f"cannot read {kind} {file}: {error.strerror or error}") from None
+    except (ValueError, RecursionError) as error:
+        raise CardError(f"{file} is not complete JSON (cut short or damaged: {error}): calibrate again") from None
+
+
+def parse(raw: Any, path: str | Path, model: type[Document], kind: str, version: int) -> Document:
+    """The document that :func:`read_json` read.
+
+    Args:
+        raw: What it read.
+        path: From where.
+        model: Class of the document.
+        kind: ``"card"`` or ``"book"``; its format is ``longstride-card`` or ``longstride-book``.
+        version: The newest version that can be read.
+
+    Raises:
+        CardError: of another kind, edited, written by a newer longstride, or not valid; says which.
+    """
+    file, name = Path(path), f"longstride-{kind}"
+    if not isinstance(raw, dict) or raw.get("format") != name:
+        raise CardError(f'{file} is no longstride {kind}: expected JSON with "format": "{name}"')
+    found = raw.get("version")
+    if isinstance(found, int) and found > version:
+        raise CardError(f"{file} has {kind} version {found}, this longstride reads up to {version}: upgrade longstride")
+    content = {key: value for key, value in raw.items() if key != "checksum"}
+    try:
+        document = model.model_validate(content)
+    except ValidationError as error:
+        first = error.errors()[0]
+        where = ".".join(map(str, first["loc"]))
+        more = f" (and {error.error_count() - 1} more)" if error.error_count() > 1 else ""
+        raise CardError(f"{file} is not a valid {kind}: {where}: {first['msg']}{more}") from None
+    if raw.get("checksum") != checksum(content):
+        raise CardError(f"{file} was edited or damaged: its checksum does not match; calibrate again")
+    return document
