@@ -8,11 +8,13 @@ import numpy as np
 import pytest
 
 import longstride as ls
-from longstride.calibration.filling import fill_guidance, fill_nfe, resampled
+from longstride.calibration.filling import average_table, fill_guidance, fill_nfe, resampled
 from longstride.calibration.unknowns import Unknowns, falling
 from longstride.schedule import alpha_of_ratio
 from longstride.table import SolverTable
 
+#: Ranges of three networks.
+RANGES = ((0.002, 80.0), (0.01, 157.0), (0.05, 148.0))
 FLOW = np.array([1.0, 0.85, 0.6, 0.35, 0.1, 0.0])
 #: One per frame: finite ends, sigma 0 at the end, and alpha 0 at the start as well.
 TABLES = {
@@ -224,3 +226,32 @@ def test_tables_that_cannot_be_filled_from():
     rows = tuple(ls.Row({0: -0.1}, row.outputs) for row in plain.rows)
     with pytest.raises(ls.InputError, match="changes sign"):
         fill_nfe({4: ls.build("ddim", log_grid(4, "sigma_min")), 8: replace(plain, rows=rows, exact=False)}, 6)
+
+
+# The average over networks, a prior
+
+
+def test_the_average_of_one_table_between_its_own_ends_is_the_table(table):
+    assert average_table([table, table], table).distance(table) < 1e-9 * max(1.0, float(table.sigmas[0]))
+
+
+def test_a_classical_solver_averages_to_itself_between_other_ends():
+    """DDIM on log-even levels has the same positions and shares whatever the range: so has their average."""
+    few = [ls.build("ddim", ls.grid("log_snr", 5, sigma_min=a, sigma_max=b, final="sigma_min")) for a, b in RANGES]
+    like = ls.build("ddim", ls.grid("log_snr", 5, sigma_min=0.1, sigma_max=30.0, final="sigma_min"))
+    assert average_table(few, like).distance(like) < 1e-9
+
+
+def test_the_average_lies_between():
+    one, other = (moved(TABLES["ve"].unrolled(), seed) for seed in (3, 4))
+    made = average_table([one, other], one)
+    logs = np.log([one.sigmas, other.sigmas, made.sigmas])[:, 1:-1]
+    np.testing.assert_allclose(logs[2], logs[:2].mean(0))
+    assert made.distance(average_table([other, one], one)) < 1e-9
+
+
+def test_tables_of_other_calls_are_not_averaged():
+    with pytest.raises(ls.InputError, match="tables of 5 calls"):
+        average_table([TABLES["zero"]], TABLES["ve"])
+    with pytest.raises(ls.InputError, match="tables of 5 calls"):
+        average_table([], TABLES["ve"])

@@ -6,11 +6,12 @@ of the best classical solver.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any
 
 from longstride.bench.ablations import Record
 from longstride.bench.lab import Lab
+from longstride.calibration.filling import average_table
 from longstride.calibration.starts import classical_tables
 from longstride.calibration.unknowns import Unknowns
 from longstride.errors import LongstrideError
@@ -19,8 +20,8 @@ from longstride.zoo import load_model
 
 __all__ = ["NEWTON"]
 
-#: Networks that others trained on other surveys of galaxies: siblings of the one that is asked.
-SIBLINGS = ("galaxy:ztf32", "galaxy:hsc32")
+#: Networks of the prior: of other surveys of galaxies, and of other pictures with another process.
+SIBLINGS = ("galaxy:ztf32", "garments", "cifar10")
 
 
 def _record(lab: Lab, nfe: int, start: SolverTable | None = None, **settings: Any) -> Record:
@@ -58,26 +59,26 @@ def _starts(lab: Lab, quick: bool) -> Iterator[Record]:
 
 
 def _samples(lab: Lab, quick: bool) -> Iterator[Record]:
-    """How many samples are fitted, from scratch and from a sibling network's table."""
+    """How many samples are fitted: from scratch, and from the mean table of other networks, with and without a pull."""
     for nfe in (5,) if quick else (5, 8):
-        sibling = _sibling(lab, nfe)
-        for batch in (8, 32, 96) if quick else (8, 16, 32, 64, 128, 256):
-            yield {"from": "classical solvers", **_record(lab, nfe, batch=batch)}
-            if sibling is not None:
-                yield {"from": "a sibling network", **_record(lab, nfe, batch=batch, starts=sibling, scouts=1)}
+        prior = _prior(lab, nfe, SIBLINGS[:1] if quick else SIBLINGS)
+        for batch in (8, 32) if quick else (8, 16, 32, 64, 128, 256):
+            yield {"prior": "none", **_record(lab, nfe, batch=batch)}
+            for ridge in (1e-6, 1e-2) if prior else ():
+                yield {"prior": f"ridge {ridge:g}", **_record(lab, nfe, batch=batch, starts=prior, ridge=ridge)}
 
 
-def _sibling(lab: Lab, nfe: int) -> Mapping[str, SolverTable] | None:
-    """The table of another network with the same process, or None where there is none."""
-    for name in SIBLINGS:
-        if name == lab.model.name:
-            continue
+def _prior(lab: Lab, nfe: int, names: Iterable[str]) -> Mapping[str, SolverTable] | None:
+    """The mean table of other networks, or None where there are none."""
+    tables = []
+    for name in names:
         try:
             other = lab.of_model(load_model(name))
         except LongstrideError:
             continue
-        return {"sibling": other.calibrate(other.table("ddim", nfe), method="gauss_newton").table}
-    return None
+        if other.model.fingerprint != lab.model.fingerprint:
+            tables.append(other.calibrate(other.table("ddim", nfe), method="gauss_newton").table)
+    return {"prior": average_table(tables, lab.table("ddim", nfe))} if tables else None
 
 
 def _loss(lab: Lab, quick: bool) -> Iterator[Record]:

@@ -17,7 +17,7 @@ in :math:`1 / K`:
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -30,7 +30,7 @@ from longstride.schedule import alpha_of_ratio
 from longstride.solvers import SOLVERS
 from longstride.table import Row, SolverTable
 
-__all__ = ["ORDER", "fill_guidance", "fill_nfe", "resampled"]
+__all__ = ["ORDER", "average_table", "fill_guidance", "fill_nfe", "resampled"]
 
 Array = NDArray[np.float64]
 #: Highest order of the polynomial over guidance.
@@ -116,19 +116,48 @@ def fill_nfe(anchors: Mapping[int, SolverTable], nfe: int, *, base: str = "ddim"
         return mixed
 
     levels = between(*(_at_positions(s.levels, nfe) for s in (low, high)))
-    like = tables[0]
-    alphas, sigmas = _from_levels(like, falling(levels))
     shares = between(*(_at_rows(s.shares, nfe) for s in (low, high)))
     column = between(*(_at_rows(s.column[:, None], nfe)[:, 0] for s in (low, high)))
+    return _placed(_Shape(nfe, levels, column, shares), tables[0], base)
+
+
+def average_table(tables: Sequence[SolverTable], like: SolverTable, *, base: str = "ddim") -> SolverTable:
+    """The mean of the tables of several networks, between the ends of another: a prior for that network.
+
+    Positions, shares and columns are averaged; see the module. So the networks may have other processes and ranges.
+
+    Args:
+        tables: With as many calls as ``like``, at least one.
+        like: Gives the ends and the family of the process.
+        base: Classical solver of one call per step that weights are compared with.
+
+    Raises:
+        InputError: no tables, tables of another number of calls, or tables that have no such recurrence.
+    """
+    if not tables or any(table.nfe != like.nfe or len(table.grid) != table.nfe + 1 for table in (*tables, like)):
+        calls = [table.nfe for table in tables]
+        raise InputError(f"expected tables of {like.nfe} calls, one per step, to average, got {calls}")
+    shapes = [_shape(table, base) for table in tables]
+    parts = [(s.levels - s.levels[-1]) / (s.levels[0] - s.levels[-1]) for s in shapes]
+    ends = _levels(like)[[0, -1]]
+    levels = ends[1] + (ends[0] - ends[1]) * np.mean(parts, axis=0)
+    shares = np.mean([np.nan_to_num(s.shares) for s in shapes], axis=0)
+    column = np.mean([s.column for s in shapes], axis=0)
+    return _placed(_Shape(like.nfe, levels, column, shares), like, base)
+
+
+def _placed(shape: _Shape, like: SolverTable, base: str) -> SolverTable:
+    """The table of a shape between the two ends of ``like``."""
+    alphas, sigmas = _from_levels(like, falling(shape.levels))
     classical = SOLVERS[base](Nodes(alphas, sigmas))
-    shares = np.nan_to_num(shares) + np.nan_to_num(_shares(classical, alphas, sigmas))
+    shares = np.nan_to_num(shape.shares) + np.nan_to_num(_shares(classical, alphas, sigmas))
     rows = []
-    for n in range(1, nfe + 1):
+    for n in range(1, shape.calls + 1):
         ratio, size = _step(alphas, sigmas, n)
         outputs = {n - 1 - i: float(size * shares[n - 1, i]) for i in range(n)}
-        rows.append(Row({n - 1: float(ratio * np.exp(column[n - 1]))}, outputs).pruned())
-    made = SolverTable(like.name, alphas, sigmas, tuple(rows), tuple(range(nfe + 1)), exact=False)
-    return made.unrolled()
+        rows.append(Row({n - 1: float(ratio * np.exp(shape.column[n - 1]))}, outputs).pruned())
+    grid = tuple(range(shape.calls + 1))
+    return SolverTable(like.name, alphas, sigmas, tuple(rows), grid, exact=False).unrolled()
 
 
 def _shape(table: SolverTable, base: str) -> _Shape:
