@@ -11,7 +11,7 @@ from tiny_models import save_tiny_model
 
 import longstride as ls
 from longstride.bench.paper import Case
-from longstride.bench.peer_tables import contest_table, cost_table, ratio_table
+from longstride.bench.peer_tables import contest_table, cost_table, instead_table, ratio_table
 from longstride.bench.peers import IIA, OURS, PeerCase, load_peers, peer_cases, run_peers
 from longstride.calibration.starts import CLASSICAL
 from longstride.evaluation.results import Line, Results, merged
@@ -25,14 +25,17 @@ def outcome(tmp_path_factory):
     model = ls.load_model(save_tiny_model(folder / "tiny"))
     case = Case("tiny", "Tiny", "tiny", samples=80, batch_size=20, calibration_samples=20)
     one = PeerCase(case, (3,), fitted=12, held_out=8)
-    results = run_peers(model, one, folder / "out", PEERS, names=("gits", "pas", "ld3"))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("longstride.bench.peers.YARDSTICKS", {5: ("ddim",)})
+        results = run_peers(model, one, folder / "out", PEERS, names=("gits", "pas", "ld3"))
     return model, one, folder / "out", results
 
 
 def test_everybody_takes_part_and_spends_three_calls(outcome):
     _, _, _, results = outcome
     assert set(results.contestants) == {"classical", *CLASSICAL, *IIA, *OURS, "gits", "pas", "ld3"}
-    assert {line.nfe for line in results.lines if line.contestant != "teacher"} == {3}
+    assert results.nfes == [3, 5]
+    assert {line.contestant for line in results.lines if line.nfe == 5} == {"classical", "ddim"}
     search = results.about["search"]
     assert search["ld3-3"]["calls"] <= search["ld3-3"]["budget"] == search["gauss_newton-3"]["calls"]
     assert search["ld3-3"]["backward"] > 0
@@ -50,6 +53,7 @@ def test_the_best_classical_solver_is_one_of_them(outcome):
 
 def test_a_second_run_makes_no_search(outcome, monkeypatch):
     model, one, out, results = outcome
+    monkeypatch.setattr("longstride.bench.peers.YARDSTICKS", {})
     monkeypatch.setattr("longstride.bench.peers.calibrate", lambda *a, **k: pytest.fail("searched again"))
     again = run_peers(model, one, out, PEERS, names=("gits", "ld3"))
     for name in ("gauss_newton", "gits"):
@@ -58,15 +62,15 @@ def test_a_second_run_makes_no_search(outcome, monkeypatch):
 
 def test_another_number_of_calls_is_added(outcome):
     _, _, out, results = outcome
-    other = tuple(replace(line, nfe=4) for line in results.lines if line.contestant != "teacher")
+    other = tuple(replace(line, nfe=4) for line in results.lines if line.nfe == 3)
     more = Results({**results.about, "search": {"gits-4": {"calls": 1}}}, other)
     both = merged(results, more)
-    assert both.nfes == [3, 4]
+    assert both.nfes == [3, 4, 5]
     assert both.value("gits", 3, "rmse") == results.value("gits", 3, "rmse")
     assert {"gits-3", "gits-4"} <= set(both.about["search"])
     with pytest.raises(ls.InputError, match="another model or other samples"):
         merged(replace(results, about={**results.about, "model": {}}), more)
-    assert json.loads((out / "peers_tiny.json").read_text())["about"]["study"]["nfes"] == [3]
+    assert json.loads((out / "peers_tiny.json").read_text())["about"]["study"]["nfes"] == [3, 5]
 
 
 def test_tables_show_the_least_in_bold():
@@ -90,6 +94,13 @@ def test_tables_show_the_least_in_bold():
     ]  # fmt: skip
     assert ratio_table(results).splitlines()[-1] == "| 5 | 0.50 (UniPC-3) | 0.50 (UniPC-3) | 0.50 (UniPC-3) |"
     assert "| GITS | no | 10 | 2 | 3 |" in cost_table(results)
+
+
+def test_fewer_calls_instead_of_more():
+    values = {("ddim", 20): 0.2, ("ddim", 50): 0.05, ("gauss_newton", 4): 0.3, ("gauss_newton", 6): 0.1}
+    lines = [Line("m", None, name, None, nfe, nfe, "rmse", value) for (name, nfe), value in values.items()]
+    rows = instead_table(Results({}, tuple(lines))).splitlines()[2:]
+    assert rows[:2] == ["| DDIM, 50 calls | more than 6 | – | – |", "| DDIM, 20 calls | 6 | – | – |"]
 
 
 def test_what_is_not_there_is_named(tmp_path):

@@ -60,6 +60,7 @@ def peer_sections(
         f"{slug}:rmse": of(lambda r: contest_table(r, "rmse", "median")),
         f"{slug}:fd": of(lambda r: contest_table(r, "fd_teacher", None)),
         f"{slug}:ratios": of(ratio_table),
+        f"{slug}:instead": of(instead_table),
         f"{slug}:cost": of(cost_table),
         f"{slug}:yardstick": of(yardstick),
     }
@@ -70,6 +71,25 @@ def names(results: Results) -> dict[str, str]:
     peers = {name: label for name, label in results.about.get("labels", {}).items() if name not in _OURS}
     known = {**_CLASSICAL, **peers, **{name: _OURS[name] for name in reversed(_OURS)}}
     return {name: label for name, label in known.items() if name in results.contestants}
+
+
+def _fitted(results: Results) -> list[int]:
+    """Numbers of calls that the fit was made for; at others there are only yardsticks."""
+    return [nfe for nfe in results.nfes if results.value("gauss_newton", nfe, "rmse") is not None]
+
+
+def instead_table(results: Results) -> str:
+    """The least number of calls at which the fit is as good as a classical solver with more, by error and by FD."""
+    rows = []
+    for name, nfe in (("ddim", 50), ("ddim", 20), ("dpmpp_2m", 10), ("unipc3", 10)):
+        cells = []
+        for measure in ("rmse", "median", "fd_teacher"):
+            goal = results.value(name, nfe, measure)
+            ours = {n: results.value("gauss_newton", n, measure) for n in _fitted(results)}
+            enough = [n for n, line in ours.items() if goal and line and line.value <= goal.value]
+            cells.append("–" if goal is None else min(enough, default=f"more than {max(ours, default=0)}"))
+        rows.append([f"{_CLASSICAL[name]}, {nfe} calls", *cells])
+    return markdown_table(["as good as", "RMSE", "median", "FD"], rows)
 
 
 def contest_table(results: Results, measure: str, beside: str | None, only: Iterable[str] = ()) -> str:
@@ -83,7 +103,7 @@ def contest_table(results: Results, measure: str, beside: str | None, only: Iter
     """
     chosen = tuple(only)
     labels = {name: label for name, label in names(results).items() if not chosen or name in chosen}
-    nfes = results.nfes
+    nfes = _fitted(results)
     found = {name: [results.value(name, nfe, measure) for nfe in nfes] for name in labels}
     least = [min((line.value for name in labels if (line := found[name][n])), default=0.0) for n in range(len(nfes))]
     rows = []
@@ -100,7 +120,7 @@ def contest_table(results: Results, measure: str, beside: str | None, only: Iter
 def ratio_table(results: Results) -> str:
     """The fit over the classical solvers on their best grids, in each measure over the one that is best in it."""
     rows = []
-    for nfe in results.nfes:
+    for nfe in _fitted(results):
         cells: list[Any] = [nfe]
         for measure in ("rmse", "median", "fd_teacher"):
             ours = results.value("gauss_newton", nfe, measure)
@@ -114,7 +134,7 @@ def ratio_table(results: Results) -> str:
 def cost_table(results: Results) -> str:
     """What each search took, at the most network calls that all of them were run at."""
     labels = {name: label for name, label in names(results).items() if name not in _CLASSICAL}
-    nfe = next((n for n in reversed(results.nfes) if f"gauss_newton-{n}" in results.about["search"]), 0)
+    nfe = _fitted(results)[-1]
     rows = []
     for name, label in labels.items():
         about = results.about["search"].get(f"{name}-{nfe}")
