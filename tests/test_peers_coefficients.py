@@ -13,7 +13,7 @@ from torch import Tensor
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "benchmarks"))
 
-from problems import Gaussian, Mixture, alpha_of
+from problems import Gaussian, Mixture
 
 import longstride as ls
 from longstride.bench.peer_task import Found, Meter, Peer, Task
@@ -37,11 +37,10 @@ SCHEDULES = [
 
 def denoiser_of(problem: Callable[..., Tensor], schedule: ls.Schedule) -> ls.Denoiser:
     """A problem as a network that takes times."""
-    family = "ve" if schedule.scaled else schedule.family
 
-    def network(x: Tensor, t: Tensor) -> Tensor:
-        sigma = float(schedule.frame_sigma(float(t[0])))
-        return problem(x, sigma, alpha_of(family, sigma))
+    def network(x: Tensor, t: Tensor) -> Tensor:  # on the process's own scale
+        time = float(t[0])
+        return problem(x, float(schedule.sigma(time)), float(schedule.alpha(time)))
 
     return ls.as_denoiser(network, schedule, "data")
 
