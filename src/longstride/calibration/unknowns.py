@@ -27,7 +27,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from longstride.errors import InputError
-from longstride.schedule import Family, alpha_of_ratio
+from longstride.nodes import Nodes
+from longstride.schedule import alpha_of_ratio
 from longstride.table import Row, SolverTable
 
 __all__ = ["Unknown", "Unknowns", "falling"]
@@ -121,7 +122,7 @@ class Unknowns:
         sigmas, alphas = table.sigmas.copy(), table.alphas.copy()
         if changed:
             ratios = np.exp(logs[changed])
-            alphas[changed] = alpha_of_ratio(_family(table), ratios)
+            alphas[changed] = alpha_of_ratio(Nodes(table.alphas, table.sigmas).family, ratios)
             sigmas[changed] = alphas[changed] * ratios
         made = tuple(Row(*row) for row in rows)
         return replace(table, sigmas=sigmas, alphas=alphas, rows=made, exact=False)
@@ -183,7 +184,7 @@ class Unknowns:
         sigmas, alphas = table.sigmas.copy(), table.alphas.copy()
         if len(changed):
             ratios = np.exp(logs[changed])
-            alphas[changed] = alpha_of_ratio(_family(table), ratios)
+            alphas[changed] = alpha_of_ratio(Nodes(table.alphas, table.sigmas).family, ratios)
             sigmas[changed] = alphas[changed] * ratios
         made = tuple(Row(*row) for row in rows)
         if not len(changed) and made == table.rows:
@@ -221,9 +222,3 @@ def falling(logs: Array, least: float = 1e-3) -> Array:
 def _ratios(table: SolverTable) -> Array:
     """``sigma / alpha`` of all states; large and small ones, that sigma can still tell apart, for infinity and 0."""
     return np.clip(table.sigmas / np.maximum(table.alphas, 1e-4), 1e-12, 1e12)
-
-
-def _family(table: SolverTable) -> Family:
-    if bool(np.all(table.alphas == 1)):
-        return "ve"
-    return "flow" if np.allclose(table.alphas + table.sigmas, 1, atol=1e-9) else "vp"
