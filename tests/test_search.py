@@ -372,6 +372,28 @@ def test_scouts_are_of_different_solvers_and_one_is_ddim():
     assert _chosen(ranking[:4], 2) == ["ipndm4@karras", "unipc3@dp"]
 
 
+def test_a_table_that_is_a_classical_one_is_tried_once(found):
+    """``found`` was given one of the tables that are made here anyway."""
+    given, made = ls.build("ddim", SIGMAS), classical_tables(ls.build("ddim", SIGMAS), SCHEDULE, 0.05)
+    same = [name for name, table in made.items() if table.distance(given) == 0]
+    assert len(same) == 1
+    assert "given" not in found.search.classical
+    assert same[0] in found.search.classical
+    other = ls.calibrate(Mixture(), noise_of(24), ls.build("heun", SIGMAS[[0, 2, 4]]), iterations=1, scouts=1)
+    assert "given" in other.search.classical
+
+
+def test_every_step_sees_twice_as_many_samples_until_all_are_in(found):
+    """Of 48 fitted samples, with short fits on 8: 16, 32, and then all."""
+    result = ls.calibrate(Mixture(), noise_of(96), ls.build("ddim", SIGMAS), iterations=4, scout_samples=8)
+    seen = [line.samples for line in result.search.iterations]
+    assert seen[0] == 16  # the start
+    assert seen[1:] == sorted(seen[1:])
+    assert set(seen) <= {16, 32, 48}
+    assert 48 in seen
+    assert result.calls < 0.8 * found.calls or found.search.iterations[-1].samples < 48
+
+
 @pytest.mark.parametrize(("fitted", "held_out"), [(1, 1), (1, 7), (3, 7)])
 def test_with_too_few_held_out_samples_the_base_is_kept(fitted, held_out):
     base = ls.build("ddim", SIGMAS)

@@ -194,6 +194,7 @@ class IterationData(Part):
     rmse: Finite
     held_out_rmse: Finite
     damping: Finite
+    samples: int
 
 
 class SearchData(Part):

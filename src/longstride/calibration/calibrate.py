@@ -137,12 +137,14 @@ def calibrate(
     work |= {"reference": reference_steps if reference is None else digest(reference.samples)}
     work |= {"starts": {key: table_digest(start) for key, start in (starts or {}).items()}}
     kept = Journal(None if journal is None else Path(journal), work)
-    batches = Batches(denoiser, noise, held, batch_size, kept)
+    # Short fits see a few samples; runs of few samples make their calls together, so that nothing is lost by it.
+    most, whole = len(noise) if batch_size is None else batch_size, isinstance(chosen, GaussNewtonSettings)
+    size = min(most, chosen.scout_samples) if isinstance(chosen, GaussNewtonSettings) else batch_size
+    batches = Batches(denoiser, noise, held, size, kept)
     batches.check_network(table)
     say = progress or (lambda done, total, what: None)
     base, search = table, None
     rows: list[RowReport] = []
-    whole = isinstance(chosen, GaussNewtonSettings)
     if reference is not None:
         check_reference(reference, batches, table, whole)
     elif whole:
@@ -160,7 +162,7 @@ def calibrate(
             method,
             reference=reference,
             floor=floor,
-            batch_size=batch_size,
+            batch_size=most,
             starts=starts,
             progress=fitting,
         )

@@ -43,6 +43,9 @@ __all__ = ["Fit", "GaussNewton", "Iteration", "Targets", "robust_mean", "robust_
 
 #: Trials of a step, each more damped than the one before, until the objective falls.
 _TRIALS = 6
+#: Damping of a first step. A tenth of it would take the step a little farther, into directions that hardly matter for
+#: the error, and tables for neighbouring numbers of calls would differ so much that none between them could be filled.
+_DAMPING = 1e-3
 #: A step that gains less than this part of the objective is the last.
 _LEAST_GAIN = 1e-2
 
@@ -60,6 +63,7 @@ class Iteration:
         rmse: Root-mean-square error of the fitted samples, in pixels or latents.
         held_out_rmse: Of the held-out ones.
         damping: Lambda of the step.
+        samples: How many fitted samples there are.
     """
 
     objective: float
@@ -67,6 +71,7 @@ class Iteration:
     rmse: float
     held_out_rmse: float
     damping: float
+    samples: int
 
 
 @dataclass(frozen=True)
@@ -77,11 +82,13 @@ class Fit:
         table: The one of all iterates, the start included, with the least objective on the held-out samples.
         iterations: One line per accepted step; the first line is the start.
         stopped: Why it ended, in words.
+        damping: Where a fit on further samples goes on.
     """
 
     table: SolverTable
     iterations: tuple[Iteration, ...]
     stopped: str
+    damping: float = _DAMPING
 
 
 def robust_scale(squared: Array, factor: float = 1.0) -> float:
@@ -176,13 +183,20 @@ class GaussNewton:
         return NormalEquations.unpack(np.sum(parts, axis=0), p)
 
     def fit(
-        self, start: SolverTable, iterations: int, *, patience: int = 2, say: Callable[[], None] = lambda: None
+        self,
+        start: SolverTable,
+        iterations: int,
+        *,
+        patience: int = 2,
+        damping: float = _DAMPING,
+        say: Callable[[], None] = lambda: None,
     ) -> Fit:
         """Go from ``start`` downhill.
 
         Args:
             start: First table.
             iterations: Most accepted steps.
+            damping: Lambda of the first step.
             patience: Ends after so many steps in a row that raise the objective on held-out samples.
             say: Called after every step.
 
@@ -195,7 +209,7 @@ class GaussNewton:
             raise InputError(f"{start.name} does not end in finite samples at {start.nfe} calls: choose another start")
         c2 = self.scale(here[:, 0])
         center = self.unknowns.values(table) if self.center is None else self.center
-        damping, stopped = 1e-3, f"{iterations} steps"
+        stopped = f"{iterations} steps"
         lines = [self._line(here, held, c2, damping)]
         best, worse = table, 0
         for _ in range(iterations):
@@ -234,7 +248,7 @@ class GaussNewton:
             if lines[-1].objective > (1 - _LEAST_GAIN) * before:
                 stopped = "converged"
                 break
-        return Fit(best, tuple(lines), stopped)
+        return Fit(best, tuple(lines), stopped, damping)
 
     def scale(self, squared: Array) -> float:
         """c² of the loss, from squared residuals ``(B,)``; infinite for plain squares."""
@@ -253,4 +267,5 @@ class GaussNewton:
             float(np.sqrt(here[:, 1].mean())),
             float(np.sqrt(held[:, 1].mean())),
             damping,
+            len(here),
         )
