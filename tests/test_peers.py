@@ -27,7 +27,7 @@ def outcome(tmp_path_factory):
     one = PeerCase(case, (3,), fitted=12, held_out=8)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("longstride.bench.peers.YARDSTICKS", {5: ("ddim",)})
-        results = run_peers(model, one, folder / "out", PEERS, names=("gits", "pas", "ld3"))
+        results = run_peers(model, one, folder / "out", PEERS, names=(*IIA, *OURS, "gits", "pas", "ld3"))
     return model, one, folder / "out", results
 
 
@@ -55,7 +55,7 @@ def test_a_second_run_makes_no_search(outcome, monkeypatch):
     model, one, out, results = outcome
     monkeypatch.setattr("longstride.bench.peers.YARDSTICKS", {})
     monkeypatch.setattr("longstride.bench.peers.calibrate", lambda *a, **k: pytest.fail("searched again"))
-    again = run_peers(model, one, out, PEERS, names=("gits", "ld3"))
+    again = run_peers(model, one, out, PEERS, names=("gauss_newton", "gits", "ld3"))
     for name in ("gauss_newton", "gits"):
         assert again.value(name, 3, "rmse") == results.value(name, 3, "rmse")
 
@@ -71,6 +71,19 @@ def test_another_number_of_calls_is_added(outcome):
     with pytest.raises(ls.InputError, match="another model or other samples"):
         merged(replace(results, about={**results.about, "model": {}}), more)
     assert json.loads((out / "peers_tiny.json").read_text())["about"]["study"]["nfes"] == [3, 5]
+
+
+def test_one_sampler_alone_is_measured_again(outcome, monkeypatch):
+    """Everything else that was measured stays, and backprop may spend what our own fit once spent."""
+    model, one, out, before = outcome
+    monkeypatch.setattr("longstride.bench.peers.YARDSTICKS", {})
+    after = run_peers(model, one, out, PEERS, names=("ld3",))
+    assert set(after.contestants) == set(before.contestants)
+    assert after.about["search"]["ld3-3"]["budget"] == before.about["search"]["gauss_newton-3"]["calls"]
+    for name in before.contestants:
+        assert after.value(name, 3, "rmse") == before.value(name, 3, "rmse")
+    with pytest.raises(ls.InputError, match="ld3 may spend as many network calls as gauss_newton did: run that first"):
+        run_peers(model, one, out, PEERS, nfes=(4,), names=("ld3",))
 
 
 def test_tables_show_the_least_in_bold():

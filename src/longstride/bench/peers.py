@@ -204,7 +204,7 @@ def run_peers(
         out: Folder of the results; ``work`` in it keeps finished parts.
         peers: Folder with the peers' files, ``benchmarks/peers`` of a checkout; None leaves them out.
         nfes: Network calls; default: the case's.
-        names: Peers; default: all.
+        names: Samplers to find besides the classical ones: of :data:`PEERS`, :data:`IIA` and :data:`OURS`; default: all.
         seed: Shifts every seed.
         say: Called with (what is being done, done, total).
     """
@@ -219,6 +219,7 @@ def run_peers(
         seed=seed,
     )
     methods = load_peers(peers, names, one.backprop)
+    ours = tuple(name for name in (*IIA, *OURS) if not names or name in names)
     folder = out / "work" / f"peers_{case.slug}"
     file = out / f"peers_{case.slug}.json"
 
@@ -235,29 +236,52 @@ def run_peers(
         return results
 
     for nfe in study.nfes:
-        results = measure(
-            nfe, _find(_Field(model, one, nfe, seed), methods, folder / "found", f"{case.slug} at {nfe} calls", say)
-        )
+        field, what = _Field(model, one, nfe, seed), f"{case.slug} at {nfe} calls"
+        known = load_results(file).about["search"] if file.exists() else {}
+        budget = known.get(f"gauss_newton-{nfe}", {}).get("calls")
+        results = measure(nfe, _find(field, ours, methods, folder / "found", what, budget, say))
     for nfe, wanted in YARDSTICKS.items():
         if nfe not in results.nfes:
             results = measure(nfe, _Field(model, one, nfe, seed).classical(wanted))
     return results
 
 
-def _find(field: _Field, methods: Mapping[str, Any], folder: Path, what: str, say: Say) -> dict[str, _Entry]:
-    """All samplers of a network and number of calls; tables that were found before are read."""
+def _find(
+    field: _Field,
+    ours: tuple[str, ...],
+    methods: Mapping[str, Any],
+    folder: Path,
+    what: str,
+    budget: int | None,
+    say: Say,
+) -> dict[str, _Entry]:
+    """All samplers of a network and number of calls; tables that were found before are read.
+
+    Args:
+        field: Finds them.
+        ours: Those of this package.
+        methods: Modules of the peers.
+        folder: Of what was found before.
+        what: What is said to be done.
+        budget: Network calls of peers that learn by backprop where our own fit is not among ``ours``.
+        say: Called with (what, done, total).
+
+    Raises:
+        InputError: such a peer, and no calls that our own fit spent.
+    """
     found = field.classical()
-    ours = (*IIA, *OURS)
-    total = len(ours) + len(methods)
     for done, name in enumerate((*ours, *methods)):
-        say(what, done, total)
+        say(what, done, len(ours) + len(methods))
         if name in ours:
             find = field.own(name, found)
         else:
             module = methods[name]
-            find = field.peer(module.find, found["gauss_newton"].about["calls"] if module.BACKPROP else None)
+            spent = found["gauss_newton"].about["calls"] if "gauss_newton" in found else budget
+            if module.BACKPROP and spent is None:
+                raise InputError(f"{name} may spend as many network calls as gauss_newton did: run that first")
+            find = field.peer(module.find, spent if module.BACKPROP else None)
         found[name] = _kept(folder / f"{name}-{field.nfe}.json", find, field)
-    say(what, total, total)
+    say(what, 1, 1)
     return found
 
 
@@ -281,19 +305,20 @@ def _kept(file: Path, find: Callable[[], _Entry], field: _Field) -> _Entry:
 
 
 def load_peers(folder: Path | None, names: tuple[str, ...], backprop: bool) -> dict[str, Any]:
-    """Modules of the peers by name.
+    """Modules of the peers by name; names of this package's own samplers are passed over.
 
     Raises:
-        InputError: no such folder or peer.
+        InputError: no such folder or sampler.
     """
+    for name in names:
+        if name not in (*PEERS, *IIA, *OURS):
+            raise unknown("sampler", name, (*PEERS, *IIA, *OURS))
     if folder is None:
         return {}
     if not (folder / "__init__.py").is_file():
         raise InputError(f"{folder} holds no peers: run in a checkout of the repository, or give its benchmarks/peers")
-    for name in names:
-        if name not in PEERS:
-            raise unknown("peer", name, PEERS)
     if str(folder.parent) not in sys.path:
         sys.path.insert(0, str(folder.parent))
-    modules = {name: importlib.import_module(f"{folder.name}.{name}") for name in names or PEERS}
+    chosen = [name for name in names or PEERS if name in PEERS]
+    modules = {name: importlib.import_module(f"{folder.name}.{name}") for name in chosen}
     return {name: module for name, module in modules.items() if backprop or not module.BACKPROP}

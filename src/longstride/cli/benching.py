@@ -105,7 +105,7 @@ def peers(
     out: Out = Path("bench-peers"),
     case: Annotated[list[str] | None, typer.Option(help="Network; may be repeated. Default: all.")] = None,
     nfe: Annotated[list[int] | None, typer.Option(help="Network calls; may be repeated. Default: the case's.")] = None,
-    peer: Annotated[list[str] | None, typer.Option(help="Peer; may be repeated. Default: all.")] = None,
+    peer: Annotated[list[str] | None, typer.Option(help="Sampler; may be repeated. Default: all.")] = None,
     folder: Annotated[Path, typer.Option(help="The peers' files, in a checkout of the repository.")] = Path(
         "benchmarks/peers"
     ),
@@ -114,8 +114,8 @@ def peers(
 ) -> None:
     """Classical solvers, IIA, our own fits and published peers: the same networks, noise and network calls.
 
-    Peers that learn by backprop may spend as many network calls as our own calibration did. Every number of calls is
-    added to the results file of its network.
+    Peers that learn by backprop may spend as many network calls as our own calibration did. What is measured is added
+    to the results file of its network; gauss_newton, global and iia_ddim are names of samplers too.
     """
     from longstride.bench.peers import peer_cases, run_peers
     from longstride.cli.render import results_table

@@ -87,7 +87,7 @@ class Results:
 
 
 def merged(old: Results, new: Results) -> Results:
-    """Results of one study at several numbers of calls: the new lines in place of the old ones of the same numbers.
+    """Results of one study from several runs: new lines in place of old ones of the same sampler and number of calls.
 
     Args:
         old: What was measured before.
@@ -99,17 +99,13 @@ def merged(old: Results, new: Results) -> Results:
     settings = [{k: v for k, v in one.about["study"].items() if k != "nfes"} for one in (old, new)]
     if settings[0] != settings[1] or old.about["model"] != new.about["model"]:
         raise InputError("the results that are there are of another model or other samples: move them away first")
-    kept = [line for line in old.lines if line.contestant != "teacher" and line.nfe not in new.nfes]
+    again = {(line.contestant, line.nfe) for line in new.lines}
+    kept = [line for line in old.lines if line.contestant != "teacher" and (line.contestant, line.nfe) not in again]
+    # As they came, but by number of calls.
     lines = sorted([*kept, *new.lines], key=lambda line: (line.contestant != "teacher", line.nfe))
     nfes = sorted({*old.nfes, *new.nfes})
-    searches = {
-        name: found
-        for name, found in old.about.get("search", {}).items()
-        if int(name.rpartition("-")[2]) not in new.nfes
-    }
-    labels = {**old.about.get("labels", {}), **new.about.get("labels", {})}
-    about = {**new.about, "labels": labels, "study": {**new.about["study"], "nfes": nfes}}
-    return Results({**about, "search": {**searches, **new.about.get("search", {})}}, tuple(lines))
+    joined = {name: {**old.about.get(name, {}), **new.about.get(name, {})} for name in ("labels", "search")}
+    return Results({**new.about, **joined, "study": {**new.about["study"], "nfes": nfes}}, tuple(lines))
 
 
 def save_results(results: Results, path: Path) -> None:
