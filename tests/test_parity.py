@@ -36,11 +36,9 @@ from torch import Tensor
 import longstride as ls
 
 pytestmark = [
-    # diffusers announces the end of algorithm_type="dpmsolver", and hands tensors to NumPy functions.
+    # diffusers announces the end of algorithm_type="dpmsolver".
     pytest.mark.filterwarnings("ignore:`algorithm_type:FutureWarning"),
     pytest.mark.filterwarnings("ignore:.*algorithm_type dpmsolver is deprecated:FutureWarning"),
-    pytest.mark.filterwarnings("ignore:__array__ implementation doesn't accept a copy:DeprecationWarning"),
-    pytest.mark.filterwarnings("ignore:__array_wrap__ must accept context:DeprecationWarning"),
 ]
 
 DDIM, PNDM, IPNDM = diffusers.DDIMScheduler, diffusers.PNDMScheduler, diffusers.IPNDMScheduler

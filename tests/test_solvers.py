@@ -383,3 +383,16 @@ LEVELS, TO_ZERO = [2.0, 1.0, 0.5], [2.0, 0.0]
 def test_refusals_name_what_was_wrong(name, sigmas, options, message):
     with pytest.raises(ls.InputError, match=message):
         ls.build(name, sigmas, **options)
+
+
+def test_heun_in_sigma_is_for_flows():
+    """On a velocity that is constant along straight lines it is exact, from alpha = 0 on."""
+    sigmas = np.array([1.0, 0.7, 0.3, 0.0])
+    table = ls.build("heun", sigmas, alphas=1 - sigmas, variable="sigma")
+    assert table.nfe == 5
+    x = ls.sample(lambda x, sigma: torch.full_like(x, 0.25), torch.full((1, 2), 3.0, dtype=torch.float64), table)
+    torch.testing.assert_close(x, torch.full_like(x, 0.25), rtol=0, atol=1e-15)
+    with pytest.raises(ls.InputError, match="for rectified flows, these levels are of family 've'"):
+        ls.build("heun", [3.0, 1.0, 0.0], variable="sigma")
+    with pytest.raises(ls.InputError, match="unknown variable 't'"):
+        ls.build("heun", [3.0, 1.0, 0.0], variable="t")

@@ -27,7 +27,7 @@ from torch import Tensor
 from longstride.errors import InputError, unknown
 from longstride.schedule import Schedule
 
-__all__ = ["Denoiser", "Prediction", "as_denoiser"]
+__all__ = ["Denoiser", "DynamicThreshold", "Prediction", "as_denoiser", "clean_weights", "combined"]
 
 Prediction = Literal["noise", "data", "v", "flow", "score"]
 
@@ -146,22 +146,69 @@ class Denoiser:
         return out.to(torch.promote_types(x_t.dtype, torch.float32))
 
     def _finish(self, out: Tensor, x_t: Tensor, alpha: float, sigma: float) -> Tensor:
-        if alpha == 0 and self.prediction in ("noise", "score"):
-            raise InputError(
-                f"a {self.prediction} prediction does not tell the clean picture at alpha = 0 (sigma = {sigma:g}): "
-                "start below the schedule's last level"
-            )
-        if self.prediction == "noise":
-            clean = (x_t - sigma * out) / alpha
-        elif self.prediction == "data":
-            clean = out
-        elif self.prediction == "v":
-            clean = (alpha * x_t - sigma * out) / (alpha**2 + sigma**2)
-        elif self.prediction == "flow":
-            clean = x_t - sigma * out
-        else:
-            clean = (x_t + sigma**2 * out) / alpha
+        clean = combined(x_t, out, clean_weights(self.prediction, alpha, sigma))
         return clean if self.threshold is None else self.threshold(clean)
+
+
+def clean_weights(prediction: Prediction, alpha: float, sigma: float) -> tuple[float, float]:
+    """Weights of the state and of what a network returned in the clean prediction; see the table of the module.
+
+    Args:
+        prediction: What the network predicts.
+        alpha: Of the state, on the network's own scale.
+        sigma: Likewise.
+
+    Raises:
+        InputError: a prediction of noise at alpha = 0.
+    """
+    if alpha == 0 and prediction in ("noise", "score"):
+        raise InputError(
+            f"a {prediction} prediction does not tell the clean picture at alpha = 0 (sigma = {sigma:g}): "
+            "start below the schedule's last level"
+        )
+    if prediction == "noise":
+        return 1 / alpha, -sigma / alpha
+    if prediction == "data":
+        return 0.0, 1.0
+    if prediction == "v":
+        energy = alpha**2 + sigma**2
+        return alpha / energy, -sigma / energy
+    return (1.0, -sigma) if prediction == "flow" else (1 / alpha, sigma**2 / alpha)
+
+
+def combined(x: Tensor, out: Tensor, weights: tuple[float, float]) -> Tensor:
+    """``weights[0] * x + weights[1] * out``, in float32 or better.
+
+    Args:
+        x: State.
+        out: What the network returned, in the shape of ``x``.
+        weights: Of the two.
+    """
+    of_state, of_output = weights
+    wide = out.to(torch.promote_types(torch.promote_types(x.dtype, out.dtype), torch.float32))
+    if of_state == 0:
+        return wide if of_output == 1 else wide * of_output
+    return torch.add(wide * of_output, x, alpha=of_state)
+
+
+class DynamicThreshold:
+    """Clean predictions clamped to a quantile of their own absolute values, and divided by it (Imagen).
+
+    Args:
+        ratio: The quantile, per sample.
+        largest: No prediction is divided by more than this.
+
+    References:
+        Saharia et al., Photorealistic text-to-image diffusion models, 2022, Sec. 2.3. https://arxiv.org/abs/2205.11487
+    """
+
+    def __init__(self, ratio: float = 0.995, largest: float = 1.0) -> None:
+        self.ratio, self.largest = ratio, largest
+
+    def __call__(self, clean: Tensor) -> Tensor:
+        bound = torch.quantile(clean.flatten(1).abs(), self.ratio, dim=1).clamp(1.0, max(1.0, self.largest))
+        bound = bound.reshape(-1, *(1,) * (clean.ndim - 1))
+        return clean.clamp(-bound, bound) / bound
 
 
 def _stack(conditional: Any, unconditional: Any, count: int) -> Any:

@@ -90,6 +90,19 @@ class Run:
         """The level of :attr:`x`, as a Python float."""
         return float(self._levels[self.k])
 
+    def replace(self, x: Tensor) -> None:
+        """Take another state in place of :attr:`x`, from whoever drives the run and has changed it.
+
+        Raises:
+            InputError: it has another shape.
+        """
+        if x.shape != self.history.states[self.k].shape:
+            raise InputError(
+                f"the state had shape {tuple(self.history.states[self.k].shape)} and now has {tuple(x.shape)}, at call "
+                f"{self.k + 1} of {self.table.nfe}"
+            )
+        self.history.states[self.k] = x.to(self.history.dtype)
+
     def see(self, prediction: Tensor) -> None:
         """Take what the network returned for :attr:`x`.
 

@@ -175,6 +175,37 @@ class SolverTable:
         )
         return replace(self, rows=rows)
 
+    def chained(self) -> SolverTable:
+        """The same sampler with every row read from the state before it, and from outputs.
+
+        What runs where others change states between the calls, as inpainting does: a row in normal form would never
+        see the change.
+        """
+        rows = []
+        for k in range(1, self.nfe + 1):
+            ratio = float(self.a[k] / self.a[k - 1]) if self.a[k - 1] != 0 else 0.0
+            first = {0: float(self.a[k])} if self.a[k - 1] == 0 else {}
+            weights = self.b[k] - ratio * self.b[k - 1]
+            outputs = {j: float(weights[j]) for j in range(k)}
+            rows.append((Row({k - 1: ratio}, outputs) + Row(first)).pruned())
+        return replace(self, rows=tuple(rows))
+
+    def rescaled(self, factors: Array) -> SolverTable:
+        """The same sampler in another frame: its state k is ``factors[k]`` times this one's.
+
+        Args:
+            factors: Positive, shape ``(K + 1,)``; alphas and sigmas are multiplied by them too.
+        """
+        scale = [float(f) for f in factors]
+        rows = tuple(
+            Row(
+                {i: w * scale[k] / scale[i] for i, w in row.states.items()},
+                {j: w * scale[k] for j, w in row.outputs.items()},
+            )
+            for k, row in enumerate(self.rows, start=1)
+        )
+        return replace(self, alphas=self.alphas * factors, sigmas=self.sigmas * factors, rows=rows)
+
     def step_of_row(self, k: int) -> int:
         """Index of the grid state from which the step that contains row ``k`` (1 … K) starts."""
         return max(g for g in self.grid if g < k)

@@ -204,7 +204,8 @@ def run_peers(
         out: Folder of the results; ``work`` in it keeps finished parts.
         peers: Folder with the peers' files, ``benchmarks/peers`` of a checkout; None leaves them out.
         nfes: Network calls; default: the case's.
-        names: Samplers to find besides the classical ones: of :data:`PEERS`, :data:`IIA` and :data:`OURS`; default: all.
+        names: Samplers to find besides the classical ones, of :data:`PEERS`, :data:`IIA` and :data:`OURS`; default:
+            all.
         seed: Shifts every seed.
         say: Called with (what is being done, done, total).
     """

@@ -120,7 +120,9 @@ def _search(search: SearchData) -> list[RenderableType]:
         for n, step in enumerate(search.iterations):
             robust = [math.sqrt(max(value, 0.0)) for value in (step.objective, step.held_out)]
             numbers = [f"{value:.4f}" for value in (*robust, step.rmse, step.held_out_rmse)]
-            table.add_row("start" if n == 0 else str(n), str(step.samples), *numbers, f"{step.damping:.0e}" if n else "")
+            table.add_row(
+                "start" if n == 0 else str(n), str(step.samples), *numbers, f"{step.damping:.0e}" if n else ""
+            )
         parts += [lines, table, Text(f"stopped: {search.stopped}", style="dim")]
     else:
         lines.add_row("stopped", search.stopped)

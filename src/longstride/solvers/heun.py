@@ -1,41 +1,66 @@
-"""EDM's second-order Heun solver."""
+"""Heun's second-order solver, as EDM and as rectified flows use it."""
 
 from __future__ import annotations
 
+from typing import Literal, get_args
+
+from longstride.errors import InputError, unknown
 from longstride.nodes import Nodes
-from longstride.table import SolverTable, TableBuilder
+from longstride.table import Row, SolverTable, TableBuilder
 
 __all__ = ["heun"]
 
+Variable = Literal["ratio", "sigma"]
 
-def heun(nodes: Nodes) -> SolverTable:
-    r"""Heun's trapezoidal rule in :math:`\rho = \sigma / \alpha`, deterministic part of EDM's Algorithm 1.
+
+def heun(nodes: Nodes, variable: Variable = "ratio") -> SolverTable:
+    r"""Heun's trapezoidal rule; by default in :math:`\rho = \sigma / \alpha`, EDM's Algorithm 1 without noise.
 
     .. math:: \tilde x_{i+1} = x_i + (\rho_{i+1} - \rho_i)\, \epsilon_i, \qquad
               x_{i+1} = x_i + (\rho_{i+1} - \rho_i)\, \tfrac12 (\epsilon_i + \tilde\epsilon_{i+1})
 
-    (written for alpha = 1). A last step to sigma 0 is Euler's.
+    (written for alpha = 1). In the sigma of a rectified flow, whose velocity is :math:`u = \epsilon - x_0`, it is
+
+    .. math:: \tilde x_{i+1} = x_i + (\sigma_{i+1} - \sigma_i)\, u_i, \qquad
+              x_{i+1} = x_i + (\sigma_{i+1} - \sigma_i)\, \tfrac12 (u_i + \tilde u_{i+1})
+
+    which can start at alpha = 0. A last step to sigma 0 is Euler's.
 
     Args:
         nodes: ``(alpha, sigma)`` from noisy to clean, each ``(N + 1,)``; the last sigma may be 0.
+        variable: ``"ratio"``, or ``"sigma"`` for a rectified flow (alpha + sigma = 1).
 
     Returns:
         A table with ``nfe = 2 N``, or ``2 N - 1`` when it ends at sigma 0.
 
     Raises:
-        InputError: a first alpha of 0.
+        InputError: a first alpha of 0 in ``"ratio"``, or levels that are no flow's in ``"sigma"``.
 
     References:
         Karras et al., Elucidating the Design Space of Diffusion-Based Generative Models, 2022, Algorithm 1.
         https://arxiv.org/abs/2206.00364
     """
+    if variable not in get_args(Variable):
+        raise unknown("variable", variable, get_args(Variable))
+    if variable == "sigma" and nodes.family != "flow":
+        raise InputError(f"heun in sigma is for rectified flows, these levels are of family {nodes.family!r}")
     table = TableBuilder(nodes)
     for i in table.levels():
-        here, end = table.at(i), (nodes.alphas[i + 1], nodes.sigmas[i + 1])
-        euler = table.transfer(i, table.noise(here), *end)
-        if nodes.sigmas[i + 1] == 0:
-            table.step(euler)
+        here, end = table.at(i), (float(nodes.alphas[i + 1]), float(nodes.sigmas[i + 1]))
+
+        def moved(slope: Row, i: int = i, end: tuple[float, float] = end) -> Row:
+            """The state at the end of the step, from a mean noise, or a mean velocity."""
+            if variable == "ratio":
+                return table.transfer(i, slope, *end)
+            return table.state(table.at(i)) + (end[1] - float(nodes.sigmas[i])) * slope
+
+        def slope(j: int, sigma: float) -> Row:
+            return table.noise(j) if variable == "ratio" else (table.state(j) - table.data(j)) / sigma
+
+        first = slope(here, float(nodes.sigmas[i]))
+        if end[1] == 0:
+            table.step(moved(first))
             continue
-        ahead = table.stage(euler, *end)
-        table.step(table.transfer(i, (table.noise(here) + table.noise(ahead)) / 2, *end))
-    return table.table("heun")
+        ahead = table.stage(moved(first), *end)
+        table.step(moved((first + slope(ahead, end[1])) / 2))
+    return table.table("heun", variable=variable)

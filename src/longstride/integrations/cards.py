@@ -1,0 +1,73 @@
+"""Whether a card is for what a pipeline is about to do."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+
+from longstride.book import CardBook
+from longstride.card import Card
+from longstride.errors import CardError
+from longstride.integrations.levels import Levels, Process
+from longstride.integrations.plan import Plan, plan_of_table
+
+__all__ = ["plan_of_card"]
+
+#: A card whose first level is farther than this from the pipeline's own, as a factor, is for another process or shift.
+_FARTHEST = 1.25
+
+
+def plan_of_card(
+    loaded: Card | CardBook,
+    nfe: int | None,
+    levels: Levels,
+    guidance: float | None,
+    config: Mapping[str, Any],
+    process: Process,
+) -> Plan:
+    """The plan of a card for a run.
+
+    Args:
+        loaded: The card, or the book to choose it from.
+        nfe: Network calls; None where the pipeline sets levels of its own.
+        levels: That the classical solver would visit.
+        guidance: Guidance scale of the pipeline, or None where nobody has said it.
+        config: Settings of the scheduler.
+        process: Scale of the pipeline's states.
+
+    Raises:
+        CardError: the card is for another run; says in what it differs.
+        InputError: it is for another kind of network.
+    """
+    cards = [entry.card for entry in loaded.entries] if isinstance(loaded, CardBook) else [loaded]
+    kind = "book" if isinstance(loaded, CardBook) else "card"
+    if nfe is None:
+        raise CardError(f"the pipeline sets levels of its own, this {kind} has others")
+    cards = [card for card in cards if card.nfe == nfe] or _differs(
+        kind, "network calls", sorted({card.nfe for card in cards}), nfe
+    )
+    scales = sorted({card.model.guidance for card in cards}, key=lambda scale: scale or 0.0)
+    if guidance is None and len(scales) > 1:
+        shown = ", ".join(map(str, scales))
+        raise CardError(f"this book is for guidance {shown}: say which with guidance_scale=")
+    if guidance is not None:
+        cards = [card for card in cards if card.model.guidance in (guidance, None if guidance == 1 else guidance)]
+        cards = cards or _differs(kind, "guidance", scales, guidance)
+    card = cards[0]
+    if card.schedule.times is None:
+        raise CardError("this card was calibrated on a plain function and does not know the network's times")
+    plan = plan_of_table(card.table, np.array(card.schedule.times), config, process)
+    first, wanted = (float(one[0]) for one in (plan.ratios, levels.sigmas if process == "flow" else levels.ratios))
+    if np.isfinite(first) and np.isfinite(wanted) and not 1 / _FARTHEST < first / wanted < _FARTHEST:
+        raise CardError(
+            f"this {kind} starts at noise level {first:.4g}, the pipeline at {wanted:.4g}: another process, shift or "
+            "timestep_spacing"
+        )
+    return plan
+
+
+def _differs(kind: str, what: str, known: list[Any], wanted: Any) -> list[Card]:
+    shown = ", ".join(map(str, known))
+    raise CardError(f"this {kind} is for {what} {shown}, not {wanted}")

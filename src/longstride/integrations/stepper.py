@@ -1,0 +1,150 @@
+"""One run per thread: what a pipeline set, and where it stands."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from torch import Tensor
+
+from longstride.denoiser import combined
+from longstride.errors import InputError
+from longstride.integrations.levels import Levels
+from longstride.integrations.plan import Plan
+from longstride.sampler import Run
+from longstride.schedule import Schedule
+from longstride.table import SolverTable
+
+__all__ = ["Setup", "Stepper"]
+
+
+@dataclass(frozen=True)
+class Setup:
+    """What ``set_timesteps`` decided.
+
+    Attributes:
+        plan: Of whole runs.
+        levels: Of its steps.
+        schedule: The process.
+        timesteps: What the network is told at every call, shape ``(K,)``.
+        calibrated: Whether the plan is a card's.
+    """
+
+    plan: Plan
+    levels: Levels
+    schedule: Schedule
+    timesteps: Tensor
+    calibrated: bool
+
+
+class _Thread(threading.local):
+    """Where one thread stands."""
+
+    setup: Setup | None = None
+    run: Run | None = None
+    #: Call that the next run begins with, where the pipeline has said so.
+    begin: int | None = None
+    #: Calls of the plan before the first of the run.
+    offset: int = 0
+    #: The state that was returned last.
+    given: Tensor | None = None
+
+
+class Stepper:
+    """Runs plans, each thread its own.
+
+    A thread that has set nothing follows what was set last, so that a scheduler may be prepared in one thread and used
+    in others.
+
+    Args:
+        rest: Makes the table for a run that begins with a later call, from the setup and the call.
+    """
+
+    def __init__(self, rest: Callable[[Setup, int], SolverTable]) -> None:
+        self.rest = rest
+        self.latest: Setup | None = None
+        self.local = _Thread()
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {key: value for key, value in self.__dict__.items() if key != "local"}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__dict__.update(state)
+        self.local = _Thread()
+
+    @property
+    def setup(self) -> Setup:
+        """What this thread follows.
+
+        Raises:
+            InputError: nothing was set.
+        """
+        found = self.local.setup or self.latest
+        if found is None:
+            raise InputError("set_timesteps must be called before this")
+        return found
+
+    def prepare(self, setup: Setup) -> None:
+        """Follow ``setup`` from now on, and forget the run of this thread."""
+        self.latest = self.local.setup = setup
+        self.local.run = self.local.given = self.local.begin = None
+
+    def begin_with(self, call: int) -> None:
+        """Let the next run begin with a call.
+
+        Raises:
+            InputError: there is no such call.
+        """
+        if (self.local.setup or self.latest) is not None and not 0 <= call < self.setup.plan.calls:
+            raise InputError(f"begin_index must be a call from 0 to {self.setup.plan.calls - 1}, got {call}")
+        self.local.begin = call
+
+    @property
+    def index(self) -> int | None:
+        """Index of the next call, or None before the first."""
+        run = self.local.run
+        return None if run is None else self.local.offset + run.k
+
+    def first(self, timestep: Any) -> int:
+        """The call that a run begins with: what was said, or else the first at the time ``timestep``."""
+        if self.local.begin is not None:
+            return self.local.begin
+        if timestep is None:
+            return 0
+        plan = self.setup.plan
+        found: list[int] = np.flatnonzero(plan.times == float(timestep)).tolist()
+        # A solver of several calls per step tells a time twice: once within a step, and once where the next begins.
+        return next((call for call in found if call in plan.table.grid), found[0] if found else 0)
+
+    def step(
+        self, output: Tensor, timestep: Any, sample: Tensor, threshold: Callable[[Tensor], Tensor] | None
+    ) -> Tensor:
+        """One row.
+
+        Args:
+            output: What the network returned, shape ``(B, *)``.
+            timestep: Says where a run begins; later steps are counted.
+            sample: The state that the network saw, in the same shape; it may have been changed since the last step.
+            threshold: Applied to the clean prediction, or None.
+
+        Raises:
+            InputError: a state of another shape, or a step after the last.
+        """
+        local, setup = self.local, self.setup
+        run = local.run
+        if run is None:
+            call = self.first(timestep)
+            run = local.run = Run(sample, self.rest(setup, call) if call else setup.plan.table)
+            local.offset = call
+        elif run.k == run.table.nfe:
+            raise InputError(f"all {setup.plan.calls} calls of this run are made: call set_timesteps for another")
+        elif sample is not local.given or sample.dtype == run.history.dtype:
+            run.replace(sample)
+        clean = combined(sample, output, setup.plan.clean[local.offset + run.k])
+        run.see(clean if threshold is None else threshold(clean))
+        run.advance()
+        local.given = run.x
+        return local.given
