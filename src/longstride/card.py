@@ -59,6 +59,7 @@ class Card(Part):
         steps: One report per fitted row; none where all were fitted together.
         search: How a fit of all rows together went, or None.
         end: Whole trajectories on held-out noise.
+        scheduler: Settings of the pipeline's scheduler, where it was calibrated on a pipeline.
     """
 
     format: Literal["longstride-card"] = "longstride-card"
@@ -76,6 +77,7 @@ class Card(Part):
     steps: list[RowData]
     search: SearchData | None = None
     end: EndData
+    scheduler: dict[str, Any] | None = None
 
     @staticmethod
     def of(

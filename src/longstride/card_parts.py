@@ -45,11 +45,13 @@ class ModelInfo(Part):
         name: Human-readable name.
         fingerprint: SHA-256 of the weights, or None when unknown.
         guidance: Classifier-free guidance scale, or None.
+        shape: Of one state, or None where it does not matter.
     """
 
     name: str = "unnamed"
     fingerprint: str | None = None
     guidance: Finite | None = None
+    shape: tuple[int, ...] | None = None
 
     def check(self, model: ModelInfo) -> None:
         """Make sure that what was calibrated on this model belongs to ``model``.
@@ -194,7 +196,7 @@ class IterationData(Part):
     rmse: Finite
     held_out_rmse: Finite
     damping: Finite
-    samples: int
+    samples: int | None = None
 
 
 class SearchData(Part):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -17,6 +18,20 @@ __all__ = ["plan_of_card"]
 
 #: A card whose first level is farther than this from the pipeline's own, as a factor, is for another process or shift.
 _FARTHEST = 1.25
+
+#: Settings of a scheduler that a card is only for one value of.
+_SETTINGS = (
+    "beta_start",
+    "beta_end",
+    "beta_schedule",
+    "prediction_type",
+    "rescale_betas_zero_snr",
+    "shift",
+    "flow_shift",
+    "use_dynamic_shifting",
+    "thresholding",
+    "clip_sample",
+)
 
 
 def plan_of_card(
@@ -56,6 +71,10 @@ def plan_of_card(
         cards = [card for card in cards if card.model.guidance in (guidance, None if guidance == 1 else guidance)]
         cards = cards or _differs(kind, "guidance", scales, guidance)
     card = cards[0]
+    for name in _SETTINGS if card.scheduler is not None else ():
+        then, now = card.scheduler.get(name), config.get(name)  # type: ignore[union-attr]
+        if then != now and None not in (then, now):
+            raise CardError(f"this {kind} was calibrated with {name} {then}, the pipeline has {now}")
     if card.schedule.times is None:
         raise CardError("this card was calibrated on a plain function and does not know the network's times")
     plan = plan_of_table(card.table, np.array(card.schedule.times), config, process)
@@ -65,7 +84,7 @@ def plan_of_card(
             f"this {kind} starts at noise level {first:.4g}, the pipeline at {wanted:.4g}: another process, shift or "
             "timestep_spacing"
         )
-    return plan
+    return plan if card.model.shape is None else replace(plan, shape=tuple(card.model.shape))
 
 
 def _differs(kind: str, what: str, known: list[Any], wanted: Any) -> list[Card]:

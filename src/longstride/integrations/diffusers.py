@@ -49,6 +49,8 @@ __all__ = ["LongstrideScheduler"]
 
 #: The card beside ``scheduler_config.json``.
 CARD_FILE = "longstride_card.json"
+#: Setups that are kept: a server is asked for the same few numbers of steps again and again.
+_MOST_SETUPS = 32
 _FLOW = ("FlowMatchEulerDiscreteScheduler", "FlowMatchHeunDiscreteScheduler")
 _EDM = ("EDMEulerScheduler", "EDMDPMSolverMultistepScheduler")
 
@@ -150,7 +152,8 @@ class LongstrideScheduler(SchedulerMixin, ConfigMixin):  # type: ignore[misc]
         self._card: Card | CardBook | None = None
         self.register_to_config(process=process or process_of(self.config))
         self.register_to_config(**settings_of(self.config, solver, self.process))
-        self._stepper = Stepper(self._rest)
+        self._stepper = Stepper(self._begin)
+        self._setups: dict[Any, Setup] = {}
         self._told: set[str] = set()
 
     # Making one
@@ -185,6 +188,12 @@ class LongstrideScheduler(SchedulerMixin, ConfigMixin):  # type: ignore[misc]
             InputError: there is no ``config``, neither here nor in the card.
         """
         loaded = card if isinstance(card, (Card, CardBook)) else load_any(card)
+        known = loaded.scheduler if isinstance(loaded, Card) else None
+        if config is None and known is None:
+            raise InputError(
+                "this card does not hold the settings of a scheduler: pass those of the pipeline, pipe.scheduler.config"
+            )
+        config = known if config is None else config
         made: LongstrideScheduler = cls.from_config(config, **{**kwargs, "card": CARD_FILE})
         made._card = loaded
         return made
@@ -291,10 +300,26 @@ class LongstrideScheduler(SchedulerMixin, ConfigMixin):  # type: ignore[misc]
         Raises:
             InputError: levels that the solver cannot use; or, where ``strict``, a card that does not apply.
         """
+        times, given = (None if one is None else tuple(map(float, one)) for one in (timesteps, sigmas))
+        key = (num_inference_steps, times, given, mu, str(device), repr(sorted(self.config.items())))
+        if key not in self._setups:
+            if len(self._setups) >= _MOST_SETUPS:
+                self._setups.clear()
+            self._setups[key] = self._setup_of(num_inference_steps, device, times, given, mu)
+        self._stepper.prepare(self._setups[key])
+
+    def _setup_of(
+        self,
+        steps: int | None,
+        device: str | torch.device | None,
+        timesteps: Sequence[float] | None,
+        sigmas: Sequence[float] | None,
+        mu: float | None,
+    ) -> Setup:
         config, solver, process = self.config, self.config.solver, self.process
         custom = timesteps is not None or sigmas is not None
-        steps = None if custom else num_inference_steps
-        levels = levels_of(config, solver, process, steps, timesteps=timesteps, sigmas=sigmas, mu=mu)
+        count = None if custom else steps
+        levels = levels_of(config, solver, process, count, timesteps=timesteps, sigmas=sigmas, mu=mu)
         schedule = schedule_of(config, solver, process)
         # Flow pipelines pass the levels that their scheduler would choose by itself.
         plan = self._calibrated(None if custom and process != "flow" else levels.steps, levels)
@@ -302,7 +327,7 @@ class LongstrideScheduler(SchedulerMixin, ConfigMixin):  # type: ignore[misc]
         if plan is None:
             plan = classical_plan(solver, levels, schedule, config, config.solver_options or {}, process)
         told = torch.from_numpy(plan.times).to(torch.int64 if plan.whole else torch.float32).to(device)
-        self._stepper.prepare(Setup(plan, levels, schedule, told, calibrated))
+        return Setup(plan, levels, schedule, told, calibrated)
 
     def _calibrated(self, nfe: int | None, levels: Levels) -> Plan | None:
         """The card's plan, or None where there is no card or it is for another run."""
@@ -377,10 +402,18 @@ class LongstrideScheduler(SchedulerMixin, ConfigMixin):  # type: ignore[misc]
             return lambda clean: clean.clamp(-bound, bound)
         return None
 
-    def _rest(self, setup: Setup, call: int) -> SolverTable:
-        """For a run from the middle: the classical solver from the level of a call, as many calls as are left."""
+    def _begin(self, setup: Setup, call: int, shape: torch.Size) -> SolverTable:
+        """What a run does that begins with a call: the plan, or where that is for other runs the classical solver."""
         if setup.calibrated:
-            self._refuse(f"this card is for whole runs, not for one that begins with call {call + 1}")
+            card, size = setup.plan.shape, tuple(shape[1:])
+            if call:
+                self._refuse(f"this card is for whole runs, not for one that begins with call {call + 1}")
+            elif card is None or card == size:
+                return setup.plan.table
+            else:
+                self._refuse(f"this card is for states of shape {card}, not {size}")
+        elif not call:
+            return setup.plan.table
         solver, left = continued(self.config.solver), setup.plan.calls - call
         levels = setup.plan.as_levels().after(after(setup.plan, call))
         options = self.config.solver_options or {}

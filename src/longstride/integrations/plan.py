@@ -36,6 +36,7 @@ class Plan:
         process: Scale of the states.
         prediction: What the network predicts, as diffusers names it.
         sigma_data: Of EDM's preconditioning.
+        shape: Of one state, where it is for no other.
     """
 
     table: SolverTable
@@ -44,6 +45,7 @@ class Plan:
     process: Process
     prediction: str
     sigma_data: float = 0.5
+    shape: tuple[int, ...] | None = None
 
     def __post_init__(self) -> None:
         _ = self.clean  # an impossible prediction is refused here, not in the middle of a run

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+import torch
 from torch import Tensor
 
 from longstride.denoiser import combined
@@ -60,11 +61,11 @@ class Stepper:
     in others.
 
     Args:
-        rest: Makes the table for a run that begins with a later call, from the setup and the call.
+        begin: Makes the table of a run, from the setup, the call that it begins with, and the shape of its state.
     """
 
-    def __init__(self, rest: Callable[[Setup, int], SolverTable]) -> None:
-        self.rest = rest
+    def __init__(self, begin: Callable[[Setup, int, torch.Size], SolverTable]) -> None:
+        self.begin = begin
         self.latest: Setup | None = None
         self.local = _Thread()
 
@@ -137,7 +138,7 @@ class Stepper:
         run = local.run
         if run is None:
             call = self.first(timestep)
-            run = local.run = Run(sample, self.rest(setup, call) if call else setup.plan.table)
+            run = local.run = Run(sample, self.begin(setup, call, sample.shape))
             local.offset = call
         elif run.k == run.table.nfe:
             raise InputError(f"all {setup.plan.calls} calls of this run are made: call set_timesteps for another")

@@ -21,10 +21,19 @@ from longstride.zoo.edm import EDMPreconditioning
 from longstride.zoo.pictures import PictureDecoder
 from longstride.zoo.text import Prompts, as_prompts
 
-__all__ = ["BUNDLED", "Model"]
+__all__ = ["BUNDLED", "Model", "weights_digest"]
 
 #: Models inside the package, by name.
 BUNDLED = {"garments": Path(__file__).parent / "garments"}
+
+
+def weights_digest(network: torch.nn.Module) -> str:
+    """SHA-256 over names, shapes and values (as float32) of all weights: the same on every device."""
+    digest = hashlib.sha256()
+    for name, value in sorted(network.state_dict().items()):
+        digest.update(f"{name}{tuple(value.shape)}".encode())
+        digest.update(value.detach().float().cpu().contiguous().numpy().tobytes())
+    return digest.hexdigest()
 
 
 @dataclass(frozen=True)
@@ -102,12 +111,7 @@ class Model:
 
         Those of the bare network: EDM's preconditioning around it changes nothing.
         """
-        digest = hashlib.sha256()
-        bare = self.network.bare if isinstance(self.network, EDMPreconditioning) else self.network
-        for name, value in sorted(bare.state_dict().items()):
-            digest.update(f"{name}{tuple(value.shape)}".encode())
-            digest.update(value.detach().float().cpu().contiguous().numpy().tobytes())
-        return digest.hexdigest()
+        return weights_digest(self.network.bare if isinstance(self.network, EDMPreconditioning) else self.network)
 
     def info(self, guidance: float | None = None) -> ModelInfo:
         """What a card says of this model.

@@ -1,0 +1,353 @@
+"""Calibrating a diffusers pipeline as it is: its own network, prompts, guidance, precision and hooks.
+
+A pipeline is turned into a function of a state and a level without touching it. It is called as always, but with a
+scheduler whose times have no end and whose ``step`` hands the guided prediction out and waits for the next state. So
+whatever the pipeline does between the network and the scheduler (classifier-free guidance and its rescaling, embedded
+guidance, prompts, packing of latents, casting, offloading) is part of the function that is calibrated.
+"""
+
+from __future__ import annotations
+
+import inspect
+import queue
+import threading
+from collections import OrderedDict
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from copy import copy
+from dataclasses import replace
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from longstride.calibration.calibrate import Calibration, Progress, calibrate
+from longstride.card import ModelInfo
+from longstride.denoiser import DIFFUSERS_PREDICTIONS, Denoiser, DynamicThreshold, as_denoiser
+from longstride.errors import InputError, LongstrideError
+from longstride.integrations.diffusers import LongstrideScheduler
+from longstride.solvers import build
+from longstride.table import SolverTable
+from longstride.zoo.model import weights_digest
+from longstride.zoo.text import as_prompts
+
+__all__ = ["PipelineDenoiser", "calibrate_pipeline"]
+
+#: Live calls of a pipeline that are kept waiting: its embeddings are computed once per batch of prompts.
+_MOST_CALLS = 16
+
+
+class _Over(Exception):
+    """The call of a pipeline has ended by itself."""
+
+
+class _Times:
+    """Times without an end, each asked for when the loop of the pipeline comes to it."""
+
+    def __init__(self, following: Callable[[], Tensor | None], first: Tensor, length: int) -> None:
+        self.following, self.first, self.length = following, first, length
+
+    def __len__(self) -> int:
+        return self.length
+
+    def __getitem__(self, index: Any) -> Any:
+        return self if isinstance(index, slice) else self.first
+
+    def __iter__(self) -> Iterator[Tensor]:
+        yield self.first
+        while (time := self.following()) is not None:
+            yield time
+
+
+class _Probe(LongstrideScheduler):
+    """A scheduler that hands predictions out and takes states in, from the thread of a pipeline's call."""
+
+    # Not in __init__, whose signature tells diffusers which settings there are.
+    @cached_property
+    def out(self) -> queue.Queue[Any]:
+        """From the pipeline: (prediction, state), or how it ended."""
+        return queue.Queue()
+
+    @cached_property
+    def back(self) -> queue.Queue[tuple[Tensor, Tensor] | None]:
+        """To the pipeline: (state, time), or None to end it."""
+        return queue.Queue()
+
+    _next: tuple[Tensor, Tensor] | None = None
+
+    @property
+    def timesteps(self) -> Any:
+        """What was set, and after that whatever is asked for."""
+        told = super().timesteps
+        return _Times(self._following, told[0], len(told))
+
+    def _following(self) -> Tensor | None:
+        return None if self._next is None else self._next[1]
+
+    def scale_model_input(self, sample: Tensor, timestep: Any = None) -> Tensor:
+        if self.process == "edm":
+            raise InputError("pipelines with EDM's preconditioning cannot be calibrated yet: use longstride.calibrate")
+        return sample
+
+    def step(self, model_output: Tensor, timestep: Any, sample: Tensor, *args: Any, **kwargs: Any) -> Any:
+        self.out.put((model_output, sample))
+        self._next = self.back.get()
+        following = sample if self._next is None else self._next[0].to(sample)
+        return (following,) if kwargs.get("return_dict") is False else _Output(following)
+
+
+class _Output:
+    """What pipelines read from ``step``."""
+
+    def __init__(self, sample: Tensor) -> None:
+        self.prev_sample = sample
+
+    def __getitem__(self, index: int) -> Tensor:
+        return (self.prev_sample,)[index]
+
+
+class _Call:
+    """One call of a pipeline, in a thread of its own, that stands in its loop.
+
+    Args:
+        pipeline: The pipeline; a shallow copy of it is called.
+        probe: Its scheduler for this call.
+        options: Of the call.
+        size: Samples.
+
+    Attributes:
+        state: First state of the samples, ``(size, *)``.
+    """
+
+    def __init__(self, pipeline: Any, probe: _Probe, options: Mapping[str, Any], size: int) -> None:
+        self.probe = probe
+        mine = copy(pipeline)
+        mine.scheduler = probe
+        mine.set_progress_bar_config(disable=True)
+
+        def run() -> None:
+            try:
+                mine(**options)
+                probe.out.put(_Over())
+            except BaseException as error:
+                probe.out.put(error)
+
+        self.thread = threading.Thread(target=run, daemon=True)
+        self.thread.start()
+        _, state = self._wait()
+        #: DiT's pipeline carries every state twice, once for each side of guidance.
+        self.copies = max(1, len(state) // size)
+        self.state = state[:size]
+
+    def _wait(self) -> tuple[Tensor, Tensor]:
+        found = self.probe.out.get()
+        if isinstance(found, _Over):
+            raise InputError("the pipeline ended without a step: its scheduler is not asked in a loop")
+        if isinstance(found, BaseException):
+            raise found
+        output, state = found
+        return output, state
+
+    def __call__(self, x: Tensor, time: Tensor) -> Tensor:
+        self.probe.back.put((torch.cat([x] * self.copies), time))
+        return self._wait()[0][: len(x)]
+
+    def end(self) -> None:
+        """Let the pipeline leave its loop."""
+        self.probe.back.put(None)
+        self.thread.join()
+
+
+class PipelineDenoiser:
+    """A pipeline as a network: called with states, times and the numbers of samples, in batches of one size.
+
+    Args:
+        pipeline: A diffusers pipeline.
+        steps: Steps that it is asked for: they tell its own scheduler the levels.
+        options: Of its calls, such as ``guidance_scale`` and ``height``.
+        per_sample: Options that hold one entry per sample, such as ``prompt``.
+        seeds: One per sample.
+        batch_size: Samples per call.
+        settings: Of the scheduler, in place of the pipeline's.
+    """
+
+    def __init__(
+        self,
+        pipeline: Any,
+        steps: int,
+        options: Mapping[str, Any],
+        per_sample: Mapping[str, Sequence[Any]],
+        seeds: Sequence[int],
+        batch_size: int,
+        settings: Mapping[str, Any],
+    ) -> None:
+        self.pipeline, self.steps, self.options, self.per_sample = pipeline, steps, dict(options), per_sample
+        self.seeds, self.batch_size, self.settings = seeds, batch_size, dict(settings)
+        self._calls: OrderedDict[tuple[int, ...], _Call] = OrderedDict()
+
+    def __call__(self, x: Tensor, times: Tensor, index: Tensor) -> Tensor:
+        numbers, time = index.tolist(), times.flatten()[0]
+        outputs = []
+        for begin in range(0, len(numbers), self.batch_size):
+            part = tuple(numbers[begin : begin + self.batch_size])
+            call = self.call(part)
+            outputs.append(call(x[begin : begin + len(part)].to(call.state.dtype), time).to(x))
+        return torch.cat(outputs)
+
+    def call(self, numbers: tuple[int, ...]) -> _Call:
+        """The live call for some samples, begun where there is none."""
+        if numbers not in self._calls:
+            while len(self._calls) >= _MOST_CALLS:
+                self._calls.popitem(last=False)[1].end()
+            probe = _Probe.from_config(self.pipeline.scheduler.config, **self.settings)
+            own = {name: [values[n % len(values)] for n in numbers] for name, values in self.per_sample.items()}
+            generators = [torch.Generator().manual_seed(self.seeds[n]) for n in numbers]
+            asked = {"generator": generators, "num_inference_steps": self.steps, "output_type": "latent"}
+            self._calls[numbers] = _Call(self.pipeline, probe, {**asked, **own, **self.options}, len(numbers))
+        self._calls.move_to_end(numbers)
+        return self._calls[numbers]
+
+    def close(self) -> None:
+        """End all calls."""
+        while self._calls:
+            self._calls.popitem()[1].end()
+
+
+def calibrate_pipeline(
+    pipeline: Any,
+    nfe: int,
+    *,
+    prompts: Sequence[str] | None = None,
+    guidance_scale: float | None = None,
+    negative_prompt: str | None = None,
+    samples: int = 128,
+    held_out: int = 48,
+    batch_size: int = 8,
+    seed: int = 0,
+    options: Mapping[str, Any] | None = None,
+    scheduler: Mapping[str, Any] | None = None,
+    method: str = "gauss_newton",
+    journal: str | Path | None = None,
+    progress: Progress | None = None,
+    **settings: Any,
+) -> Calibration:
+    """Calibrate a diffusers pipeline for ``nfe`` calls of its network (a guided pair counts as one).
+
+    Args:
+        pipeline: The pipeline, as it will be used: precision, offloading and quantisation stay as they are.
+        nfe: Network calls per picture.
+        prompts: Gone through in turn; default: sixteen plain ones. None of them for pipelines that take none.
+        guidance_scale: As in the call of the pipeline; default: the pipeline's own.
+        negative_prompt: Likewise.
+        samples: Samples that are fitted.
+        held_out: Further ones that decide whether the fit is accepted.
+        batch_size: Samples per call of the pipeline.
+        seed: Of the noise.
+        options: Further options of the call: ``{"height": 512, "width": 512, "guidance_rescale": 0.7}``.
+        scheduler: Settings in place of the pipeline's, such as ``{"timestep_spacing": "trailing"}``.
+        method: As in :func:`longstride.calibrate`.
+        journal: Likewise: a calibration that was killed goes on.
+        progress: Likewise.
+        **settings: Of the method.
+
+    Returns:
+        The calibration; ``result.card.save("card.json")``, then
+        ``pipe.scheduler = LongstrideScheduler.from_card("card.json")``.
+
+    Raises:
+        InputError: the pipeline cannot be driven from outside, or bad settings.
+    """
+    total = samples + held_out
+    takes = _parameters(pipeline)
+    per_sample: dict[str, Sequence[Any]] = {}
+    asked = dict(options or {})
+    if "prompt" in takes and not {"prompt", "prompt_embeds"} & set(asked):
+        per_sample["prompt"] = as_prompts(prompts)
+    elif "class_labels" in takes and "class_labels" not in asked:
+        per_sample["class_labels"] = range(1000)
+    elif prompts is not None:
+        raise InputError(f"{type(pipeline).__name__} takes no prompts")
+    if negative_prompt is not None:
+        per_sample["negative_prompt"] = [negative_prompt]
+    if guidance_scale is not None:
+        asked["guidance_scale"] = guidance_scale
+    if "prompt" not in takes and "class_labels" not in takes:
+        asked.setdefault("batch_size", batch_size)
+        asked.setdefault("output_type", "np")
+    if total % batch_size or samples % batch_size:
+        raise InputError(f"samples and held_out must be multiples of the batch size {batch_size}")
+    seeds = range(seed * 1_000_003, seed * 1_000_003 + total)
+    network = PipelineDenoiser(pipeline, nfe, asked, per_sample, seeds, batch_size, scheduler or {})
+    try:
+        first = network.call(tuple(range(batch_size)))
+        table = _base_table(first.probe)
+        denoiser = _denoiser(network, first.probe, total)
+        own = _own_alpha(first.probe, table)
+        states = [network.call(tuple(range(b, b + batch_size))).state for b in range(0, total, batch_size)]
+        noise = torch.cat([state.float() for state in states]) / own
+        config = {name: value for name, value in first.probe.config.items() if not name.startswith("_")}
+        result = calibrate(
+            denoiser,
+            noise,
+            table,
+            method=method,
+            held_out=held_out,
+            batch_size=batch_size,
+            model=_info(pipeline, guidance_scale, tuple(noise.shape[1:])),
+            seed=seed,
+            journal=journal,
+            progress=progress,
+            **({"scout_samples": max(batch_size, 32)} if method == "gauss_newton" else {}) | settings,
+        )
+    finally:
+        network.close()
+    return _with_scheduler(result, config)
+
+
+def _parameters(pipeline: Any) -> set[str]:
+    return set(inspect.signature(type(pipeline).__call__).parameters)
+
+
+def _base_table(probe: _Probe) -> SolverTable:
+    """DDIM on the levels that the pipeline would visit, in the denoiser's frame."""
+    setup = probe._stepper.setup
+    if setup.schedule.scaled:
+        return build("ddim", setup.levels.ratios, schedule=setup.schedule)
+    return build("ddim", setup.levels.sigmas, alphas=setup.levels.alphas, schedule=setup.schedule)
+
+
+def _own_alpha(probe: _Probe, table: SolverTable) -> float:
+    """What states in the denoiser's frame are multiplied by on the pipeline's scale, at the first level."""
+    schedule = probe._stepper.setup.schedule
+    return float(1 / np.hypot(1, table.sigmas[0])) if schedule.scaled else 1.0
+
+
+def _denoiser(network: PipelineDenoiser, probe: _Probe, total: int) -> Denoiser:
+    setup, config = probe._stepper.setup, probe.config
+    kind = setup.plan.prediction
+    threshold = probe._threshold
+    if isinstance(threshold, DynamicThreshold) and config.process != "vp":
+        raise InputError("thresholding is for pixels of variance-preserving networks")
+    return as_denoiser(
+        network,
+        setup.schedule,
+        DIFFUSERS_PREDICTIONS[kind],
+        condition={"index": torch.arange(total)},
+        threshold=threshold,
+    )
+
+
+def _info(pipeline: Any, guidance: float | None, shape: tuple[int, ...]) -> ModelInfo:
+    network = getattr(pipeline, "unet", None) or getattr(pipeline, "transformer", None)
+    name = str(getattr(pipeline, "name_or_path", "") or type(pipeline).__name__)
+    try:
+        digest = None if network is None else weights_digest(network)
+    except (LongstrideError, RuntimeError, NotImplementedError):  # offloaded or quantised weights cannot be read
+        digest = None
+    return ModelInfo(name=name, fingerprint=digest, guidance=guidance, shape=shape)
+
+
+def _with_scheduler(result: Calibration, config: Mapping[str, Any]) -> Calibration:
+    return replace(result, card=result.card.model_copy(update={"scheduler": dict(config)}))

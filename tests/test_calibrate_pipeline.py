@@ -1,0 +1,131 @@
+"""Calibrating whole pipelines: what is calibrated is what the pipeline then runs."""
+
+from __future__ import annotations
+
+import itertools
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from tiny_pipelines import latents_of, make_pipeline
+
+import longstride as ls
+from longstride.integrations.diffusers import LongstrideScheduler
+from longstride.integrations.pipelines import PipelineDenoiser, calibrate_pipeline
+
+pytestmark = [
+    pytest.mark.filterwarnings("ignore::FutureWarning"),
+    pytest.mark.filterwarnings("ignore::DeprecationWarning"),
+]
+
+SMALL = {"samples": 8, "held_out": 8, "iterations": 1, "scouts": 0, "reference_steps": 12}
+SIZE = {"height": 16, "width": 16}
+EMBEDDED = {
+    "prompt_embeds": torch.randn(8, 5, 16, generator=torch.Generator().manual_seed(3)),
+    "pooled_prompt_embeds": torch.randn(8, 8, generator=torch.Generator().manual_seed(4)),
+}
+CASES: dict[str, tuple[float | None, dict[str, Any]]] = {
+    "ddpm": (None, {}),
+    "stable_diffusion": (4.0, {**SIZE, "guidance_rescale": 0.3}),
+    "xl": (4.0, SIZE),
+    "dit": (3.0, {}),
+    "sd3": (4.0, SIZE),
+    "flux": (3.5, {**SIZE, **EMBEDDED}),
+}
+
+
+def network_of(pipeline: Any, name: str, batch_size: int = 4, steps: int = 4) -> PipelineDenoiser:
+    guidance, options = CASES[name]
+    own = {"guidance_scale": guidance} if guidance else {"batch_size": batch_size, "output_type": "np"}
+    per_sample = {"prompt": ["a cat", "two dogs", "a"]} if "guidance_rescale" in options or name == "xl" else {}
+    return PipelineDenoiser(pipeline, steps, {**options, **own}, per_sample, range(50), batch_size, {})
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_the_pipeline_then_draws_what_was_calibrated(name: str, tmp_path) -> None:
+    pipeline = make_pipeline(name, tmp_path)
+    guidance, options = CASES[name]
+    theirs = pipeline.scheduler
+    result = calibrate_pipeline(pipeline, 4, guidance_scale=guidance, options=options, **SMALL)
+    assert pipeline.scheduler is theirs
+    assert result.end.samples == 8
+    result.card.save(tmp_path / "card.json")
+
+    scheduler = LongstrideScheduler.from_card(tmp_path / "card.json", strict=True, guidance_scale=guidance)
+    pipeline.scheduler = scheduler
+    seen: list[tuple[torch.Tensor, torch.Tensor]] = []
+    step = scheduler.step
+
+    def watched(output: torch.Tensor, t: Any, sample: torch.Tensor, *args: Any, **kwargs: Any) -> Any:
+        found = step(output, t, sample, *args, **kwargs)
+        seen.append((sample, found[0] if isinstance(found, tuple) else found.prev_sample))
+        return found
+
+    scheduler.step = watched
+    given = {**{key: value[:2] for key, value in options.items() if isinstance(value, torch.Tensor)}}
+    more = {} if guidance is None else {"guidance_scale": guidance}
+    plain = {key: value for key, value in options.items() if not isinstance(value, torch.Tensor)}
+    latents_of(name, pipeline, 4, **more, **given, **plain)
+    assert len(seen) == 4
+    table = scheduler._stepper.setup.plan.table
+    assert result.card.table.nfe == 4
+    own = 1 / np.hypot(1, result.card.table.sigmas) if scheduler.process == "vp" else np.ones(5)
+    assert result.card.table.rescaled(own).distance(table) < 1e-9
+    for (_, after), (before, _) in itertools.pairwise(seen):
+        assert torch.equal(after, before)
+
+
+def test_a_pipeline_as_a_function_is_its_network(tmp_path) -> None:
+    pipeline = make_pipeline("ddpm", tmp_path)
+    network = network_of(pipeline, "ddpm")
+    x = torch.randn(4, 1, 8, 8, generator=torch.Generator().manual_seed(0))
+    for time in (999.0, 421.5, 3.0, 700.0):  # in any order, and between the times that were trained
+        times = torch.full((4,), time)
+        with torch.no_grad():
+            expected = pipeline.unet(x, times)[0]
+            torch.testing.assert_close(network(x, times, torch.arange(4)), expected)
+    network.close()
+
+
+def test_guidance_and_prompts_are_those_of_the_pipeline(tmp_path) -> None:
+    pipeline = make_pipeline("stable_diffusion", tmp_path)
+    network = network_of(pipeline, "stable_diffusion")
+    x = torch.randn(6, 4, 8, 8, generator=torch.Generator().manual_seed(0))
+    index = torch.tensor([0, 1, 2, 3, 4, 5])
+    found = network(x, torch.full((6,), 500.0), index)
+    texts = [["a cat", "two dogs", "a"][n % 3] for n in index]
+    both, no = pipeline.encode_prompt(texts, "cpu", 1, True)
+    with torch.no_grad():
+        uncond, cond = pipeline.unet(torch.cat([x, x]), 500.0, torch.cat([no, both]))[0].chunk(2)
+    guided = uncond + 4.0 * (cond - uncond)
+    dims = list(range(1, 4))
+    scaled = guided * cond.std(dim=dims, keepdim=True) / guided.std(dim=dims, keepdim=True)
+    torch.testing.assert_close(found, 0.3 * scaled + 0.7 * guided, rtol=1e-4, atol=1e-4)
+    network.close()
+
+
+def test_calls_that_are_not_needed_any_more_end(tmp_path, monkeypatch) -> None:
+    monkeypatch.setattr("longstride.integrations.pipelines._MOST_CALLS", 2)
+    pipeline = make_pipeline("ddpm", tmp_path)
+    network = network_of(pipeline, "ddpm", batch_size=2)
+    x = torch.randn(8, 1, 8, 8)
+    first = network(x, torch.full((8,), 300.0), torch.arange(8))
+    threads = [call.thread for call in network._calls.values()]
+    assert len(threads) == 2
+    torch.testing.assert_close(network(x, torch.full((8,), 300.0), torch.arange(8)), first)
+    network.close()
+    assert not any(thread.is_alive() for thread in threads)
+
+
+def test_bad_input_and_errors_of_the_pipeline_itself(tmp_path) -> None:
+    pipeline = make_pipeline("ddpm", tmp_path)
+    with pytest.raises(ls.InputError, match="DDPMPipeline takes no prompts"):
+        calibrate_pipeline(pipeline, 4, prompts=["a cat"], **SMALL)
+    with pytest.raises(ls.InputError, match="multiples of the batch size 5"):
+        calibrate_pipeline(pipeline, 4, batch_size=5, **SMALL)
+    with pytest.raises(TypeError, match="colour"):
+        calibrate_pipeline(pipeline, 4, options={"colour": "red"}, **SMALL)
+    guided = make_pipeline("stable_diffusion", tmp_path / "sd")
+    with pytest.raises(ValueError, match="`prompt` has to be of type"):
+        calibrate_pipeline(guided, 4, options={"prompt": 3}, **SMALL)
