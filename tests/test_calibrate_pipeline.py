@@ -9,8 +9,10 @@ import numpy as np
 import pytest
 import torch
 from tiny_pipelines import latents_of, make_pipeline
+from typer.testing import CliRunner
 
 import longstride as ls
+from longstride.cli import app
 from longstride.integrations.diffusers import LongstrideScheduler
 from longstride.integrations.pipelines import PipelineDenoiser, calibrate_pipeline
 
@@ -116,6 +118,54 @@ def test_calls_that_are_not_needed_any_more_end(tmp_path, monkeypatch) -> None:
     torch.testing.assert_close(network(x, torch.full((8,), 300.0), torch.arange(8)), first)
     network.close()
     assert not any(thread.is_alive() for thread in threads)
+
+
+def test_memory_that_is_short_halves_the_batch(tmp_path, monkeypatch) -> None:
+    pipeline = make_pipeline("ddpm", tmp_path)
+    forward = pipeline.unet.forward
+
+    def short(x: torch.Tensor, *args: Any, **kwargs: Any) -> Any:
+        if len(x) > 2:
+            raise torch.OutOfMemoryError("no room")
+        return forward(x, *args, **kwargs)
+
+    monkeypatch.setattr(pipeline.unet, "forward", short)
+    result = calibrate_pipeline(pipeline, 3, samples=8, held_out=8, method="iia")
+    assert result.end.samples == 8
+    with pytest.raises(torch.OutOfMemoryError):
+        calibrate_pipeline(pipeline, 3, samples=8, held_out=8, batch_size=4, method="iia")
+
+
+def test_from_the_command_line(tmp_path, monkeypatch, capsys) -> None:
+    """One command calibrates a saved pipeline, another draws with the card, and says where it does not apply."""
+    monkeypatch.chdir(tmp_path)
+    make_pipeline("stable_diffusion", tmp_path / "parts").save_pretrained(tmp_path / "pipeline")
+    (tmp_path / "prompts.txt").write_text("a cat\n# not this one\n\ntwo dogs\n")
+    run = CliRunner().invoke
+    few = ["--batch", "8", "--held-out", "8", "--iterations", "1", "--size", "16x16", "--guidance", "4", "--nfe", "3"]
+    done = run(app, ["calibrate", "pipeline", "--prompts", "prompts.txt", *few, "--json"])
+    assert done.exit_code == 0, done.output
+    card = ls.load_card("card.json")
+    assert (card.nfe, card.model.guidance, card.model.shape) == (3, 4.0, (4, 8, 8))
+    assert card.scheduler["beta_start"] == 0.00085
+    drawn = ["--prompt", "a cat", "--guidance", "4", "--size", "16x16", "--num", "2"]
+    done = run(app, ["sample", "pipeline", "--card", "card.json", *drawn, "--compare", "--out", "sheet.png"])
+    assert done.exit_code == 0, done.output
+    assert (tmp_path / "sheet.png").stat().st_size > 1000
+    assert "note" not in done.output
+    done = run(app, ["sample", "pipeline", "--card", "card.json", "--nfe", "5", *drawn, "--out", "pictures"])
+    assert "note: this card is for network calls 3, not 5; dpmpp_2m runs in its place" in done.output
+    assert len(list((tmp_path / "pictures").iterdir())) == 2
+    for wrong, message in (
+        (["calibrate", "pipeline", "--prompts", "none.txt"], "cannot read prompts from none.txt"),
+        (["calibrate", "pipeline", "--pipeline", "--nfe", "4-8"], "one number of calls and one guidance scale"),
+        (["calibrate", "nowhere", "--pipeline"], "cannot load a pipeline from 'nowhere'"),
+        (["sample", "pipeline", "--prompt", "a", "--size", "16"], "expected a size such as 512x512, got '16'"),
+        (["sample", "pipeline", "--prompt", "a", "--dtype", "int8"], "unknown dtype 'int8'"),
+    ):
+        done = run(app, wrong)
+        assert done.exit_code == 2
+        assert message in " ".join(done.output.split())
 
 
 def test_bad_input_and_errors_of_the_pipeline_itself(tmp_path) -> None:

@@ -34,9 +34,12 @@ __all__ = [
     "check_starts",
     "classical_starts",
     "first_batches",
+    "most_calls",
     "ranked",
 ]
 
+#: Classical solvers times grids, at most.
+_MOST_STARTS = 42
 #: Samples whose converged trajectories choose the levels of one grid.
 _TRAJECTORIES = 16
 
@@ -205,6 +208,27 @@ def calibrate_gauss_newton(
     finite = {key: value for key, value in objectives.items() if np.isfinite(value)}
     search = Search(base, errors, finite, start, tuple(lines), stopped)
     return replace(fitted, name=name), candidates[base], search
+
+
+def most_calls(nfe: int, fitted: int, held_out: int, settings: GaussNewtonSettings, reference_steps: int = 64) -> int:
+    """Network calls in samples that a calibration makes at most, its reference included and guidance not.
+
+    Args:
+        nfe: Network calls K of the table; a step costs about ``K³ / 6`` per sample.
+        fitted: Samples that are fitted.
+        held_out: Samples that decide.
+        settings: Of the calibration.
+        reference_steps: Steps of the converged solution.
+    """
+    reach = settings.window or nfe
+    free = sum((min(k, reach) + settings.levels + settings.column) * (nfe - k) for k in range(1, nfe))
+    few = min(settings.scout_samples, fitted)
+    seen = [min(fitted, settings.scout_samples * 2 ** (n + 1)) for n in range(settings.iterations)]
+    steps = sum(seen) + (few * settings.scouts * settings.scout_iterations if settings.scouts > 1 else 0)
+    # A few trials of every step, every start, the levels of the grid that is made for the network, and the check.
+    trials = (settings.iterations * fitted + settings.scouts * few + 2 * held_out * (settings.iterations + 2)) * nfe * 2
+    tried = (_MOST_STARTS * few * nfe + 2 * reference_steps * _TRAJECTORIES) if settings.scouts else few * nfe
+    return int(steps * (free + nfe)) + trials + tried + (fitted + held_out + 8) * reference_steps + 8 * held_out * nfe
 
 
 def balanced(residual: Residual, batches: Batches, base: SolverTable, reference: Reference) -> Residual:

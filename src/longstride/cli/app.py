@@ -9,7 +9,19 @@ from typing import Annotated, Any
 import typer
 
 from longstride import __version__
-from longstride.cli.common import Device, Group, Json, Seed, console, handled, progress_bars, use_device
+from longstride.cli.common import (
+    Device,
+    Dtype,
+    Group,
+    Json,
+    Negative,
+    Seed,
+    Size,
+    console,
+    handled,
+    progress_bars,
+    use_device,
+)
 from longstride.cli.convert import convert
 from longstride.cli.settings import check_nfes, guidances_of, nfes_of
 from longstride.processes import is_first
@@ -138,13 +150,24 @@ def calibrate(
     held_out: Annotated[
         int | None, typer.Option(help="Further samples that decide what is accepted; 48, iia and global 16.", min=1)
     ] = None,
-    batch_size: Annotated[int, typer.Option(help="Most samples per network call.", min=1)] = 64,
+    batch_size: Annotated[
+        int | None, typer.Option(help="Most samples per network call; 64, of pipelines 8.", min=1)
+    ] = None,
     guidance: Annotated[
         str | None,
         typer.Option(
             help="Classifier-free guidance scale; a guided call costs two. 1-8 or 1,3,7.5 make a book.", metavar="SCALE"
         ),
     ] = None,
+    prompts: Annotated[
+        Path | None, typer.Option(help="One prompt per line, of a text-to-image pipeline; implies --pipeline.")
+    ] = None,
+    pipeline: Annotated[
+        bool, typer.Option("--pipeline", help="Calibrate the whole diffusers pipeline as it is: SDXL, SD3, Flux, DiT.")
+    ] = False,
+    negative: Negative = None,
+    size: Size = None,
+    dtype: Dtype = "float32",
     seed: Seed = 0,
     device: Device = "cpu",
     as_json: Json = False,
@@ -163,6 +186,34 @@ def calibrate(
 
     settings = {"iterations": iterations, "residual": residual, "window": window, "ridge": ridge}
     settings |= {"directions": directions, "r": r, "substeps": substeps, "fine": fine}
+    given = {key: value for key, value in settings.items() if value is not None}
+    if pipeline or prompts is not None:
+        from longstride.cli.pipelines import calibrate_whole
+
+        whole = calibrate_whole(
+            model,
+            out,
+            nfes_of(nfe),
+            method=method,
+            prompts=prompts,
+            negative=negative,
+            guidances=guidances_of(guidance),
+            size=size,
+            dtype=dtype,
+            device=use_device(device),
+            samples=batch or 128,
+            held_out=held_out or 48,
+            batch_size=batch_size,
+            seed=seed,
+            quiet=as_json,
+            settings=given,
+        )
+        if as_json:
+            print(whole.card.dumps(), end="")
+        else:
+            console.print(card_summary(whole.card))
+            print(f"{whole.calls:,} calls of the pipeline in samples; card written to {out}")
+        return
     wanted = Wanted(
         model=model,
         out=out,
@@ -172,10 +223,10 @@ def calibrate(
         guidances=guidances_of(guidance),
         grid=grid,
         final=final,
-        settings={key: value for key, value in settings.items() if value is not None},
+        settings=given,
         batch=batch,
         held_out=held_out,
-        batch_size=batch_size,
+        batch_size=batch_size or 64,
         seed=seed,
         device=device,
         quiet=as_json,
@@ -215,11 +266,39 @@ def sample(
     compare: Annotated[bool, typer.Option(help="Show base, calibrated and converged from the same noise.")] = False,
     any_model: Annotated[bool, typer.Option(help="Use a card that was calibrated on other weights.")] = False,
     batch_size: Annotated[int, typer.Option(help="Most samples per network call.", min=1)] = 64,
+    prompt: Annotated[
+        list[str] | None, typer.Option(help="Of a text-to-image pipeline; may be repeated; implies --pipeline.")
+    ] = None,
+    pipeline: Annotated[bool, typer.Option("--pipeline", help="Draw with the whole diffusers pipeline.")] = False,
+    negative: Negative = None,
+    size: Size = None,
+    dtype: Dtype = "float32",
     seed: Seed = 0,
     device: Device = "cpu",
     as_json: Json = False,
 ) -> None:
     """Draw pictures with a card or with a classical solver."""
+    if pipeline or prompt:
+        from longstride.cli.pipelines import draw_whole
+
+        made = draw_whole(
+            model,
+            out,
+            card=card,
+            solver=solver,
+            nfe=nfe,
+            prompts=prompt or [],
+            negative=negative,
+            guidance=guidance,
+            size=size,
+            num=num,
+            compare=compare,
+            dtype=dtype,
+            device=use_device(device),
+            seed=seed,
+        )
+        _tell(made, as_json)
+        return
     from longstride.cli.sampling import draw
 
     made = draw(
@@ -238,11 +317,14 @@ def sample(
         seed=seed,
         device=use_device(device),
     )
+    _tell(made, as_json)
+
+
+def _tell(made: dict[str, Any], as_json: bool) -> None:
     if as_json:
         print(json.dumps(made))
-        return
-    for line in made["lines"]:
-        print(line)
+    else:
+        print("\n".join(made["lines"]))
 
 
 @app.command(epilog="Example: longstride show card.json")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Mapping
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +13,7 @@ from longstride.calibration import METHODS, Calibration, calibrate
 from longstride.calibration.calibrate import default_settings
 from longstride.calibration.iia import PUBLISHED, IIASettings
 from longstride.calibration.many import anchors_of, calibrate_book
+from longstride.calibration.search import GaussNewtonSettings, most_calls
 from longstride.cli.common import console, progress_bars, use_device
 from longstride.errors import InputError, unknown
 from longstride.evaluation.contestants import base_table
@@ -142,6 +143,10 @@ def _tell(wanted: Wanted, journal: Path) -> None:
         bound = (substeps + 1) * (fitted + held_out) * nfe * cost
         what += f": at most {bound:,} network calls in samples ({substeps} + 1 per sample and call)"
         what += ", then the check at the end"
+    elif isinstance(own, GaussNewtonSettings):
+        bound = most_calls(wanted.nfes[0], fitted, held_out, replace(own, **wanted.settings))
+        cost = 1 if wanted.guidances == [None] else 2
+        what += f": at most about {bound * cost:,} network calls in samples"
     console.print(what, highlight=False)
     if journal.exists():
         console.print(f"going on with the calibration that was stopped ({journal})", highlight=False)

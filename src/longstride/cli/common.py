@@ -18,7 +18,19 @@ from typer.core import TyperGroup
 from longstride.errors import InputError, LongstrideError
 from longstride.processes import is_first
 
-__all__ = ["Device", "Group", "Json", "Seed", "console", "handled", "progress_bars", "use_device"]
+__all__ = [
+    "Device",
+    "Dtype",
+    "Group",
+    "Json",
+    "Negative",
+    "Seed",
+    "Size",
+    "console",
+    "handled",
+    "progress_bars",
+    "use_device",
+]
 
 #: Results go to standard output; progress and errors to standard error, so that ``--json`` can be piped.
 console = Console()
@@ -28,6 +40,9 @@ Seed = Annotated[
     int, typer.Option(help="Seed of all noise; the same seed gives the same numbers.", min=0, max=2**31 - 1)
 ]
 Device = Annotated[str, typer.Option(help="Where the network runs: cpu, cuda, cuda:1, mps.")]
+Negative = Annotated[str | None, typer.Option(help="Pipelines: the negative prompt.")]
+Size = Annotated[str | None, typer.Option(help="Pipelines: pixels, such as 512x512.", metavar="WIDTHxHEIGHT")]
+Dtype = Annotated[str, typer.Option(help="Pipelines: float32, float16 or bfloat16.")]
 Json = Annotated[bool, typer.Option("--json", help="Print the results as JSON, and nothing else.")]
 
 P = ParamSpec("P")

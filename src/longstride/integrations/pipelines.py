@@ -224,7 +224,7 @@ def calibrate_pipeline(
     negative_prompt: str | None = None,
     samples: int = 128,
     held_out: int = 48,
-    batch_size: int = 8,
+    batch_size: int | None = None,
     seed: int = 0,
     options: Mapping[str, Any] | None = None,
     scheduler: Mapping[str, Any] | None = None,
@@ -243,7 +243,7 @@ def calibrate_pipeline(
         negative_prompt: Likewise.
         samples: Samples that are fitted.
         held_out: Further ones that decide whether the fit is accepted.
-        batch_size: Samples per call of the pipeline.
+        batch_size: Samples per call of the pipeline; default: 8, halved until one fits into memory.
         seed: Of the noise.
         options: Further options of the call: ``{"height": 512, "width": 512, "guidance_rescale": 0.7}``.
         scheduler: Settings in place of the pipeline's, such as ``{"timestep_spacing": "trailing"}``.
@@ -273,15 +273,22 @@ def calibrate_pipeline(
         per_sample["negative_prompt"] = [negative_prompt]
     if guidance_scale is not None:
         asked["guidance_scale"] = guidance_scale
-    if "prompt" not in takes and "class_labels" not in takes:
-        asked.setdefault("batch_size", batch_size)
-        asked.setdefault("output_type", "np")
-    if total % batch_size or samples % batch_size:
-        raise InputError(f"samples and held_out must be multiples of the batch size {batch_size}")
     seeds = range(seed * 1_000_003, seed * 1_000_003 + total)
-    network = PipelineDenoiser(pipeline, nfe, asked, per_sample, seeds, batch_size, scheduler or {})
+    size = batch_size or 8
+    while True:
+        if samples % size or held_out % size:
+            raise InputError(f"samples and held_out must be multiples of the batch size {size}")
+        own_size = {} if {"prompt", "class_labels"} & takes else {"batch_size": size, "output_type": "np"}
+        network = PipelineDenoiser(pipeline, nfe, {**own_size, **asked}, per_sample, seeds, size, scheduler or {})
+        try:
+            first = network.call(tuple(range(size)))
+            break
+        except torch.OutOfMemoryError:
+            if batch_size is not None or size == 1:
+                raise
+            size //= 2
+    batch_size = size
     try:
-        first = network.call(tuple(range(batch_size)))
         table = _base_table(first.probe)
         denoiser = _denoiser(network, first.probe, total)
         own = _own_alpha(first.probe, table)
