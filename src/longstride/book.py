@@ -18,7 +18,7 @@ from pydantic import Field, PrivateAttr
 
 from longstride import documents
 from longstride.calibration.filling import fill_guidance, resampled
-from longstride.card import Card, parse_card
+from longstride.card import CARD_FILE, Card, parse_card
 from longstride.card_parts import How, ModelInfo, Part, ScheduleData
 from longstride.errors import CardError, InputError
 from longstride.grid import Final, grid
@@ -283,12 +283,12 @@ def load_book(path: str | Path) -> CardBook:
 
 
 def load_any(path: str | Path) -> Card | CardBook:
-    """Read and validate a card or a book, whichever the file is.
+    """Read and validate a card or a book, whichever the file is; from the hub as :func:`~longstride.load_card`.
 
     Raises:
         CardError: as :func:`load_book` and :func:`~longstride.load_card`.
     """
-    raw = documents.read_json(path)
+    raw = documents.read_json(documents.located(path, CARD_FILE))
     book = isinstance(raw, dict) and raw.get("format") == "longstride-book"
     return _parse_book(raw, path) if book else parse_card(raw, path)
 

@@ -38,6 +38,8 @@ __all__ = ["CARD_VERSION", "Card", "ModelInfo", "load_card", "parse_card"]
 
 #: Version of the format; a card with a higher one was written by a newer longstride.
 CARD_VERSION = 2
+#: Name of a card in a repository of the hub.
+CARD_FILE = "longstride_card.json"
 
 
 class Card(Part):
@@ -148,6 +150,22 @@ class Card(Part):
         """
         documents.save(self, path)
 
+    def push_to_hub(self, repo_id: str, filename: str = CARD_FILE, **options: Any) -> str:
+        """Upload the card to a repository of the Hugging Face hub; read it with ``load_card("user/repo")``.
+
+        Args:
+            repo_id: ``"user/repo"``; made where it is missing.
+            filename: Name of the file there.
+            **options: Of ``huggingface_hub.HfApi``: ``token=`` and ``endpoint=``; the others of its ``upload_file``.
+
+        Returns:
+            Address of the commit.
+
+        Raises:
+            InputError: the hub refuses it.
+        """
+        return documents.push_to_hub(self, repo_id, filename, **options)
+
     def check_tables(self, where: str) -> None:
         """Make sure that the numbers are samplers of as many calls as the card says.
 
@@ -169,16 +187,18 @@ class Card(Part):
             )
 
 
-def load_card(path: str | Path) -> Card:
+def load_card(path: str | Path, **options: Any) -> Card:
     """Read and validate a card.
 
     Args:
-        path: A file written by :meth:`Card.save`.
+        path: A file written by :meth:`Card.save`, or a repository of the hub, ``"user/repo"`` or
+            ``"user/repo/name.json"``.
+        **options: Of ``huggingface_hub.hf_hub_download``, such as ``revision=`` and ``token=``.
 
     Raises:
         CardError: missing, cut short, edited, written by a newer longstride, or not a card; says which.
     """
-    return parse_card(documents.read_json(path), path)
+    return parse_card(documents.read_json(documents.located(path, CARD_FILE, **options)), path)
 
 
 def parse_card(raw: object, path: str | Path) -> Card:

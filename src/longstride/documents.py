@@ -11,10 +11,10 @@ from typing import Any, TypeVar
 
 from pydantic import BaseModel, ValidationError
 
-from longstride.errors import CardError
+from longstride.errors import CardError, InputError
 from longstride.files import write_atomically
 
-__all__ = ["checksum", "dumps", "parse", "read_json", "save"]
+__all__ = ["checksum", "dumps", "located", "parse", "push_to_hub", "read_json", "save"]
 
 Document = TypeVar("Document", bound=BaseModel)
 
@@ -38,6 +38,52 @@ def save(document: BaseModel, path: str | Path) -> None:
         InputError: the path cannot be written.
     """
     write_atomically(Path(path), dumps(document).encode())
+
+
+def push_to_hub(document: BaseModel, repo_id: str, filename: str, **options: Any) -> str:
+    """Upload a document to a repository of the hub, which is made where it is missing; the address of the commit.
+
+    Raises:
+        InputError: the hub refuses it, or cannot be reached.
+    """
+    from huggingface_hub import HfApi
+
+    api = HfApi(**{key: options.pop(key) for key in ("endpoint", "token") if key in options})
+    try:
+        api.create_repo(repo_id, exist_ok=True, private=options.pop("private", None))
+        made = api.upload_file(
+            path_or_fileobj=dumps(document).encode(), path_in_repo=filename, repo_id=repo_id, **options
+        )
+    except Exception as error:
+        reason = str(error).strip().partition("\n")[0]
+        raise InputError(f"cannot upload to {repo_id!r} ({type(error).__name__}: {reason})") from None
+    return str(made.commit_url)
+
+
+def located(path: str | Path, filename: str, **options: Any) -> Path:
+    """A file that is here, or in a repository of the hub.
+
+    Args:
+        path: Of the file, or ``"user/repo"``, or ``"user/repo/name.json"``.
+        filename: Name in a repository where ``path`` names none.
+        **options: Of ``hf_hub_download``.
+
+    Raises:
+        CardError: it cannot be got.
+    """
+    name, parts = str(path), str(path).split("/")
+    is_repository = isinstance(path, str) and 2 <= len(parts) <= 3 and all(parts) and not name.startswith((".", "~"))
+    if Path(path).exists() or not is_repository or (len(parts) == 2 and name.endswith(".json")):
+        return Path(path)
+    from huggingface_hub import hf_hub_download
+
+    try:
+        return Path(hf_hub_download("/".join(parts[:2]), parts[2] if len(parts) == 3 else filename, **options))
+    except Exception as error:
+        reason = str(error).strip().partition("\n")[0]
+        raise CardError(
+            f"there is no file {name}, and no such card on the hub ({type(error).__name__}: {reason})"
+        ) from None
 
 
 def _refuse(number: str) -> float:

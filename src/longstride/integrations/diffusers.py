@@ -25,7 +25,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from longstride.book import CardBook, load_any
-from longstride.card import Card
+from longstride.card import CARD_FILE, Card
 from longstride.denoiser import DynamicThreshold
 from longstride.errors import CardError, InputError, unknown
 from longstride.integrations.cards import plan_of_card
@@ -47,8 +47,6 @@ from longstride.table import SolverTable
 
 __all__ = ["LongstrideScheduler"]
 
-#: The card beside ``scheduler_config.json``.
-CARD_FILE = "longstride_card.json"
 #: Setups that are kept: a server is asked for the same few numbers of steps again and again.
 _MOST_SETUPS = 32
 _FLOW = ("FlowMatchEulerDiscreteScheduler", "FlowMatchHeunDiscreteScheduler")

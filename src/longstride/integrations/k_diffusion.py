@@ -1,0 +1,131 @@
+"""A sampler function for k-diffusion and what is built on it: ComfyUI, Forge, and everything with its call.
+
+k-diffusion calls samplers as ``sampler(model, x, sigmas, extra_args, callback, disable)``, where ``model(x, sigma)``
+returns the clean prediction. That is the denoiser of this package but for the level, which comes as a tensor.
+"""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from longstride.card import Card, load_card
+from longstride.errors import CardError, InputError
+from longstride.sampler import sample
+from longstride.solvers import build
+from longstride.table import SolverTable
+
+__all__ = ["sample_longstride", "sigmas_of"]
+
+#: A card's first level may be so far from that of ``sigmas``, as a factor.
+_FARTHEST = 1.25
+
+
+def sample_longstride(
+    model: Callable[..., Tensor],
+    x: Tensor,
+    sigmas: Tensor,
+    extra_args: Mapping[str, Any] | None = None,
+    callback: Callable[[dict[str, Any]], None] | None = None,
+    disable: bool | None = None,
+    *,
+    solver: str = "dpmpp_2m",
+    card: Card | str | Path | None = None,
+    strict: bool = False,
+    **options: Any,
+) -> Tensor:
+    """Draw samples as k-diffusion's own functions do.
+
+    Args:
+        model: ``model(x, sigma, **extra_args)`` returns the clean prediction, for ``sigma`` of shape ``(B,)``.
+        x: ``sigmas[0]`` times standard normal noise, shape ``(B, *)``.
+        sigmas: Levels, falling, shape ``(N + 1,)``; the last may be 0.
+        extra_args: Keyword arguments of every call.
+        callback: Called after every call with a dictionary of ``x``, ``i``, ``sigma``, ``sigma_hat`` and ``denoised``.
+        disable: Whether to draw no progress bar.
+        solver: Name of the classical solver; beside a card what runs where that does not apply.
+        card: A calibrated sampler; its levels stand in place of ``sigmas``, see :func:`sigmas_of`.
+        strict: Whether a card that does not apply is an error; otherwise there is one warning.
+        **options: Of the classical solver.
+
+    Returns:
+        The samples, in the shape and dtype of ``x``.
+
+    Raises:
+        CardError: ``strict``, and the card is for another number of calls or another first level.
+        InputError: unknown solver or options, or levels that do not fall.
+        NonFiniteError: the result holds NaN or infinity.
+
+    References:
+        https://github.com/crowsonkb/k-diffusion
+    """
+    from tqdm.auto import tqdm
+
+    table = _table(sigmas.detach().double().cpu().numpy(), solver, card, strict, options)
+    arguments = dict(extra_args or {})
+    ones = x.new_ones([x.shape[0]])
+    start = x * float(table.sigmas[0] / float(sigmas[0]))
+    with tqdm(total=table.nfe, disable=disable) as bar:
+
+        def denoiser(state: Tensor, sigma: float) -> Tensor:
+            prediction = model(state, sigma * ones, **arguments)
+            bar.update()
+            return prediction
+
+        def told(i: int, sigma: float, state: Tensor, prediction: Tensor) -> None:
+            if callback is not None:
+                level = state.new_tensor(sigma)
+                callback({"x": state, "i": i, "sigma": level, "sigma_hat": level, "denoised": prediction})
+
+        return sample(denoiser, start, table, callback=told)
+
+
+def sigmas_of(card: Card | str | Path) -> Tensor:
+    """Levels of a card's calls and its last, float32, shape ``(K + 1,)``: what schedulers of ComfyUI emit.
+
+    Args:
+        card: A card or its path.
+
+    Raises:
+        InputError: its states are on another scale than k-diffusion's (alpha = 1).
+    """
+    table = _loaded(card).table
+    _check_scale(table)
+    return torch.from_numpy(table.sigmas.copy()).float()
+
+
+def _loaded(card: Card | str | Path) -> Card:
+    return card if isinstance(card, Card) else load_card(card)
+
+
+def _check_scale(table: SolverTable) -> None:
+    if not (table.alphas == 1).all():
+        raise InputError(
+            "this card is of a flow or of a network with zero terminal SNR, whose states k-diffusion does not divide "
+            "by alpha: use LongstrideScheduler, or longstride.sample"
+        )
+
+
+def _table(
+    sigmas: Any, solver: str, card: Card | str | Path | None, strict: bool, options: Mapping[str, Any]
+) -> SolverTable:
+    if card is None:
+        return build(solver, sigmas, **options)
+    table = _loaded(card).table
+    _check_scale(table)
+    calls, first = len(sigmas) - 1, float(sigmas[0])
+    if table.nfe != calls:
+        why = f"this card is for network calls {table.nfe}, not {calls}"
+    elif not 1 / _FARTHEST < table.sigmas[0] / first < _FARTHEST:
+        why = f"this card starts at noise level {table.sigmas[0]:.4g}, not {first:.4g}"
+    else:
+        return table
+    if strict:
+        raise CardError(f"{why}; without strict, {solver} would run in its place")
+    warnings.warn(f"{why}; {solver} runs in its place", stacklevel=3)
+    return build(solver, sigmas, **options)
