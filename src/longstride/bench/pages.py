@@ -21,7 +21,15 @@ __all__ = ["effect_table", "fill", "verdict", "write_pages", "yardsticks"]
 SHORT = ("ddim", "iia_ddim", "ipndm", "iia_ipndm", "dpmpp_2m", "iia_dpmpp_2m", "heun", "iia_edm", "unipc")
 
 #: Pages that hold measured tables, below the checkout.
-PAGES = ("README.md", "docs/results.md", "docs/iia.md", "docs/evaluate.md", "docs/peers.md", "docs/gauss-newton.md")
+PAGES = (
+    "README.md",
+    "docs/results.md",
+    "docs/iia.md",
+    "docs/evaluate.md",
+    "docs/peers.md",
+    "docs/gauss-newton.md",
+    "docs/diffusers.md",
+)
 
 
 def write_pages(root: Path, results: Path, *, check: bool = False) -> list[str]:
@@ -40,12 +48,13 @@ def write_pages(root: Path, results: Path, *, check: bool = False) -> list[str]:
     """
     sections: dict[str, Callable[[], str]] = {
         "overhead": lambda: overhead_table(results / "overhead.json"),
+        "scheduler_overhead": lambda: scheduler_table(results / "scheduler_overhead.json"),
         "memory": lambda: memory_table(results / "memory.json"),
     }
     for file in sorted(results.glob("*.json")):
         if file.name.startswith(("ablations_", "newton_")):
             sections |= ablation_sections(file)
-        elif file.stem not in ("overhead", "memory") and not file.stem.endswith("_quality"):
+        elif file.stem not in ("overhead", "scheduler_overhead", "memory") and not file.stem.endswith("_quality"):
             sections |= _sections(file.stem, file)
     return [page for page in PAGES if (root / page).exists() and not fill(root / page, sections, check=check)]
 
@@ -110,6 +119,16 @@ def overhead_table(file: Path) -> str:
         times = f"{row['ours_us']:.0f}", f"{row['diffusers_us']:.0f}", f"{row['ratio']:.2f}"
         rows.append((" × ".join(map(str, row["shape"])), label(row["solver"]), *times))
     return markdown_table(head, rows)
+
+
+def scheduler_table(file: Path) -> str:
+    """Time per step of our scheduler, beside the cheapest of diffusers' multistep schedulers."""
+    rows = []
+    for row in json.loads(file.read_text(encoding="utf-8"))["rows"]:
+        if row["ours"]:
+            size = " × ".join(map(str, row["shape"]))
+            rows.append((size, row["dtype"], row["scheduler"], f"{row['step_us']:.0f}", f"{row['ratio']:.2f}"))
+    return markdown_table(("latents", "precision", "solver", "µs per step", "over diffusers' cheapest"), rows)
 
 
 def fill(page: Path, sections: Mapping[str, Callable[[], str]], *, check: bool = False) -> bool:
