@@ -477,6 +477,27 @@ def test_no_step_waits_for_the_device() -> None:
     assert reads.count == 0
 
 
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")
+@pytest.mark.parametrize("solver", ["dpmpp_2m", "unipc", "heun"])
+def test_a_step_is_one_graph(solver: str) -> None:
+    """For torch.compile, as that of diffusers' multistep class is: the first step of a run, and a later one."""
+    ours = LongstrideScheduler(solver=solver)
+    x, output = noise(1, 4, 8, 8), noise(1, 4, 8, 8, seed=1)
+
+    def step(output: Tensor, t: Tensor, x: Tensor) -> Tensor:
+        return ours.step(output, t, x, return_dict=False)[0]
+
+    for before in (0, 2):
+        ours.set_timesteps(5)
+        ours.set_begin_index(0)
+        for t in ours.timesteps[:before]:
+            step(output, t, x)
+        torch._dynamo.reset()
+        found = torch._dynamo.explain(step)(output, ours.timesteps[before], x)
+        assert (found.graph_count, found.graph_break_count) == (1, 0)
+        assert ours.step_index == before + 1
+
+
 # Cards
 
 

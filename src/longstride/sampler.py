@@ -78,7 +78,6 @@ class Run:
     def __init__(self, noise: Tensor, table: SolverTable, *, keep: bool = False) -> None:
         self.table, self.keep, self.dtype, self.k = table, keep, noise.dtype, 0
         self.history = History(noise)
-        self._levels = table.sigmas.tolist()
 
     @property
     def x(self) -> Tensor:
@@ -88,7 +87,7 @@ class Run:
     @property
     def sigma(self) -> float:
         """The level of :attr:`x`, as a Python float."""
-        return float(self._levels[self.k])
+        return self.table.levels[self.k]
 
     def replace(self, x: Tensor) -> None:
         """Take another state in place of :attr:`x`, from whoever drives the run and has changed it.
@@ -133,7 +132,7 @@ class Run:
     def fork(self, table: SolverTable) -> Run:
         """This run so far, to be continued by another table; tensors are shared."""
         other = copy(self)
-        other.table, other._levels, other.history = table, table.sigmas.tolist(), copy(self.history)
+        other.table, other.history = table, copy(self.history)
         other.history.states, other.history.outputs = dict(self.history.states), dict(self.history.outputs)
         return other
 

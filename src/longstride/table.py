@@ -211,6 +211,11 @@ class SolverTable:
         return max(g for g in self.grid if g < k)
 
     @cached_property
+    def levels(self) -> tuple[float, ...]:
+        """Sigmas as Python floats, ``K + 1`` of them: what the network is told."""
+        return tuple(self.sigmas.tolist())
+
+    @cached_property
     def last_reader(self) -> tuple[tuple[int, ...], tuple[int, ...]]:
         """For every state and every output the last row that reads it (0: none).
 

@@ -304,6 +304,7 @@ class LongstrideScheduler(SchedulerMixin, ConfigMixin):  # type: ignore[misc]
             if len(self._setups) >= _MOST_SETUPS:
                 self._setups.clear()
             self._setups[key] = self._setup_of(num_inference_steps, device, times, given, mu)
+        _ = self._threshold
         self._stepper.prepare(self._setups[key])
 
     def _setup_of(

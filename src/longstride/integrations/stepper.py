@@ -90,6 +90,7 @@ class Stepper:
 
     def prepare(self, setup: Setup) -> None:
         """Follow ``setup`` from now on, and forget the run of this thread."""
+        _ = setup.plan.table.levels, setup.plan.table.last_reader  # before a compiler looks: they are made under a lock
         self.latest = self.local.setup = setup
         self.local.run = self.local.given = self.local.begin = None
 
