@@ -479,23 +479,27 @@ def test_no_step_waits_for_the_device() -> None:
 
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")
 @pytest.mark.parametrize("solver", ["dpmpp_2m", "unipc", "heun"])
-def test_a_step_is_one_graph(solver: str) -> None:
-    """For torch.compile, as that of diffusers' multistep class is: the first step of a run, and a later one."""
+def test_a_step_can_be_compiled_whole(solver: str) -> None:
+    """As that of diffusers' multistep class can: without a graph break, and with the results of the plain one."""
     ours = LongstrideScheduler(solver=solver)
-    x, output = noise(1, 4, 8, 8), noise(1, 4, 8, 8, seed=1)
 
     def step(output: Tensor, t: Tensor, x: Tensor) -> Tensor:
         return ours.step(output, t, x, return_dict=False)[0]
 
-    for before in (0, 2):
-        ours.set_timesteps(5)
+    def whole(step: Any) -> Tensor:
+        ours.set_timesteps(4)
         ours.set_begin_index(0)
-        for t in ours.timesteps[:before]:
-            step(output, t, x)
-        torch._dynamo.reset()
-        found = torch._dynamo.explain(step)(output, ours.timesteps[before], x)
-        assert (found.graph_count, found.graph_break_count) == (1, 0)
-        assert ours.step_index == before + 1
+        x = noise()
+        for n, t in enumerate(ours.timesteps):
+            x = step(network(x, t), t, x)
+            assert ours.step_index == n + 1
+        return x
+
+    expected = whole(step)
+    torch._dynamo.reset()
+    compiled = torch.compile(step, backend="eager", fullgraph=True)
+    torch.testing.assert_close(whole(compiled), expected, rtol=1e-6, atol=1e-6)
+    torch.testing.assert_close(whole(compiled), expected, rtol=1e-6, atol=1e-6)
 
 
 # Cards

@@ -41,24 +41,46 @@ class Setup:
     calibrated: bool
 
 
-class _Thread(threading.local):
-    """Where one thread stands."""
+class _State:
+    """Where a run stands.
 
-    setup: Setup | None = None
-    run: Run | None = None
-    #: Call that the next run begins with, where the pipeline has said so.
-    begin: int | None = None
-    #: Calls of the plan before the first of the run.
-    offset: int = 0
-    #: The state that was returned last.
-    given: Tensor | None = None
+    Attributes:
+        setup: What it follows.
+        run: The run, or None before its first step.
+        begin: Call that the next run begins with, where the pipeline has said so.
+        offset: Calls of the plan before the first of the run.
+        given: The state that was returned last.
+    """
+
+    def __init__(self) -> None:
+        self.setup: Setup | None = None
+        self.run: Run | None = None
+        self.begin: int | None = None
+        self.offset = 0
+        self.given: Tensor | None = None
+
+    def reset(self, setup: Setup) -> None:
+        """Follow ``setup``, from its beginning."""
+        self.setup, self.run, self.begin, self.offset, self.given = setup, None, None, 0, None
+
+    @property
+    def index(self) -> int | None:
+        """Index of the next call, or None before the first."""
+        return None if self.run is None else self.offset + self.run.k
+
+
+class _Local(threading.local):
+    """A state per thread."""
+
+    def __init__(self) -> None:
+        self.state = _State()
 
 
 class Stepper:
     """Runs plans, each thread its own.
 
     A thread that has set nothing follows what was set last, so that a scheduler may be prepared in one thread and used
-    in others.
+    in others. A step that torch.compile has compiled cannot see threads, and shares one state.
 
     Args:
         begin: Makes the table of a run, from the setup, the call that it begins with, and the shape of its state.
@@ -67,14 +89,19 @@ class Stepper:
     def __init__(self, begin: Callable[[Setup, int, torch.Size], SolverTable]) -> None:
         self.begin = begin
         self.latest: Setup | None = None
-        self.local = _Thread()
+        self._threads, self._compiled = _Local(), _State()
 
     def __getstate__(self) -> dict[str, Any]:
-        return {key: value for key, value in self.__dict__.items() if key != "local"}
+        return {key: value for key, value in self.__dict__.items() if key not in ("_threads", "_compiled")}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         self.__dict__.update(state)
-        self.local = _Thread()
+        self._threads, self._compiled = _Local(), _State()
+
+    @property
+    def local(self) -> _State:
+        """The state of this thread."""
+        return self._compiled if torch.compiler.is_compiling() else self._threads.state
 
     @property
     def setup(self) -> Setup:
@@ -91,8 +118,9 @@ class Stepper:
     def prepare(self, setup: Setup) -> None:
         """Follow ``setup`` from now on, and forget the run of this thread."""
         _ = setup.plan.table.levels, setup.plan.table.last_reader  # before a compiler looks: they are made under a lock
-        self.latest = self.local.setup = setup
-        self.local.run = self.local.given = self.local.begin = None
+        self.latest = setup
+        for state in (self.local, self._compiled):
+            state.reset(setup)
 
     def begin_with(self, call: int) -> None:
         """Let the next run begin with a call.
@@ -102,13 +130,12 @@ class Stepper:
         """
         if (self.local.setup or self.latest) is not None and not 0 <= call < self.setup.plan.calls:
             raise InputError(f"begin_index must be a call from 0 to {self.setup.plan.calls - 1}, got {call}")
-        self.local.begin = call
+        self.local.begin = self._compiled.begin = call
 
     @property
     def index(self) -> int | None:
         """Index of the next call, or None before the first."""
-        run = self.local.run
-        return None if run is None else self.local.offset + run.k
+        return self._compiled.index if self.local.index is None else self.local.index
 
     def first(self, timestep: Any) -> int:
         """The call that a run begins with: what was said, or else the first at the time ``timestep``."""
