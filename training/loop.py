@@ -170,16 +170,23 @@ def train(
             last_save = now
 
 
-def export(args: argparse.Namespace, network: Any, scheduler: Any, classes: tuple[str, ...], null_class: int) -> None:
+def export(
+    args: argparse.Namespace,
+    network: Any,
+    scheduler: Any,
+    classes: tuple[str, ...],
+    null_class: int,
+    part: str = "unet",
+) -> None:
     """Write the averaged weights as a diffusers folder, in half precision (the network still runs in float32)."""
     state = torch.load(args.out / "checkpoint.pt", weights_only=True)
     network.load_state_dict(state["ema"])
-    network.half().save_pretrained(args.export / "unet")
+    network.half().save_pretrained(args.export / part)
     scheduler.save_pretrained(args.export / "scheduler")
     index = {
-        "_class_name": "DDPMPipeline",
+        "_class_name": "DDPMPipeline" if part == "unet" else "DiTPipeline",
         "_diffusers_version": "0.42.1",
-        "unet": ["diffusers", type(network).__name__],
+        part: ["diffusers", type(network).__name__],
         "scheduler": ["diffusers", type(scheduler).__name__],
         "_classes": classes,
         "_null_class": null_class,
