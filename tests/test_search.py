@@ -16,7 +16,8 @@ from longstride.calibration.batches import Batches
 from longstride.calibration.gate import FEWEST, _objection, judge
 from longstride.calibration.gauss_newton import Fit
 from longstride.calibration.reference import Errors, Reference, squared_errors
-from longstride.calibration.search import GaussNewtonSettings, _chosen
+from longstride.calibration.scouting import chosen_starts
+from longstride.calibration.search import GaussNewtonSettings, most_calls
 from longstride.calibration.starts import classical_tables
 from longstride.calibration.trajectory import GlobalSettings, calibrate_global
 from longstride.table import Row
@@ -365,11 +366,11 @@ def test_starts_that_overflow_on_held_out_noise_alone_are_passed_over():
 
 def test_scouts_are_of_different_solvers_and_one_is_ddim():
     ranking = ["ipndm4@karras", "ipndm3@karras", "ipndm4@dp", "unipc3@dp", "unipc2@dp", "ddim@dp", "ddim@karras"]
-    assert _chosen(ranking, 2) == ["ipndm4@karras", "ddim@dp"]
-    assert _chosen(ranking, 3) == ["ipndm4@karras", "unipc3@dp", "ddim@dp"]
-    assert _chosen(ranking, 9) == ["ipndm4@karras", "unipc3@dp", "ddim@dp"]
-    assert _chosen(["ddim@dp", *ranking], 2) == ["ddim@dp", "ipndm4@karras"]
-    assert _chosen(ranking[:4], 2) == ["ipndm4@karras", "unipc3@dp"]
+    assert chosen_starts(ranking, 2) == ["ipndm4@karras", "ddim@dp"]
+    assert chosen_starts(ranking, 3) == ["ipndm4@karras", "unipc3@dp", "ddim@dp"]
+    assert chosen_starts(ranking, 9) == ["ipndm4@karras", "unipc3@dp", "ddim@dp"]
+    assert chosen_starts(["ddim@dp", *ranking], 2) == ["ddim@dp", "ipndm4@karras"]
+    assert chosen_starts(ranking[:4], 2) == ["ipndm4@karras", "unipc3@dp"]
 
 
 def test_a_table_that_is_a_classical_one_is_tried_once(found):
@@ -381,6 +382,16 @@ def test_a_table_that_is_a_classical_one_is_tried_once(found):
     assert same[0] in found.search.classical
     other = ls.calibrate(Mixture(), noise_of(24), ls.build("heun", SIGMAS[[0, 2, 4]]), iterations=1, scouts=1)
     assert "given" in other.search.classical
+
+
+def test_the_calls_that_are_announced_are_an_upper_bound(found):
+    """Close enough to plan with, whatever is fitted."""
+    for options in ({}, {"levels": False, "iterations": 2}, {"scouts": 0, "scout_samples": 48}):
+        nfe = 4 if not options else 5
+        sigmas = ls.grid("karras", nfe, sigma_min=0.05, sigma_max=20.0)
+        result = found if not options else ls.calibrate(Mixture(), noise_of(96), ls.build("ddim", sigmas), **options)
+        most = most_calls(nfe, 48, 48, GaussNewtonSettings(**options))
+        assert 0.5 * most < result.calls <= most
 
 
 def test_every_step_sees_twice_as_many_samples_until_all_are_in(found):

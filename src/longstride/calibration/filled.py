@@ -13,7 +13,8 @@ from longstride.calibration.gate import EndReport, judge
 from longstride.calibration.gauss_newton import Fit, GaussNewton
 from longstride.calibration.reference import Reference
 from longstride.calibration.residuals import RESIDUALS, Residual
-from longstride.calibration.search import GaussNewtonSettings, Search, balanced, classical_starts, first_batches, ranked
+from longstride.calibration.scouting import balanced, classical_starts, first_batches, ranked
+from longstride.calibration.search import GaussNewtonSettings, Search
 from longstride.calibration.unknowns import Unknowns
 from longstride.card_parts import How
 from longstride.table import SolverTable

@@ -16,32 +16,26 @@ import torch
 from torch import Tensor
 
 from longstride.calibration.batches import Batch, Batches
-from longstride.calibration.dense import solve_dense
-from longstride.calibration.gauss_newton import Fit, GaussNewton, Iteration, robust_mean, robust_scale
-from longstride.calibration.normal_equations import Array
-from longstride.calibration.reference import Reference, select
+from longstride.calibration.gauss_newton import GaussNewton, Iteration
+from longstride.calibration.reference import Reference
 from longstride.calibration.residuals import RESIDUALS, Residual
-from longstride.calibration.starts import best_levels, classical_tables
+from longstride.calibration.scouting import (
+    TRAJECTORIES,
+    balanced,
+    chosen_starts,
+    classical_starts,
+    first_batches,
+    ranked,
+    scout,
+)
 from longstride.calibration.unknowns import Unknowns
 from longstride.errors import InputError, unknown
-from longstride.sampler import sample
 from longstride.table import SolverTable
 
-__all__ = [
-    "GaussNewtonSettings",
-    "Search",
-    "calibrate_gauss_newton",
-    "check_starts",
-    "classical_starts",
-    "first_batches",
-    "most_calls",
-    "ranked",
-]
+__all__ = ["GaussNewtonSettings", "Search", "calibrate_gauss_newton", "check_starts", "most_calls"]
 
 #: Classical solvers times grids, at most.
 _MOST_STARTS = 42
-#: Samples whose converged trajectories choose the levels of one grid.
-_TRAJECTORIES = 16
 
 
 @dataclass(frozen=True)
@@ -171,7 +165,7 @@ def calibrate_gauss_newton(
         if progress is not None:
             progress(done, total)
 
-    few = first_batches(batches, settings.scout_samples)
+    few, foreign = first_batches(batches, settings.scout_samples), tuple(starts or {})
     candidates = {"given": table, **(starts or {})}
     if settings.scouts:
         classical = classical_starts(batches, table, floor)
@@ -180,34 +174,18 @@ def calibrate_gauss_newton(
         candidates |= classical
     errors = ranked(newton(few, RESIDUALS["pixels"]), candidates)
     ranking = list(errors)
-    base = next((key for key in ranking if key not in (starts or {})), ranking[0])
+    base = next((key for key in ranking if key not in foreign), ranking[0])
     residual = balanced(RESIDUALS[settings.residual], batches, candidates[base], reference)
-    scout = newton(few, residual)
-    fits: dict[str, Fit] = {}
-    chosen = _chosen(ranking, settings.scouts) if settings.scouts else [ranking[0]]
-    for key in chosen:
-        short = Fit(unknowns.prepared(candidates[key]), (), "")
-        try:
-            fits[key] = (
-                short if settings.scouts < 2 else scout.fit(candidates[key], settings.scout_iterations, say=step)
-            )
-        except InputError:  # it is finite on the scouting samples, but not on the held-out ones
-            if key == chosen[-1] and not fits:
-                raise
-    if base in chosen and base not in fits:
-        base = next((key for key in fits if key not in (starts or {})), next(iter(fits)))
-    held = {key: scout.errors(fit.table, scout.held_out)[:, 0] for key, fit in fits.items()}
-    scale = min(scout.scale(e) for e in held.values())
-    objectives = {key: robust_mean(e, scale) for key, e in held.items()}
-    start = min(objectives, key=lambda key: objectives[key])
-    fitted, damping, lines, stopped = fits[start].table, fits[start].damping, list[Iteration](), ""
+    chosen = chosen_starts(ranking, settings.scouts) if settings.scouts else ranking[:1]
+    short = settings.scout_iterations if settings.scouts > 1 else 0
+    found = scout(newton(few, residual), candidates, chosen, base, foreign, short, step)
+    fitted, damping, lines, stopped = found.fit.table, found.fit.damping, list[Iteration](), ""
     for numbers, count in _growing(batches, settings):
         stage = newton(numbers, residual).fit(fitted, count, damping=damping, say=step)
         fitted, damping, stopped = stage.table, stage.damping, stage.stopped
         lines += stage.iterations[1 if lines else 0 :]
-    finite = {key: value for key, value in objectives.items() if np.isfinite(value)}
-    search = Search(base, errors, finite, start, tuple(lines), stopped)
-    return replace(fitted, name=name), candidates[base], search
+    search = Search(found.base, errors, found.objectives, found.start, tuple(lines), stopped)
+    return replace(fitted, name=name), candidates[found.base], search
 
 
 def most_calls(nfe: int, fitted: int, held_out: int, settings: GaussNewtonSettings, reference_steps: int = 64) -> int:
@@ -227,21 +205,8 @@ def most_calls(nfe: int, fitted: int, held_out: int, settings: GaussNewtonSettin
     steps = sum(seen) + (few * settings.scouts * settings.scout_iterations if settings.scouts > 1 else 0)
     # A few trials of every step, every start, the levels of the grid that is made for the network, and the check.
     trials = (settings.iterations * fitted + settings.scouts * few + 2 * held_out * (settings.iterations + 2)) * nfe * 2
-    tried = (_MOST_STARTS * few * nfe + 2 * reference_steps * _TRAJECTORIES) if settings.scouts else few * nfe
+    tried = (_MOST_STARTS * few * nfe + 2 * reference_steps * TRAJECTORIES) if settings.scouts else few * nfe
     return int(steps * (free + nfe)) + trials + tried + (fitted + held_out + 8) * reference_steps + 8 * held_out * nfe
-
-
-def balanced(residual: Residual, batches: Batches, base: SolverTable, reference: Reference) -> Residual:
-    """The residual with its parts in balance where ``base`` ends, on a few samples; every process finds the same."""
-    if residual.beside is None:
-        return residual
-    few = slice(0, min(_TRAJECTORIES, batches.fitted))
-
-    def find() -> dict[str, Array]:
-        ends = sample(select(batches.denoiser, few), batches.noise[few], base)
-        return {"scale": np.array(residual.balanced(ends, reference.samples[few]).scale)}
-
-    return replace(residual, scale=float(batches.part(f"balance/{residual.name}", find)["scale"]))
 
 
 def check_starts(starts: Mapping[str, SolverTable], table: SolverTable) -> None:
@@ -267,40 +232,6 @@ def check_starts(starts: Mapping[str, SolverTable], table: SolverTable) -> None:
             )
 
 
-def classical_starts(batches: Batches, table: SolverTable, floor: float) -> dict[str, SolverTable]:
-    """Every classical solver on every grid between the ends of ``table``, by ``solver@grid``; see ``starts``."""
-    schedule = getattr(batches.denoiser, "schedule", None)
-    return classical_tables(table, schedule, floor, _own_levels(batches, table, floor))
-
-
-def ranked(newton: GaussNewton, candidates: Mapping[str, SolverTable]) -> dict[str, float]:
-    """Root-mean-square errors of tables on the fitted samples, best first; those that overflow are left out.
-
-    Raises:
-        InputError: all do.
-    """
-    squared = {key: newton.errors(one, newton.fitted)[:, 1] for key, one in candidates.items()}
-    squared = {key: found for key, found in squared.items() if np.isfinite(found).all()}
-    if not squared:
-        raise InputError("no classical solver ends in finite samples on this network: check its schedule and precision")
-    # By the robust mean: a root mean square would be ruled by the few samples that switch modes, here too.
-    common = min(robust_scale(found) for found in squared.values())
-    ranking = sorted(squared, key=lambda key: robust_mean(squared[key], common))
-    return {key: float(np.sqrt(squared[key].mean())) for key in ranking}
-
-
-def first_batches(batches: Batches, samples: int) -> list[int]:
-    """Numbers of the first fitted batches that hold so many samples, or of all."""
-    found: list[int] = []
-    count = 0
-    for number in batches.numbers(held_out=False):
-        if count >= samples:
-            break
-        found.append(number)
-        count += batches.slices[number].stop - batches.slices[number].start
-    return found
-
-
 def _growing(batches: Batches, settings: GaussNewtonSettings) -> list[tuple[list[int], int]]:
     """Batches to fit, and for how many steps: twice as many samples at every step, from twice the scouts' on."""
     stages: list[tuple[list[int], int]] = []
@@ -311,25 +242,3 @@ def _growing(batches: Batches, settings: GaussNewtonSettings) -> list[tuple[list
         else:
             stages.append((numbers, 1))
     return stages
-
-
-def _chosen(ranking: Sequence[str], count: int) -> list[str]:
-    """The best starts, each of another solver, and the best of DDIM's."""
-    found: dict[str, str] = {}
-    for key in ranking:
-        found.setdefault(key.partition("@")[0].rstrip("234"), key)
-    chosen = list(found.values())[:count]
-    if count > 1 and "ddim" in found and found["ddim"] not in chosen:
-        chosen[-1] = found["ddim"]
-    return chosen
-
-
-def _own_levels(batches: Batches, table: SolverTable, floor: float) -> Array:
-    """Levels of the grid ``dp``, from converged trajectories of a few samples; every process finds the same."""
-    few = slice(0, min(_TRAJECTORIES, batches.fitted))
-
-    def find() -> dict[str, Array]:
-        solution = solve_dense(select(batches.denoiser, few), batches.noise[few], table, sigma_floor=floor)
-        return {"levels": best_levels(solution, table.nfe)}
-
-    return batches.part(f"levels/{table.nfe}", find)["levels"]

@@ -1,0 +1,163 @@
+"""Where a Gauss–Newton fit starts: classical solvers on a few samples, and short fits from the best of them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+
+from longstride.calibration.batches import Batches
+from longstride.calibration.dense import solve_dense
+from longstride.calibration.gauss_newton import Fit, GaussNewton, robust_mean, robust_scale
+from longstride.calibration.normal_equations import Array
+from longstride.calibration.reference import Reference, select
+from longstride.calibration.residuals import Residual
+from longstride.calibration.starts import best_levels, classical_tables
+from longstride.errors import InputError
+from longstride.sampler import sample
+from longstride.table import SolverTable
+
+__all__ = [
+    "TRAJECTORIES",
+    "Scouted",
+    "balanced",
+    "chosen_starts",
+    "classical_starts",
+    "first_batches",
+    "ranked",
+    "scout",
+]
+
+#: Samples whose converged trajectories choose the levels of one grid.
+TRAJECTORIES = 16
+
+
+@dataclass(frozen=True)
+class Scouted:
+    """Where the fit on all samples starts.
+
+    Attributes:
+        start: Name of the best short fit's start.
+        fit: That fit.
+        base: Name of the classical table that the result must beat.
+        objectives: Robust objective on held-out samples after each short fit, by its start.
+    """
+
+    start: str
+    fit: Fit
+    base: str
+    objectives: Mapping[str, float]
+
+
+def scout(
+    newton: GaussNewton,
+    candidates: Mapping[str, SolverTable],
+    chosen: Sequence[str],
+    base: str,
+    foreign: Sequence[str],
+    iterations: int,
+    say: Callable[[], None],
+) -> Scouted:
+    """Short fits from some tables, and the one that stands best on held-out samples.
+
+    Args:
+        newton: The fit on a few samples.
+        candidates: All tables by name.
+        chosen: Names of those to start from, best first.
+        base: Name of the best classical one.
+        foreign: Names of those that are no classical ones.
+        iterations: Steps of every short fit; 0: the tables as they are.
+        say: Called after every step.
+
+    Raises:
+        InputError: none of them is finite on the held-out samples.
+    """
+    fits: dict[str, Fit] = {}
+    for key in chosen:
+        try:
+            fits[key] = (
+                newton.fit(candidates[key], iterations, say=say)
+                if iterations
+                else Fit(newton.unknowns.prepared(candidates[key]), (), "")
+            )
+        except InputError:  # it is finite on the scouting samples, but not on the held-out ones
+            if key == chosen[-1] and not fits:
+                raise
+    if base in chosen and base not in fits:
+        base = next((key for key in fits if key not in foreign), next(iter(fits)))
+    held = {key: newton.errors(fit.table, newton.held_out)[:, 0] for key, fit in fits.items()}
+    scale = min(newton.scale(errors) for errors in held.values())
+    objectives = {key: robust_mean(errors, scale) for key, errors in held.items()}
+    start = min(objectives, key=lambda key: objectives[key])
+    finite = {key: value for key, value in objectives.items() if np.isfinite(value)}
+    return Scouted(start, fits[start], base, finite)
+
+
+def balanced(residual: Residual, batches: Batches, base: SolverTable, reference: Reference) -> Residual:
+    """The residual with its parts in balance where ``base`` ends, on a few samples; every process finds the same."""
+    if residual.beside is None:
+        return residual
+    few = slice(0, min(TRAJECTORIES, batches.fitted))
+
+    def find() -> dict[str, Array]:
+        ends = sample(select(batches.denoiser, few), batches.noise[few], base)
+        return {"scale": np.array(residual.balanced(ends, reference.samples[few]).scale)}
+
+    return replace(residual, scale=float(batches.part(f"balance/{residual.name}", find)["scale"]))
+
+
+def classical_starts(batches: Batches, table: SolverTable, floor: float) -> dict[str, SolverTable]:
+    """Every classical solver on every grid between the ends of ``table``, by ``solver@grid``; see ``starts``."""
+    schedule = getattr(batches.denoiser, "schedule", None)
+    return classical_tables(table, schedule, floor, _own_levels(batches, table, floor))
+
+
+def ranked(newton: GaussNewton, candidates: Mapping[str, SolverTable]) -> dict[str, float]:
+    """Root-mean-square errors of tables on the fitted samples, best first; those that overflow are left out.
+
+    Raises:
+        InputError: all do.
+    """
+    squared = {key: newton.errors(one, newton.fitted)[:, 1] for key, one in candidates.items()}
+    squared = {key: found for key, found in squared.items() if np.isfinite(found).all()}
+    if not squared:
+        raise InputError("no classical solver ends in finite samples on this network: check its schedule and precision")
+    # By the robust mean: a root mean square would be ruled by the few samples that switch modes, here too.
+    common = min(robust_scale(found) for found in squared.values())
+    ranking = sorted(squared, key=lambda key: robust_mean(squared[key], common))
+    return {key: float(np.sqrt(squared[key].mean())) for key in ranking}
+
+
+def first_batches(batches: Batches, samples: int) -> list[int]:
+    """Numbers of the first fitted batches that hold so many samples, or of all."""
+    found: list[int] = []
+    count = 0
+    for number in batches.numbers(held_out=False):
+        if count >= samples:
+            break
+        found.append(number)
+        count += batches.slices[number].stop - batches.slices[number].start
+    return found
+
+
+def chosen_starts(ranking: Sequence[str], count: int) -> list[str]:
+    """The best starts, each of another solver, and the best of DDIM's."""
+    found: dict[str, str] = {}
+    for key in ranking:
+        found.setdefault(key.partition("@")[0].rstrip("234"), key)
+    chosen = list(found.values())[:count]
+    if count > 1 and "ddim" in found and found["ddim"] not in chosen:
+        chosen[-1] = found["ddim"]
+    return chosen
+
+
+def _own_levels(batches: Batches, table: SolverTable, floor: float) -> Array:
+    """Levels of the grid ``dp``, from converged trajectories of a few samples; every process finds the same."""
+    few = slice(0, min(TRAJECTORIES, batches.fitted))
+
+    def find() -> dict[str, Array]:
+        solution = solve_dense(select(batches.denoiser, few), batches.noise[few], table, sigma_floor=floor)
+        return {"levels": best_levels(solution, table.nfe)}
+
+    return batches.part(f"levels/{table.nfe}", find)["levels"]
