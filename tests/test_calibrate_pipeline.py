@@ -179,3 +179,51 @@ def test_bad_input_and_errors_of_the_pipeline_itself(tmp_path) -> None:
     guided = make_pipeline("stable_diffusion", tmp_path / "sd")
     with pytest.raises(ValueError, match="`prompt` has to be of type"):
         calibrate_pipeline(guided, 4, options={"prompt": 3}, **SMALL)
+
+
+def test_prompts_differ_in_these_pipelines(tmp_path) -> None:
+    """Or nothing above would say anything about guidance and prompts."""
+    pipeline = make_pipeline("stable_diffusion", tmp_path)
+    with torch.no_grad():
+        (one, no), (other, _) = (pipeline.encode_prompt(text, "cpu", 1, True) for text in ("a cat", "two dogs"))
+    assert float((one - other).abs().max()) > 1e-2
+    assert float((one - no).abs().max()) > 1e-2
+
+
+def test_what_is_not_the_pipeline_itself_is_refused(tmp_path) -> None:
+    pipeline = make_pipeline("stable_diffusion", tmp_path)
+
+    def halve(pipe: Any, n: int, t: Any, values: dict[str, Any]) -> dict[str, Any]:
+        return {"latents": values["latents"] / 2}
+
+    def interrupt(pipe: Any, n: int, t: Any, values: dict[str, Any]) -> dict[str, Any]:
+        pipe._interrupt = True
+        return values
+
+    few = {**SMALL, "prompts": ["a cat", "a"]}
+    with pytest.raises(ls.InputError, match="something changes the states between the steps"):
+        calibrate_pipeline(pipeline, 3, options={**SIZE, "callback_on_step_end": halve}, **few)
+    with pytest.raises(ls.InputError, match="left its loop by itself"):
+        calibrate_pipeline(pipeline, 3, options={**SIZE, "callback_on_step_end": interrupt}, **few)
+    with pytest.raises(ls.InputError, match="options must not hold denoising_end"):
+        calibrate_pipeline(pipeline, 3, options={"denoising_end": 0.6}, **few)
+    with pytest.raises(ls.InputError, match="starts from a picture"):
+        calibrate_pipeline(make_pipeline("img2img", tmp_path / "i"), 3, **few)
+
+
+def test_another_prompt_is_another_journal(tmp_path) -> None:
+    pipeline = make_pipeline("stable_diffusion", tmp_path / "p")
+    few = {**SMALL, "options": SIZE, "method": "iia", "guidance_scale": 5.0}
+    del few["scouts"], few["iterations"]
+    fresh = calibrate_pipeline(pipeline, 3, prompts=["a", "b"], **few)
+    kept = calibrate_pipeline(pipeline, 3, prompts=["a", "two dogs"], journal=tmp_path / "kept", **few)
+    again = calibrate_pipeline(pipeline, 3, prompts=["a", "b"], journal=tmp_path / "kept", **few)
+    assert again.end.base.rmse == fresh.end.base.rmse != kept.end.base.rmse
+    resumed = calibrate_pipeline(pipeline, 3, prompts=["a", "b"], journal=tmp_path / "kept", **few)
+    assert resumed.table.distance(fresh.table) == 0.0
+
+
+def test_parts_of_batches_are_calls_of_their_own(tmp_path) -> None:
+    pipeline = make_pipeline("ddpm", tmp_path)
+    result = calibrate_pipeline(pipeline, 3, samples=16, held_out=16, batch_size=16, method="iia", reference_steps=8)
+    assert result.end.samples == 16

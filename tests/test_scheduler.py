@@ -601,3 +601,136 @@ def test_the_rows_of_a_card_are_chained_and_moved_to_the_scale_of_the_pipeline(c
     assert all(set(row.states) == {k} for k, row in enumerate(chained.rows))
     falls = pairwise(chained.sigmas.tolist())
     assert all(a > b for a, b in falls)
+
+
+# What others' schedulers, pipelines and servers do
+
+
+def test_steps_of_one_call_but_for_the_start_count_as_one() -> None:
+    """Pipelines multiply where they begin by ``order``; PNDM's says 1."""
+    for solver in ("pndm", "spndm"):
+        ours = LongstrideScheduler(solver=solver, skip_prk_steps=True)
+        ours.set_timesteps(6)
+        assert ours.order == 1
+    heun = LongstrideScheduler(solver="heun")
+    for steps in (1, 2, 6):
+        heun.set_timesteps(steps)
+        assert heun.order == (2 if steps > 1 else 1)
+
+
+@pytest.mark.parametrize(
+    "config",
+    [
+        diffusers.CogVideoXDDIMScheduler().config,
+        diffusers.IPNDMScheduler().config,
+        diffusers.SCMScheduler().config,
+        diffusers.ScoreSdeVeScheduler().config,
+        diffusers.KarrasVeScheduler().config,
+        diffusers.CMStochasticIterativeScheduler().config,
+        EULER(timestep_type="continuous", prediction_type="v_prediction").config,
+    ],
+)
+def test_processes_that_are_not_known_are_refused(config: Any) -> None:
+    with pytest.raises(ls.InputError, match="process|not supported"):
+        LongstrideScheduler.from_config(config)
+
+
+def test_a_time_of_no_call_is_no_beginning() -> None:
+    ours = LongstrideScheduler.from_config(MULTISTEP(**STABLE_DIFFUSION).config)
+    ours.set_timesteps(sigmas=[14.0, 9.0, 6.0, 2.0, 0.5])
+    ours.step(noise(), ours.timesteps[3], noise())  # in float32, and not a whole number
+    assert ours.step_index == 4
+    ours.set_timesteps(5)
+    with pytest.raises(ls.InputError, match="time 123 is none of this run's"):
+        ours.step(noise(), 123, noise())
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float32])
+def test_states_that_are_written_into_are_gone_on_from(dtype: torch.dtype) -> None:
+    found = []
+    for copied in (False, True):
+        ours, x = LongstrideScheduler(), noise().to(dtype)
+        ours.set_timesteps(4)
+        for t in ours.timesteps:
+            x = ours.step(network(x, t), t, x).prev_sample
+            x = x.clone() if copied else x
+            x[..., :4] = 0.3
+        found.append(x)
+    assert torch.equal(*found)
+
+
+def test_what_nobody_has_set_is_not_saved(tmp_path) -> None:
+    """So that every class that the saved settings are given to has its own defaults, in memory and from a file."""
+    ours = LongstrideScheduler.from_config(DDIM(**STABLE_DIFFUSION).config, solver="unipc")
+    ours.save_pretrained(tmp_path)
+    again = LongstrideScheduler.from_pretrained(tmp_path)
+    for kind in (MULTISTEP, SINGLESTEP, UNIPC, DEIS, DDIM, PNDM):
+        first, second = kind.from_config(ours.config), kind.from_config(again.config)
+        for scheduler in (first, second):
+            scheduler.set_timesteps(5)
+        assert first.timesteps.tolist() == second.timesteps.tolist()
+        assert first.config.beta_start == second.config.beta_start == 0.00085
+
+
+def test_karras_levels_between_ends_that_another_class_has_left() -> None:
+    theirs = MULTISTEP.from_config(EULER(use_karras_sigmas=True, sigma_min=0.1, sigma_max=10.0).config)
+    ours = LongstrideScheduler.from_config(EULER(use_karras_sigmas=True, sigma_min=0.1, sigma_max=10.0).config)
+    theirs.set_timesteps(6)
+    ours.set_timesteps(6)
+    assert_same_runs(theirs, ours, noise())
+
+
+def test_bad_arguments_are_named() -> None:
+    ours = LongstrideScheduler()
+    assert len(ours.sigmas) == 1000
+    for wrong in (5.0, "5", 0):
+        with pytest.raises(ls.InputError, match="num_inference_steps must be a whole number"):
+            ours.set_timesteps(wrong)
+    with pytest.raises(ls.InputError, match="sigmas must hold at least one number"):
+        ours.set_timesteps(sigmas=[])
+    ours.set_timesteps(4)
+    with pytest.raises(ls.InputError, match="begin_index must be a whole number"):
+        ours.set_begin_index(None)
+    with pytest.raises(ls.InputError, match="takes no per_token_timesteps"):
+        ours.step(noise(), ours.timesteps[0], noise(), per_token_timesteps=noise())
+    with pytest.raises(ls.InputError, match="returned shape"):
+        ours.step(noise(1, 4, 8, 8), ours.timesteps[0], noise())
+
+
+def test_a_learned_variance_is_cut() -> None:
+    both, plain = LongstrideScheduler(), LongstrideScheduler()
+    for scheduler in (both, plain):
+        scheduler.set_timesteps(3)
+    output = noise(3, 8, 8, 8)
+    found = both.step(output, both.timesteps[0], noise()).prev_sample
+    torch.testing.assert_close(found, plain.step(output[:, :4], plain.timesteps[0], noise()).prev_sample)
+
+
+def test_a_thread_that_follows_another_begins_with_every_run() -> None:
+    ours = LongstrideScheduler()
+    with ThreadPoolExecutor(1) as worker:
+        for steps in (4, 4, 3):
+            ours.set_timesteps(steps)
+            there = worker.submit(lambda: run(ours, noise())).result()
+            ours.set_timesteps(steps)
+            assert torch.equal(there, run(ours, noise()))
+        ours.set_timesteps(4)
+        worker.submit(lambda: run(ours, noise(), ours.timesteps[:2])).result()  # given up
+        ours.set_timesteps(4)
+        assert torch.equal(worker.submit(lambda: run(ours, noise())).result(), run(ours, noise()))
+
+
+def test_the_solver_beside_a_card_does_not_keep_it_from_running(calibrated) -> None:
+    _, _, cards = calibrated
+    made_with = LongstrideScheduler.from_config(DDIM(**STABLE_DIFFUSION).config, solver="dpmpp_2m")
+    config = {name: value for name, value in made_with.config.items() if not name.startswith("_")}
+    card = cards[1].model_copy(update={"scheduler": config})  # its first level is that of dpmpp_2m's class
+    beside = DDIM(**STABLE_DIFFUSION).config
+    for solver in ("dpmpp_2m", "ddim", "ipndm"):
+        ours = LongstrideScheduler.from_card(card, beside, solver=solver, strict=True)
+        ours.set_timesteps(4)
+        assert ours._stepper.setup.calibrated
+    back = LongstrideScheduler.from_config(ours.config, solver="unipc")
+    assert (back.card, back.config.card, back.config.strict) == (None, None, False)
+    with pytest.raises(ls.CardError, match="was calibrated with beta_start 0.00085"):
+        LongstrideScheduler.from_card(card, DDIM().config, strict=True).set_timesteps(4)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import json
 from pathlib import Path
 from typing import Any
@@ -22,13 +23,17 @@ _LENGTH = 16
 
 def _tokenizer(folder: Path) -> Any:
     """A CLIP tokenizer of single letters."""
+    vocabulary = {token: n for n, token in enumerate(_VOCABULARY)}
     place = folder / "tokenizer"
     place.mkdir(parents=True, exist_ok=True)
-    (place / "vocab.json").write_text(json.dumps({token: n for n, token in enumerate(_VOCABULARY)}))
+    (place / "vocab.json").write_text(json.dumps(vocabulary))
     (place / "merges.txt").write_text("#version: 0.2\n")
+    by_file = {"vocab_file": str(place / "vocab.json"), "merges_file": str(place / "merges.txt")}
+    takes = inspect.signature(
+        transformers.CLIPTokenizer.__init__
+    ).parameters  # transformers 5 takes the tables themselves
     return transformers.CLIPTokenizer(
-        vocab_file=str(place / "vocab.json"),
-        merges_file=str(place / "merges.txt"),
+        **({"vocab": vocabulary, "merges": []} if "vocab" in takes else by_file),
         unk_token=_VOCABULARY[-1],
         pad_token=_VOCABULARY[-1],
         eos_token=_VOCABULARY[-1],

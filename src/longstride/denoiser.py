@@ -27,7 +27,7 @@ from torch import Tensor
 from longstride.errors import InputError, unknown
 from longstride.schedule import Schedule
 
-__all__ = ["Denoiser", "DynamicThreshold", "Prediction", "as_denoiser", "clean_weights", "combined"]
+__all__ = ["Clamp", "Denoiser", "DynamicThreshold", "Prediction", "as_denoiser", "clean_weights", "combined"]
 
 Prediction = Literal["noise", "data", "v", "flow", "score"]
 
@@ -189,6 +189,16 @@ def combined(x: Tensor, out: Tensor, weights: tuple[float, float]) -> Tensor:
     if of_state == 0:
         return wide if of_output == 1 else wide * of_output
     return torch.add(wide * of_output, x, alpha=of_state)
+
+
+class Clamp:
+    """Clean predictions clamped to ``[-bound, bound]``."""
+
+    def __init__(self, bound: float) -> None:
+        self.bound = bound
+
+    def __call__(self, clean: Tensor) -> Tensor:
+        return clean.clamp(-self.bound, self.bound)
 
 
 class DynamicThreshold:

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import shutil
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ from longstride.book import CardBook, load_any
 from longstride.calibration import Calibration
 from longstride.calibration.calibrate import default_settings
 from longstride.calibration.search import GaussNewtonSettings, most_calls
+from longstride.card import Card
 from longstride.cli.common import console, progress_bars
 from longstride.errors import InputError, unknown
 from longstride.evaluation.plots import comparison, picture_grid
@@ -76,6 +78,15 @@ def load_pipeline(source: str, device: str, dtype: str) -> Any:
     return pipeline.to(device)
 
 
+@contextmanager
+def _refusals() -> Iterator[None]:
+    """What a pipeline says of options that it does not take, in one line."""
+    try:
+        yield
+    except (TypeError, ValueError) as error:
+        raise InputError(f"the pipeline refuses its options: {str(error).partition(chr(10))[0]}") from error
+
+
 def calibrate_whole(
     source: str,
     out: Path,
@@ -118,7 +129,7 @@ def calibrate_whole(
         console.print(what, highlight=False)
         if journal.exists():
             console.print(f"going on with the calibration that was stopped ({journal})", highlight=False)
-    with progress_bars() as say:
+    with progress_bars() as say, _refusals():
         result = calibrate_pipeline(
             pipeline,
             nfe,
@@ -173,6 +184,8 @@ def draw_whole(
     calls = nfe or (8 if loaded is None or isinstance(loaded, CardBook) else loaded.nfe)
     pipeline = load_pipeline(source, device, dtype)
     config = pipeline.scheduler.config
+    if guidance is None and isinstance(loaded, Card):
+        guidance = loaded.model.guidance
     options |= {} if guidance is None else {"guidance_scale": guidance}
     options |= {} if negative is None else {"negative_prompt": negative}
     notes: list[str] = []
@@ -185,9 +198,9 @@ def draw_whole(
             generator = torch.Generator().manual_seed(number)
             with warnings.catch_warnings(record=True) as told:
                 warnings.simplefilter("always", UserWarning)
-                made = pipeline(
-                    num_inference_steps=calls, generator=generator, output_type="np", **given, **options
-                ).images
+                with _refusals():
+                    asked = {"num_inference_steps": calls, "generator": generator, "output_type": "np"}
+                    made = pipeline(**asked, **given, **options).images
             notes.extend(str(one.message) for one in told if "in its place" in str(one.message))
             pictures.append(made[0])
         return np.stack(pictures)

@@ -10,6 +10,7 @@ as diffusers' Heun does.
 
 from __future__ import annotations
 
+import json
 import warnings
 from collections.abc import Callable, Mapping, Sequence
 from functools import cached_property
@@ -26,27 +27,31 @@ from torch import Tensor
 
 from longstride.book import CardBook, load_any
 from longstride.card import CARD_FILE, Card
-from longstride.denoiser import DynamicThreshold
+from longstride.denoiser import Clamp, DynamicThreshold
 from longstride.errors import CardError, InputError, unknown
 from longstride.integrations.cards import plan_of_card
 from longstride.integrations.levels import (
     PROCESSES,
     Levels,
     Process,
+    check_known,
     kind_of,
     levels_of,
     process_of,
     reference_of,
     schedule_of,
     settings_of,
+    takes_clip,
 )
-from longstride.integrations.plan import Plan, after, classical_plan, continued
+from longstride.integrations.plan import SINGLE, Plan, after, classical_plan, continued
 from longstride.integrations.stepper import Setup, Stepper
 from longstride.solvers import SOLVERS
 from longstride.table import SolverTable
 
 __all__ = ["LongstrideScheduler"]
 
+#: Settings that belong to a card.
+_OF_CARDS = ("card", "strict", "guidance_scale")
 #: Setups that are kept: a server is asked for the same few numbers of steps again and again.
 _MOST_SETUPS = 32
 _FLOW = ("FlowMatchEulerDiscreteScheduler", "FlowMatchHeunDiscreteScheduler")
@@ -86,7 +91,6 @@ class LongstrideScheduler(SchedulerMixin, ConfigMixin):  # type: ignore[misc]
         *_FLOW,
         *_EDM,
         "DDPMScheduler",
-        "IPNDMScheduler",
     ]
 
     @register_to_config  # type: ignore[untyped-decorator]
@@ -166,7 +170,13 @@ class LongstrideScheduler(SchedulerMixin, ConfigMixin):  # type: ignore[misc]
             **kwargs: Settings in place of those of ``config``: ``solver="unipc"``.
         """
         if isinstance(config, Mapping):
+            if not (config.get("process") or kwargs.get("process")):
+                check_known(config)
             solver = kwargs.get("solver") or config.get("solver") or "dpmpp_2m"
+            # A card belongs to the scheduler that it was given to, and levels that were chosen for a solver to that.
+            kwargs = {**dict.fromkeys(("card", "guidance_scale"), None), "strict": False, **kwargs}
+            if config.get("levels") == "EulerDiscreteScheduler" and kind_of({"interpolation_type": 0}, solver) is None:
+                kwargs.setdefault("levels", None)
             read = {"process": process_of(config), "levels": kind_of(config, solver)}
             kwargs = {**{name: value for name, value in read.items() if config.get(name) is None}, **kwargs}
         return super().from_config(config, return_unused_kwargs=return_unused_kwargs, **kwargs)
@@ -203,9 +213,20 @@ class LongstrideScheduler(SchedulerMixin, ConfigMixin):  # type: ignore[misc]
         """Read ``scheduler_config.json`` and, where it names one, the card beside it; arguments as in diffusers."""
         made = super().from_pretrained(pretrained_model_name_or_path, subfolder=subfolder, **kwargs)
         scheduler = made[0] if isinstance(made, tuple) else made
-        if scheduler.config.card is not None:
-            scheduler._card = load_any(_beside(pretrained_model_name_or_path, subfolder, scheduler.config.card, kwargs))
+        told = cls.load_config(pretrained_model_name_or_path, subfolder=subfolder, **_hub_options(kwargs))
+        if told.get("card"):
+            place = _beside(pretrained_model_name_or_path, subfolder, told["card"], kwargs)
+            scheduler.register_to_config(**{name: told[name] for name in _OF_CARDS if name in told})
+            scheduler._card = load_any(place)
         return made
+
+    def to_json_string(self) -> str:
+        """The configuration without what nobody has set: each class has defaults of its own."""
+        told = json.loads(super().to_json_string())
+        kept = ("solver", "process", "card", "_class_name", "_diffusers_version")
+        unset = set(self.config.get("_use_default_values", ())) - set(kept)
+        told = {name: value for name, value in told.items() if value is not None and name not in unset}
+        return json.dumps(told, indent=2, sort_keys=True) + "\n"
 
     def save_pretrained(self, save_directory: Any, push_to_hub: bool = False, **kwargs: Any) -> None:
         """Write ``scheduler_config.json`` and the card beside it; arguments as in diffusers."""
@@ -248,6 +269,11 @@ class LongstrideScheduler(SchedulerMixin, ConfigMixin):  # type: ignore[misc]
     @property
     def sigmas(self) -> Tensor:
         """``sigma / alpha`` of every state, sigma itself for flows; float64, shape ``(K + 1,)``, on the CPU."""
+        if self._stepper.latest is None:
+            schedule = schedule_of(self.config, self.config.solver, self.process)
+            low, high = schedule.t_range
+            times = np.linspace(high, low, len(self))
+            return torch.from_numpy(schedule.sigma(times) if self.process == "flow" else schedule.ratio(times))
         return torch.from_numpy(self._stepper.setup.plan.ratios.copy())
 
     @property
@@ -271,6 +297,8 @@ class LongstrideScheduler(SchedulerMixin, ConfigMixin):  # type: ignore[misc]
         Raises:
             InputError: there is no such call.
         """
+        if not isinstance(begin_index, int):
+            raise InputError(f"begin_index must be a whole number, got {begin_index!r}")
         self._stepper.begin_with(begin_index)
 
     def __len__(self) -> int:
@@ -300,12 +328,14 @@ class LongstrideScheduler(SchedulerMixin, ConfigMixin):  # type: ignore[misc]
         """
         times, given = (None if one is None else tuple(map(float, one)) for one in (timesteps, sigmas))
         key = (num_inference_steps, times, given, mu, str(device), repr(sorted(self.config.items())))
-        if key not in self._setups:
+        setup = self._setups.get(key)
+        if setup is None:
+            setup = self._setup_of(num_inference_steps, device, times, given, mu)
             if len(self._setups) >= _MOST_SETUPS:
                 self._setups.clear()
-            self._setups[key] = self._setup_of(num_inference_steps, device, times, given, mu)
+            self._setups[key] = setup
         _ = self._threshold
-        self._stepper.prepare(self._setups[key])
+        self._stepper.prepare(setup)
 
     def _setup_of(
         self,
@@ -320,8 +350,17 @@ class LongstrideScheduler(SchedulerMixin, ConfigMixin):  # type: ignore[misc]
         count = None if custom else steps
         levels = levels_of(config, solver, process, count, timesteps=timesteps, sigmas=sigmas, mu=mu)
         schedule = schedule_of(config, solver, process)
-        # Flow pipelines pass the levels that their scheduler would choose by itself.
-        plan = self._calibrated(None if custom and process != "flow" else levels.steps, levels)
+        plan = None
+        if self._card is not None:
+            # Flow pipelines pass the levels that their scheduler would choose by itself.
+            usual = np.linspace(1, 1 / levels.steps, levels.steps)
+            near = process == "flow" and sigmas is not None and len(sigmas) == levels.steps
+            own = custom and not (near and timesteps is None and np.allclose(np.asarray(sigmas), usual, atol=1e-3))
+            made_with = (getattr(self._card, "scheduler", None) or {}).get("solver", solver)
+            # The classes of two solvers may begin at different levels.
+            said = {name: value for name, value in config.items() if name not in config.get("_use_default_values", ())}
+            then = levels if made_with == solver or custom else levels_of(said, made_with, process, count, mu=mu)
+            plan = self._calibrated(None if own else levels.steps, then)
         calibrated = plan is not None
         if plan is None:
             plan = classical_plan(solver, levels, schedule, config, config.solver_options or {}, process)
@@ -329,9 +368,8 @@ class LongstrideScheduler(SchedulerMixin, ConfigMixin):  # type: ignore[misc]
         return Setup(plan, levels, schedule, told, calibrated)
 
     def _calibrated(self, nfe: int | None, levels: Levels) -> Plan | None:
-        """The card's plan, or None where there is no card or it is for another run."""
-        if self._card is None:
-            return None
+        """The card's plan, or None where it is for another run."""
+        assert self._card is not None
         try:
             return plan_of_card(self._card, nfe, levels, self.config.guidance_scale, self.config, self.process)
         except CardError as error:
@@ -377,7 +415,7 @@ class LongstrideScheduler(SchedulerMixin, ConfigMixin):  # type: ignore[misc]
             eta: 0; tables are deterministic.
             generator: Unused.
             return_dict: Whether to return a :class:`SchedulerOutput` or a tuple.
-            **others: Of other schedulers, unused.
+            **others: Of other schedulers; None or False.
 
         Returns:
             The next state, in the dtype of ``sample``.
@@ -387,6 +425,8 @@ class LongstrideScheduler(SchedulerMixin, ConfigMixin):  # type: ignore[misc]
         """
         if eta:
             raise InputError(f"this sampler is deterministic, eta must be 0, got {eta}")
+        for name in [name for name, value in others.items() if value is not None and value is not False]:
+            raise InputError(f"step takes no {name}: this scheduler has nothing for it")
         result = self._stepper.step(model_output, timestep, sample, self._threshold)
         return SchedulerOutput(prev_sample=result) if return_dict else (result,)
 
@@ -396,9 +436,9 @@ class LongstrideScheduler(SchedulerMixin, ConfigMixin):  # type: ignore[misc]
         config = self.config
         if config.thresholding:
             return DynamicThreshold(config.dynamic_thresholding_ratio or 0.995, config.sample_max_value or 1.0)
-        if config.clip_sample:
-            bound = float(config.clip_sample_range or 1.0)
-            return lambda clean: clean.clamp(-bound, bound)
+        # diffusers' classes of the exponential solvers do not know the setting; a card was calibrated with it.
+        if config.clip_sample and (self._card is not None or takes_clip(config.solver)):
+            return Clamp(float(config.clip_sample_range or 1.0))
         return None
 
     def _begin(self, setup: Setup, call: int, shape: torch.Size) -> SolverTable:
@@ -414,6 +454,8 @@ class LongstrideScheduler(SchedulerMixin, ConfigMixin):  # type: ignore[misc]
         elif not call:
             return setup.plan.table
         solver, left = continued(self.config.solver), setup.plan.calls - call
+        if setup.calibrated and solver not in SINGLE:
+            solver = "dpmpp_2m"  # the pipeline makes one call per level of the card
         levels = setup.plan.as_levels().after(after(setup.plan, call))
         options = self.config.solver_options or {}
         plan = classical_plan(solver, levels, setup.schedule, self.config, options, self.process)
@@ -464,5 +506,8 @@ def _beside(place: Any, subfolder: str | None, name: str, options: Mapping[str, 
         return local
     from huggingface_hub import hf_hub_download
 
-    known = {key: options[key] for key in ("cache_dir", "revision", "token", "local_files_only") if key in options}
-    return Path(hf_hub_download(str(place), name, subfolder=subfolder, **known))
+    return Path(hf_hub_download(str(place), name, subfolder=subfolder, **_hub_options(options)))
+
+
+def _hub_options(options: Mapping[str, Any]) -> dict[str, Any]:
+    return {key: options[key] for key in ("cache_dir", "revision", "token", "local_files_only") if key in options}

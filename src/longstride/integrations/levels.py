@@ -23,12 +23,14 @@ __all__ = [
     "PROCESSES",
     "Levels",
     "Process",
+    "check_known",
     "kind_of",
     "levels_of",
     "process_of",
     "reference_of",
     "schedule_of",
     "settings_of",
+    "takes_clip",
 ]
 
 Array = NDArray[np.float64]
@@ -50,6 +52,8 @@ _CLASSES = {
     "unipc": "UniPCMultistepScheduler",
 }
 _SPACED = ("use_karras_sigmas", "use_exponential_sigmas", "use_beta_sigmas")
+#: Settings that diffusers' classes read where another class has left them.
+_HIDDEN = ("sigma_min", "sigma_max", "rho")
 #: Settings whose default is not taken over: DDIM's class clips pictures unless it is told not to.
 _NOT_SHARED = ("clip_sample", "clip_sample_range", "sample_max_value", "dynamic_thresholding_ratio", "predict_x0")
 #: Settings of other methods that a class would refuse or change, although only its levels are asked for.
@@ -98,12 +102,39 @@ def process_of(config: Mapping[str, Any]) -> Process:
         return "flow"
     if has & {"beta_start", "trained_betas", "beta_schedule"}:
         return "vp"
-    return "edm" if "sigma_data" in has else "flow" if has & {"shift", "base_shift"} else "vp"
+    if has >= {"sigma_data", "sigma_schedule"}:
+        return "edm"
+    return "flow" if has & {"shift", "base_shift"} else "vp"
+
+
+def check_known(config: Mapping[str, Any]) -> None:
+    """Make sure that a configuration is of a process that :func:`process_of` tells.
+
+    Raises:
+        InputError: it is of another one, which would be sampled wrongly.
+    """
+    has = {name for name, value in config.items() if value is not None}
+    for name in ("snr_shift_scale", "snr", "s_churn"):
+        if name in has:
+            raise InputError(f"schedulers with {name} are of a process that longstride does not know")
+    if config.get("timestep_type") == "continuous":
+        raise InputError("timestep_type 'continuous' (Stable Video Diffusion) is not supported")
+    known = {"beta_start", "trained_betas", "beta_schedule", "shift", "base_shift", "use_flow_sigmas"}
+    if not has & known and not has >= {"sigma_data", "sigma_schedule"}:
+        raise InputError(
+            "cannot tell the process of this scheduler: expected betas (DDPM and its kind), a shift (flow matching) or "
+            "EDM's settings"
+        )
 
 
 def kind_of(config: Mapping[str, Any], solver: str) -> str | None:
     """The class whose levels a configuration asks for, where diffusers has several for a solver."""
     return "EulerDiscreteScheduler" if "interpolation_type" in config and solver not in _CLASSES else None
+
+
+def takes_clip(solver: str) -> bool:
+    """Whether diffusers' class of a solver clamps clean predictions where ``clip_sample`` asks for it."""
+    return solver not in _CLASSES and solver != "heun"
 
 
 def settings_of(config: Mapping[str, Any], solver: str, process: Process) -> dict[str, Any]:
@@ -133,7 +164,11 @@ def reference_of(config: Mapping[str, Any], solver: str, process: Process) -> An
         given.setdefault("set_alpha_to_one", False)  # PNDMScheduler's own default
     made = getattr(diffusers, name)
     known = set(inspect.signature(made.__init__).parameters) - {"self", *_NOT_LEVELS}
-    return made(**{key: value for key, value in given.items() if key in known})
+    reference = made(**{key: value for key, value in given.items() if key in known})
+    # Some read settings that are not their own, such as sigma_min and sigma_max for Karras levels.
+    others = {key: value for key, value in given.items() if key in _HIDDEN and key not in known}
+    reference.register_to_config(**others)
+    return reference
 
 
 def schedule_of(config: Mapping[str, Any], solver: str, process: Process) -> Schedule:
@@ -170,8 +205,11 @@ def levels_of(
         raise InputError("set_timesteps needs num_inference_steps, timesteps or sigmas")
     if timesteps is not None and sigmas is not None and process != "flow":
         raise InputError("set_timesteps takes timesteps or sigmas, not both")
-    if steps is not None and steps < 1:
-        raise InputError(f"num_inference_steps must be at least 1, got {steps}")
+    if steps is not None and (not isinstance(steps, (int, np.integer)) or steps < 1):
+        raise InputError(f"num_inference_steps must be a whole number of at least 1, got {steps!r}")
+    for name, one in (("timesteps", timesteps), ("sigmas", sigmas)):
+        if one is not None and len(one) == 0:
+            raise InputError(f"{name} must hold at least one number")
     reference = reference_of(config, solver, process)
     if process == "flow":
         return _flow(reference, steps, timesteps, sigmas, mu)

@@ -8,11 +8,13 @@ guidance, prompts, packing of latents, casting, offloading) is part of the funct
 
 from __future__ import annotations
 
+import hashlib
 import inspect
 import queue
 import threading
 from collections import OrderedDict
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack
 from copy import copy
 from dataclasses import replace
 from functools import cached_property
@@ -36,7 +38,23 @@ from longstride.zoo.text import as_prompts
 __all__ = ["PipelineDenoiser", "calibrate_pipeline"]
 
 #: Live calls of a pipeline that are kept waiting: its embeddings are computed once per batch of prompts.
-_MOST_CALLS = 16
+_MOST_CALLS = 64
+#: Options of a call that are this module's own, or under which a pipeline does not make whole runs.
+_REFUSED = (
+    "generator",
+    "num_inference_steps",
+    "output_type",
+    "latents",
+    "timesteps",
+    "sigmas",
+    "denoising_start",
+    "denoising_end",
+    "strength",
+    "image",
+    "mask_image",
+)
+#: Seconds that a call may take to leave its loop.
+_PATIENCE = 60.0
 
 
 class _Over(Exception):
@@ -53,7 +71,11 @@ class _Times:
         return self.length
 
     def __getitem__(self, index: Any) -> Any:
-        return self if isinstance(index, slice) else self.first
+        if not isinstance(index, slice):
+            return self.first
+        if (index.start or 0) != 0 or (index.stop is not None and index.stop < self.length):
+            raise InputError("this pipeline leaves out some of its times: only whole runs can be calibrated")
+        return self
 
     def __iter__(self) -> Iterator[Tensor]:
         yield self.first
@@ -75,7 +97,9 @@ class _Probe(LongstrideScheduler):
         """To the pipeline: (state, time), or None to end it."""
         return queue.Queue()
 
-    _next: tuple[Tensor, Tensor] | None = None
+    #: When the loop comes round next, it is told this.
+    _time: Tensor | None = None
+    closed = False
 
     @property
     def timesteps(self) -> Any:
@@ -84,7 +108,9 @@ class _Probe(LongstrideScheduler):
         return _Times(self._following, told[0], len(told))
 
     def _following(self) -> Tensor | None:
-        return None if self._next is None else self._next[1]
+        # Once only: a loop that comes round without a step, as an interrupted one does, must end.
+        time, self._time = self._time, None
+        return time
 
     def scale_model_input(self, sample: Tensor, timestep: Any = None) -> Tensor:
         if self.process == "edm":
@@ -92,9 +118,13 @@ class _Probe(LongstrideScheduler):
         return sample
 
     def step(self, model_output: Tensor, timestep: Any, sample: Tensor, *args: Any, **kwargs: Any) -> Any:
-        self.out.put((model_output, sample))
-        self._next = self.back.get()
-        following = sample if self._next is None else self._next[0].to(sample)
+        asked = None
+        if not self.closed:
+            self.out.put((model_output, sample))
+            asked = self.back.get()
+        # A copy that the pipeline may write into; what comes from inference mode it may not.
+        following = sample if asked is None else asked[0].to(sample).clone()
+        self._time = None if asked is None else asked[1]
         return (following,) if kwargs.get("return_dict") is False else _Output(following)
 
 
@@ -127,16 +157,25 @@ class _Call:
         mine.scheduler = probe
         mine.set_progress_bar_config(disable=True)
 
+        casts = [(kind, torch.get_autocast_dtype(kind)) for kind in ("cpu", "cuda") if torch.is_autocast_enabled(kind)]
+
         def run() -> None:
             try:
-                mine(**options)
+                with ExitStack() as stack:  # a thread begins without the caller's
+                    for kind, dtype in casts:
+                        stack.enter_context(torch.autocast(kind, dtype))
+                    mine(**options)
                 probe.out.put(_Over())
             except BaseException as error:
                 probe.out.put(error)
 
         self.thread = threading.Thread(target=run, daemon=True)
         self.thread.start()
-        _, state = self._wait()
+        try:
+            _, state = self._wait()
+        except BaseException:
+            self.end()
+            raise
         #: DiT's pipeline carries every state twice, once for each side of guidance.
         self.copies = max(1, len(state) // size)
         self.state = state[:size]
@@ -144,7 +183,10 @@ class _Call:
     def _wait(self) -> tuple[Tensor, Tensor]:
         found = self.probe.out.get()
         if isinstance(found, _Over):
-            raise InputError("the pipeline ended without a step: its scheduler is not asked in a loop")
+            raise InputError(
+                "the pipeline left its loop by itself: an interrupted one, or one that does not ask its scheduler in a "
+                "loop over its times, cannot be calibrated"
+            )
         if isinstance(found, BaseException):
             raise found
         output, state = found
@@ -152,12 +194,19 @@ class _Call:
 
     def __call__(self, x: Tensor, time: Tensor) -> Tensor:
         self.probe.back.put((torch.cat([x] * self.copies), time))
-        return self._wait()[0][: len(x)]
+        output, seen = self._wait()
+        if not torch.equal(seen[: len(x)].to(x), x):
+            raise InputError(
+                "something changes the states between the steps of this pipeline, a callback or a mask: take it "
+                "away for the calibration"
+            )
+        return output[: len(x)]
 
     def end(self) -> None:
         """Let the pipeline leave its loop."""
+        self.probe.closed = True
         self.probe.back.put(None)
-        self.thread.join()
+        self.thread.join(_PATIENCE)
 
 
 class PipelineDenoiser:
@@ -205,6 +254,8 @@ class PipelineDenoiser:
             own = {name: [values[n % len(values)] for n in numbers] for name, values in self.per_sample.items()}
             generators = [torch.Generator().manual_seed(self.seeds[n]) for n in numbers]
             asked = {"generator": generators, "num_inference_steps": self.steps, "output_type": "latent"}
+            if "batch_size" in inspect.signature(type(self.pipeline).__call__).parameters:
+                asked |= {"batch_size": len(numbers), "output_type": "np"}
             self._calls[numbers] = _Call(self.pipeline, probe, {**asked, **own, **self.options}, len(numbers))
         self._calls.move_to_end(numbers)
         return self._calls[numbers]
@@ -263,6 +314,13 @@ def calibrate_pipeline(
     takes = _parameters(pipeline)
     per_sample: dict[str, Sequence[Any]] = {}
     asked = dict(options or {})
+    if refused := [name for name in _REFUSED if name in asked]:
+        raise InputError(f"options must not hold {', '.join(refused)}: calibration sets them, or needs whole runs")
+    if takes & {"strength", "mask_image", "control_image"} or hasattr(pipeline, "controlnet"):
+        raise InputError(
+            f"{type(pipeline).__name__} starts from a picture or is controlled by one: calibrate the text-to-image "
+            "pipeline of the same network"
+        )
     if "prompt" in takes and not {"prompt", "prompt_embeds"} & set(asked):
         per_sample["prompt"] = as_prompts(prompts)
     elif "class_labels" in takes and "class_labels" not in asked:
@@ -278,8 +336,7 @@ def calibrate_pipeline(
     while True:
         if samples % size or held_out % size:
             raise InputError(f"samples and held_out must be multiples of the batch size {size}")
-        own_size = {} if {"prompt", "class_labels"} & takes else {"batch_size": size, "output_type": "np"}
-        network = PipelineDenoiser(pipeline, nfe, {**own_size, **asked}, per_sample, seeds, size, scheduler or {})
+        network = PipelineDenoiser(pipeline, nfe, asked, per_sample, seeds, size, scheduler or {})
         try:
             first = network.call(tuple(range(size)))
             break
@@ -304,13 +361,18 @@ def calibrate_pipeline(
             batch_size=batch_size,
             model=_info(pipeline, guidance_scale, tuple(noise.shape[1:])),
             seed=seed,
-            journal=journal,
+            journal=None if journal is None else Path(journal) / _identity(asked, per_sample, scheduler),
             progress=progress,
             **({"scout_samples": max(batch_size, 32)} if method == "gauss_newton" else {}) | settings,
         )
     finally:
         network.close()
     return _with_scheduler(result, config)
+
+
+def _identity(*parts: Any) -> str:
+    """A name for what is asked of a pipeline: a journal of other prompts or options is another journal."""
+    return hashlib.sha256(repr(parts).encode()).hexdigest()[:16]
 
 
 def _parameters(pipeline: Any) -> set[str]:

@@ -18,9 +18,11 @@ from longstride.solvers import build
 from longstride.solvers.dpm_multistep import FEW_STEPS
 from longstride.table import SolverTable
 
-__all__ = ["Plan", "after", "classical_plan", "continued", "plan_of_table"]
+__all__ = ["SINGLE", "Plan", "after", "classical_plan", "continued", "plan_of_table"]
 
 Array = NDArray[np.float64]
+#: Solvers that make one call per level.
+SINGLE = ("ddim", "ipndm", "deis", "dpmpp_2m", "dpmpp_3m", "dpm_solver_2m", "dpm_solver_3m", "unipc")
 #: Solvers whose first steps make further calls, and what goes on from the middle of their run in their place.
 _STARTED = {"pndm": "ipndm", "spndm": "ipndm"}
 
@@ -57,8 +59,9 @@ class Plan:
 
     @property
     def order(self) -> int:
-        """Most network calls per step."""
-        return int(np.diff(self.table.grid).max())
+        """Network calls per step, where all but the last make as many; otherwise 1, as diffusers' PNDM says."""
+        calls = np.diff(self.table.grid)
+        return int(calls[0]) if (calls[:-1] == calls[0]).all() else 1
 
     @property
     def ratios(self) -> Array:

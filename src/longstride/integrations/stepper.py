@@ -50,6 +50,8 @@ class _State:
         begin: Call that the next run begins with, where the pipeline has said so.
         offset: Calls of the plan before the first of the run.
         given: The state that was returned last.
+        version: Its version then; -1 where tensors do not tell.
+        followed: How often had been prepared when a run began that follows another thread.
     """
 
     def __init__(self) -> None:
@@ -58,6 +60,18 @@ class _State:
         self.begin: int | None = None
         self.offset = 0
         self.given: Tensor | None = None
+        self.version = -1
+        self.followed = 0
+
+    def give(self, x: Tensor) -> Tensor:
+        """Remember what is returned."""
+        untold = torch.compiler.is_compiling() or x.is_inference()  # neither tells versions
+        self.given, self.version = x, -1 if untold else x._version
+        return x
+
+    def unchanged(self, x: Tensor) -> bool:
+        """Whether ``x`` is what was returned last, and nobody has written into it."""
+        return x is self.given and self.version >= 0 and x._version == self.version
 
     def reset(self, setup: Setup) -> None:
         """Follow ``setup``, from its beginning."""
@@ -89,6 +103,7 @@ class Stepper:
     def __init__(self, begin: Callable[[Setup, int, torch.Size], SolverTable]) -> None:
         self.begin = begin
         self.latest: Setup | None = None
+        self.prepared = 0
         self._threads, self._compiled = _Local(), _State()
 
     def __getstate__(self) -> dict[str, Any]:
@@ -119,6 +134,7 @@ class Stepper:
         """Follow ``setup`` from now on, and forget the run of this thread."""
         _ = setup.plan.table.levels, setup.plan.table.last_reader  # before a compiler looks: they are made under a lock
         self.latest = setup
+        self.prepared += 1
         for state in (self.local, self._compiled):
             state.reset(setup)
 
@@ -144,9 +160,12 @@ class Stepper:
         if timestep is None:
             return 0
         plan = self.setup.plan
-        found: list[int] = np.flatnonzero(plan.times == float(timestep)).tolist()
+        time = float(timestep)
+        found: list[int] = np.flatnonzero(np.isclose(plan.times, time, rtol=1e-5, atol=1e-4)).tolist()
+        if not found:
+            raise InputError(f"time {time:g} is none of this run's: take it from timesteps, or call set_begin_index")
         # A solver of several calls per step tells a time twice: once within a step, and once where the next begins.
-        return next((call for call in found if call in plan.table.grid), found[0] if found else 0)
+        return next((call for call in found if call in plan.table.grid), found[0])
 
     def step(
         self, output: Tensor, timestep: Any, sample: Tensor, threshold: Callable[[Tensor], Tensor] | None
@@ -163,6 +182,8 @@ class Stepper:
             InputError: a state of another shape, or a step after the last.
         """
         local, setup = self.local, self.setup
+        if local.setup is None and local.followed != self.prepared:
+            local.run, local.followed = None, self.prepared  # another thread has begun with another run
         run = local.run
         if run is None:
             call = self.first(timestep)
@@ -170,10 +191,13 @@ class Stepper:
             local.offset = call
         elif run.k == run.table.nfe:
             raise InputError(f"all {setup.plan.calls} calls of this run are made: call set_timesteps for another")
-        elif sample is not local.given or sample.dtype == run.history.dtype:
+        elif sample.dtype == run.history.dtype or not local.unchanged(sample):
             run.replace(sample)
+        if output.ndim > 1 and output.shape[1] == 2 * sample.shape[1]:
+            output = output[:, : sample.shape[1]]  # a learned variance comes behind the prediction
+        if output.shape != sample.shape:
+            raise InputError(f"the network returned shape {tuple(output.shape)} for a state of {tuple(sample.shape)}")
         clean = combined(sample, output, setup.plan.clean[local.offset + run.k])
         run.see(clean if threshold is None else threshold(clean))
         run.advance()
-        local.given = run.x
-        return local.given
+        return local.give(run.x)
