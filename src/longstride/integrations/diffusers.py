@@ -35,6 +35,7 @@ from longstride.integrations.levels import (
     Levels,
     Process,
     check_known,
+    has_class,
     kind_of,
     levels_of,
     process_of,
@@ -175,7 +176,7 @@ class LongstrideScheduler(SchedulerMixin, ConfigMixin):  # type: ignore[misc]
             solver = kwargs.get("solver") or config.get("solver") or "dpmpp_2m"
             # A card belongs to the scheduler that it was given to, and levels that were chosen for a solver to that.
             kwargs = {**dict.fromkeys(("card", "guidance_scale"), None), "strict": False, **kwargs}
-            if config.get("levels") == "EulerDiscreteScheduler" and kind_of({"interpolation_type": 0}, solver) is None:
+            if config.get("levels") == "EulerDiscreteScheduler" and has_class(solver):
                 kwargs.setdefault("levels", None)
             read = {"process": process_of(config), "levels": kind_of(config, solver)}
             kwargs = {**{name: value for name, value in read.items() if config.get(name) is None}, **kwargs}
@@ -251,7 +252,7 @@ class LongstrideScheduler(SchedulerMixin, ConfigMixin):  # type: ignore[misc]
     @property
     def order(self) -> int:
         """Most network calls per step."""
-        return 1 if self._stepper.latest is None else self._stepper.setup.plan.order
+        return 1 if self._stepper.known is None else self._stepper.setup.plan.order
 
     @property
     def init_noise_sigma(self) -> float:
@@ -264,12 +265,12 @@ class LongstrideScheduler(SchedulerMixin, ConfigMixin):  # type: ignore[misc]
     @property
     def timesteps(self) -> Tensor:
         """What the network is told at every call, shape ``(K,)``."""
-        return torch.arange(len(self) - 1, -1, -1) if self._stepper.latest is None else self._stepper.setup.timesteps
+        return torch.arange(len(self) - 1, -1, -1) if self._stepper.known is None else self._stepper.setup.timesteps
 
     @property
     def sigmas(self) -> Tensor:
         """``sigma / alpha`` of every state, sigma itself for flows; float64, shape ``(K + 1,)``, on the CPU."""
-        if self._stepper.latest is None:
+        if self._stepper.known is None:
             schedule = schedule_of(self.config, self.config.solver, self.process)
             low, high = schedule.t_range
             times = np.linspace(high, low, len(self))
@@ -279,7 +280,7 @@ class LongstrideScheduler(SchedulerMixin, ConfigMixin):  # type: ignore[misc]
     @property
     def num_inference_steps(self) -> int | None:
         """Steps that were set, or None."""
-        return None if self._stepper.latest is None else self._stepper.setup.levels.steps
+        return None if self._stepper.known is None else self._stepper.setup.levels.steps
 
     @property
     def step_index(self) -> int | None:
@@ -485,7 +486,7 @@ class LongstrideScheduler(SchedulerMixin, ConfigMixin):  # type: ignore[misc]
 
     def _level_of(self, times: NDArray[np.float64], part: str) -> Tensor:
         """Alpha or sigma, on the pipeline's scale, at network times."""
-        setup = self._stepper.local.setup or self._stepper.latest
+        setup = self._stepper.known
         schedule = schedule_of(self.config, self.config.solver, self.process) if setup is None else setup.schedule
         if self.process == "edm":
             found = np.ones_like(times) if part == "alphas" else np.exp(4 * times)

@@ -14,9 +14,10 @@ from typing import Any, Literal, get_args
 
 import diffusers
 import numpy as np
-from numpy.typing import NDArray
+from numpy.typing import ArrayLike, NDArray
 
 from longstride.errors import InputError
+from longstride.nodes import Nodes
 from longstride.schedule import Schedule, alpha_of_ratio
 
 __all__ = [
@@ -24,6 +25,7 @@ __all__ = [
     "Levels",
     "Process",
     "check_known",
+    "has_class",
     "kind_of",
     "levels_of",
     "process_of",
@@ -31,6 +33,7 @@ __all__ = [
     "schedule_of",
     "settings_of",
     "takes_clip",
+    "times_of",
 ]
 
 Array = NDArray[np.float64]
@@ -84,8 +87,7 @@ class Levels:
     @property
     def ratios(self) -> Array:
         """``sigma / alpha``, shape ``(N + 1,)``; infinite where alpha is 0."""
-        with np.errstate(divide="ignore"):
-            return self.sigmas / self.alphas
+        return Nodes(self.alphas, self.sigmas).ratios
 
     def after(self, i: int) -> Levels:
         """Those from step ``i`` on."""
@@ -129,12 +131,17 @@ def check_known(config: Mapping[str, Any]) -> None:
 
 def kind_of(config: Mapping[str, Any], solver: str) -> str | None:
     """The class whose levels a configuration asks for, where diffusers has several for a solver."""
-    return "EulerDiscreteScheduler" if "interpolation_type" in config and solver not in _CLASSES else None
+    return None if has_class(solver) or "interpolation_type" not in config else "EulerDiscreteScheduler"
+
+
+def has_class(solver: str) -> bool:
+    """Whether diffusers has a class for the solver whose levels it then visits, and no others."""
+    return solver in _CLASSES
 
 
 def takes_clip(solver: str) -> bool:
     """Whether diffusers' class of a solver clamps clean predictions where ``clip_sample`` asks for it."""
-    return solver not in _CLASSES and solver != "heun"
+    return not has_class(solver) and solver != "heun"
 
 
 def settings_of(config: Mapping[str, Any], solver: str, process: Process) -> dict[str, Any]:
@@ -224,7 +231,7 @@ def levels_of(
     else:
         given = np.asarray(sigmas, np.float64)
         ratios = given if given[-1] == 0 else np.append(given, last)
-        times, whole = _times(schedule, process, ratios[:-1]), False
+        times, whole = times_of(schedule, process, ratios[:-1]), False
     return _checked(times, ratios, process, whole)
 
 
@@ -284,7 +291,8 @@ def _flow(
     return Levels(times, 1 - levels, levels, not reference.timesteps.is_floating_point())
 
 
-def _times(schedule: Schedule, process: Process, ratios: Array) -> Array:
+def times_of(schedule: Schedule, process: Process, ratios: ArrayLike) -> Array:
+    """What the network is told at ``sigma / alpha``; EDM's preconditioning says a quarter of its logarithm."""
     return 0.25 * np.log(ratios) if process == "edm" else schedule.time_of_ratio(ratios)
 
 

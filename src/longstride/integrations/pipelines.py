@@ -10,18 +10,12 @@ from __future__ import annotations
 
 import hashlib
 import inspect
-import queue
-import threading
 from collections import OrderedDict
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import ExitStack
-from copy import copy
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor
 
@@ -29,7 +23,7 @@ from longstride.calibration.calibrate import Calibration, Progress, calibrate
 from longstride.card import ModelInfo
 from longstride.denoiser import DIFFUSERS_PREDICTIONS, Denoiser, DynamicThreshold, as_denoiser
 from longstride.errors import InputError, LongstrideError
-from longstride.integrations.diffusers import LongstrideScheduler
+from longstride.integrations.probe import Call, Probe
 from longstride.solvers import build
 from longstride.table import SolverTable
 from longstride.zoo.model import weights_digest
@@ -53,160 +47,6 @@ _REFUSED = (
     "image",
     "mask_image",
 )
-#: Seconds that a call may take to leave its loop.
-_PATIENCE = 60.0
-
-
-class _Over(Exception):
-    """The call of a pipeline has ended by itself."""
-
-
-class _Times:
-    """Times without an end, each asked for when the loop of the pipeline comes to it."""
-
-    def __init__(self, following: Callable[[], Tensor | None], first: Tensor, length: int) -> None:
-        self.following, self.first, self.length = following, first, length
-
-    def __len__(self) -> int:
-        return self.length
-
-    def __getitem__(self, index: Any) -> Any:
-        if not isinstance(index, slice):
-            return self.first
-        if (index.start or 0) != 0 or (index.stop is not None and index.stop < self.length):
-            raise InputError("this pipeline leaves out some of its times: only whole runs can be calibrated")
-        return self
-
-    def __iter__(self) -> Iterator[Tensor]:
-        yield self.first
-        while (time := self.following()) is not None:
-            yield time
-
-
-class _Probe(LongstrideScheduler):
-    """A scheduler that hands predictions out and takes states in, from the thread of a pipeline's call."""
-
-    # Not in __init__, whose signature tells diffusers which settings there are.
-    @cached_property
-    def out(self) -> queue.Queue[Any]:
-        """From the pipeline: (prediction, state), or how it ended."""
-        return queue.Queue()
-
-    @cached_property
-    def back(self) -> queue.Queue[tuple[Tensor, Tensor] | None]:
-        """To the pipeline: (state, time), or None to end it."""
-        return queue.Queue()
-
-    #: When the loop comes round next, it is told this.
-    _time: Tensor | None = None
-    closed = False
-
-    @property
-    def timesteps(self) -> Any:
-        """What was set, and after that whatever is asked for."""
-        told = super().timesteps
-        return _Times(self._following, told[0], len(told))
-
-    def _following(self) -> Tensor | None:
-        # Once only: a loop that comes round without a step, as an interrupted one does, must end.
-        time, self._time = self._time, None
-        return time
-
-    def scale_model_input(self, sample: Tensor, timestep: Any = None) -> Tensor:
-        if self.process == "edm":
-            raise InputError("pipelines with EDM's preconditioning cannot be calibrated yet: use longstride.calibrate")
-        return sample
-
-    def step(self, model_output: Tensor, timestep: Any, sample: Tensor, *args: Any, **kwargs: Any) -> Any:
-        asked = None
-        if not self.closed:
-            self.out.put((model_output, sample))
-            asked = self.back.get()
-        # A copy that the pipeline may write into; what comes from inference mode it may not.
-        following = sample if asked is None else asked[0].to(sample).clone()
-        self._time = None if asked is None else asked[1]
-        return (following,) if kwargs.get("return_dict") is False else _Output(following)
-
-
-class _Output:
-    """What pipelines read from ``step``."""
-
-    def __init__(self, sample: Tensor) -> None:
-        self.prev_sample = sample
-
-    def __getitem__(self, index: int) -> Tensor:
-        return (self.prev_sample,)[index]
-
-
-class _Call:
-    """One call of a pipeline, in a thread of its own, that stands in its loop.
-
-    Args:
-        pipeline: The pipeline; a shallow copy of it is called.
-        probe: Its scheduler for this call.
-        options: Of the call.
-        size: Samples.
-
-    Attributes:
-        state: First state of the samples, ``(size, *)``.
-    """
-
-    def __init__(self, pipeline: Any, probe: _Probe, options: Mapping[str, Any], size: int) -> None:
-        self.probe = probe
-        mine = copy(pipeline)
-        mine.scheduler = probe
-        mine.set_progress_bar_config(disable=True)
-
-        casts = [(kind, torch.get_autocast_dtype(kind)) for kind in ("cpu", "cuda") if torch.is_autocast_enabled(kind)]
-
-        def run() -> None:
-            try:
-                with ExitStack() as stack:  # a thread begins without the caller's
-                    for kind, dtype in casts:
-                        stack.enter_context(torch.autocast(kind, dtype))
-                    mine(**options)
-                probe.out.put(_Over())
-            except BaseException as error:
-                probe.out.put(error)
-
-        self.thread = threading.Thread(target=run, daemon=True)
-        self.thread.start()
-        try:
-            _, state = self._wait()
-        except BaseException:
-            self.end()
-            raise
-        #: DiT's pipeline carries every state twice, once for each side of guidance.
-        self.copies = max(1, len(state) // size)
-        self.state = state[:size]
-
-    def _wait(self) -> tuple[Tensor, Tensor]:
-        found = self.probe.out.get()
-        if isinstance(found, _Over):
-            raise InputError(
-                "the pipeline left its loop by itself: an interrupted one, or one that does not ask its scheduler in a "
-                "loop over its times, cannot be calibrated"
-            )
-        if isinstance(found, BaseException):
-            raise found
-        output, state = found
-        return output, state
-
-    def __call__(self, x: Tensor, time: Tensor) -> Tensor:
-        self.probe.back.put((torch.cat([x] * self.copies), time))
-        output, seen = self._wait()
-        if not torch.equal(seen[: len(x)].to(x), x):
-            raise InputError(
-                "something changes the states between the steps of this pipeline, a callback or a mask: take it "
-                "away for the calibration"
-            )
-        return output[: len(x)]
-
-    def end(self) -> None:
-        """Let the pipeline leave its loop."""
-        self.probe.closed = True
-        self.probe.back.put(None)
-        self.thread.join(_PATIENCE)
 
 
 class PipelineDenoiser:
@@ -234,7 +74,7 @@ class PipelineDenoiser:
     ) -> None:
         self.pipeline, self.steps, self.options, self.per_sample = pipeline, steps, dict(options), per_sample
         self.seeds, self.batch_size, self.settings = seeds, batch_size, dict(settings)
-        self._calls: OrderedDict[tuple[int, ...], _Call] = OrderedDict()
+        self._calls: OrderedDict[tuple[int, ...], Call] = OrderedDict()
 
     def __call__(self, x: Tensor, times: Tensor, index: Tensor) -> Tensor:
         numbers, time = index.tolist(), times.flatten()[0]
@@ -245,18 +85,18 @@ class PipelineDenoiser:
             outputs.append(call(x[begin : begin + len(part)].to(call.state.dtype), time).to(x))
         return torch.cat(outputs)
 
-    def call(self, numbers: tuple[int, ...]) -> _Call:
+    def call(self, numbers: tuple[int, ...]) -> Call:
         """The live call for some samples, begun where there is none."""
         if numbers not in self._calls:
             while len(self._calls) >= _MOST_CALLS:
                 self._calls.popitem(last=False)[1].end()
-            probe = _Probe.from_config(self.pipeline.scheduler.config, **self.settings)
+            probe = Probe.from_config(self.pipeline.scheduler.config, **self.settings)
             own = {name: [values[n % len(values)] for n in numbers] for name, values in self.per_sample.items()}
             generators = [torch.Generator().manual_seed(self.seeds[n]) for n in numbers]
             asked = {"generator": generators, "num_inference_steps": self.steps, "output_type": "latent"}
-            if "batch_size" in inspect.signature(type(self.pipeline).__call__).parameters:
+            if "batch_size" in _parameters(self.pipeline):
                 asked |= {"batch_size": len(numbers), "output_type": "np"}
-            self._calls[numbers] = _Call(self.pipeline, probe, {**asked, **own, **self.options}, len(numbers))
+            self._calls[numbers] = Call(self.pipeline, probe, {**asked, **own, **self.options}, len(numbers))
         self._calls.move_to_end(numbers)
         return self._calls[numbers]
 
@@ -348,7 +188,8 @@ def calibrate_pipeline(
     try:
         table = _base_table(first.probe)
         denoiser = _denoiser(network, first.probe, total)
-        own = _own_alpha(first.probe, table)
+        setup = first.probe._stepper.setup
+        own = float(setup.levels.alphas[0]) if setup.schedule.scaled else 1.0  # states of the frame are divided by it
         states = [network.call(tuple(range(b, b + batch_size))).state for b in range(0, total, batch_size)]
         noise = torch.cat([state.float() for state in states]) / own
         config = {name: value for name, value in first.probe.config.items() if not name.startswith("_")}
@@ -367,7 +208,7 @@ def calibrate_pipeline(
         )
     finally:
         network.close()
-    return _with_scheduler(result, config)
+    return replace(result, card=result.card.model_copy(update={"scheduler": config}))
 
 
 def _identity(*parts: Any) -> str:
@@ -379,7 +220,7 @@ def _parameters(pipeline: Any) -> set[str]:
     return set(inspect.signature(type(pipeline).__call__).parameters)
 
 
-def _base_table(probe: _Probe) -> SolverTable:
+def _base_table(probe: Probe) -> SolverTable:
     """DDIM on the levels that the pipeline would visit, in the denoiser's frame."""
     setup = probe._stepper.setup
     if setup.schedule.scaled:
@@ -387,13 +228,7 @@ def _base_table(probe: _Probe) -> SolverTable:
     return build("ddim", setup.levels.sigmas, alphas=setup.levels.alphas, schedule=setup.schedule)
 
 
-def _own_alpha(probe: _Probe, table: SolverTable) -> float:
-    """What states in the denoiser's frame are multiplied by on the pipeline's scale, at the first level."""
-    schedule = probe._stepper.setup.schedule
-    return float(1 / np.hypot(1, table.sigmas[0])) if schedule.scaled else 1.0
-
-
-def _denoiser(network: PipelineDenoiser, probe: _Probe, total: int) -> Denoiser:
+def _denoiser(network: PipelineDenoiser, probe: Probe, total: int) -> Denoiser:
     setup, config = probe._stepper.setup, probe.config
     kind = setup.plan.prediction
     threshold = probe._threshold
@@ -416,7 +251,3 @@ def _info(pipeline: Any, guidance: float | None, shape: tuple[int, ...]) -> Mode
     except (LongstrideError, RuntimeError, NotImplementedError):  # offloaded or quantised weights cannot be read
         digest = None
     return ModelInfo(name=name, fingerprint=digest, guidance=guidance, shape=shape)
-
-
-def _with_scheduler(result: Calibration, config: Mapping[str, Any]) -> Calibration:
-    return replace(result, card=result.card.model_copy(update={"scheduler": dict(config)}))

@@ -12,7 +12,8 @@ from numpy.typing import NDArray
 
 from longstride.denoiser import DIFFUSERS_PREDICTIONS, clean_weights
 from longstride.errors import InputError, unknown
-from longstride.integrations.levels import Levels, Process
+from longstride.integrations.levels import Levels, Process, times_of
+from longstride.nodes import Nodes
 from longstride.schedule import Schedule, alpha_of_ratio
 from longstride.solvers import build
 from longstride.solvers.dpm_multistep import FEW_STEPS
@@ -68,8 +69,7 @@ class Plan:
         """What diffusers calls ``sigmas``: ``sigma / alpha`` of every state, sigma itself for flows."""
         if self.process == "flow":
             return self.table.sigmas
-        with np.errstate(divide="ignore"):
-            return self.table.sigmas / self.table.alphas
+        return Nodes(self.table.alphas, self.table.sigmas).ratios
 
     def as_levels(self) -> Levels:
         """The levels of its steps."""
@@ -138,9 +138,7 @@ def plan_of_table(table: SolverTable, times: Array, config: Mapping[str, Any], p
     Raises:
         InputError: its levels belong to another process.
     """
-    ratios = table.sigmas / np.maximum(table.alphas, 1e-300)
-    family = "ve" if process == "edm" else process
-    own = alpha_of_ratio(family, ratios)
+    own = alpha_of_ratio("ve" if process == "edm" else process, Nodes(table.alphas, table.sigmas).ratios)
     divided = bool((table.alphas == 1).all())
     if not divided and not np.allclose(own, table.alphas, rtol=1e-6, atol=1e-9):
         raise InputError(f"the card's levels are not those of a {process} process: it is for another kind of network")
@@ -162,7 +160,7 @@ def _call_times(table: SolverTable, levels: Levels, schedule: Schedule, process:
     for alpha, sigma in zip(table.alphas[:-1].tolist(), table.sigmas[:-1].tolist(), strict=True):
         if sigma not in known:
             ratio = sigma / alpha if alpha else np.inf
-            known[sigma] = 0.25 * np.log(ratio) if process == "edm" else float(schedule.time_of_ratio(ratio))
+            known[sigma] = float(times_of(schedule, process, ratio))
             whole = False
         found.append(known[sigma])
     return np.array(found), whole

@@ -119,16 +119,20 @@ class Stepper:
         return self._compiled if torch.compiler.is_compiling() else self._threads.state
 
     @property
+    def known(self) -> Setup | None:
+        """What this thread follows, or None where nothing was set."""
+        return self.local.setup or self.latest
+
+    @property
     def setup(self) -> Setup:
         """What this thread follows.
 
         Raises:
             InputError: nothing was set.
         """
-        found = self.local.setup or self.latest
-        if found is None:
+        if self.known is None:
             raise InputError("set_timesteps must be called before this")
-        return found
+        return self.known
 
     def prepare(self, setup: Setup) -> None:
         """Follow ``setup`` from now on, and forget the run of this thread."""
@@ -144,7 +148,7 @@ class Stepper:
         Raises:
             InputError: there is no such call.
         """
-        if (self.local.setup or self.latest) is not None and not 0 <= call < self.setup.plan.calls:
+        if self.known is not None and not 0 <= call < self.setup.plan.calls:
             raise InputError(f"begin_index must be a call from 0 to {self.setup.plan.calls - 1}, got {call}")
         self.local.begin = self._compiled.begin = call
 
