@@ -34,10 +34,12 @@ if TYPE_CHECKING:
     from longstride.calibration.search import Search
     from longstride.sampler import DenoiserLike
 
-__all__ = ["CARD_VERSION", "Card", "ModelInfo", "load_card", "parse_card"]
+__all__ = ["CARD_VERSION", "Card", "ModelInfo", "load_card", "parse_card", "same_start"]
 
 #: Version of the format; a card with a higher one was written by a newer longstride.
 CARD_VERSION = 2
+#: First noise levels that differ by more than this factor are of another process, shift or grid.
+_FARTHEST = 1.25
 #: Name of a card in a repository of the hub.
 CARD_FILE = "longstride_card.json"
 
@@ -185,6 +187,11 @@ class Card(Part):
             raise CardError(
                 f"{where} says nfe = {self.nfe}, but its tables make {[table.nfe for table in tables]} calls"
             )
+
+
+def same_start(first: float, wanted: float) -> bool:
+    """Whether two first noise levels are near enough for a card of the one to be used at the other; infinity is any."""
+    return not (math.isfinite(first) and math.isfinite(wanted)) or 1 / _FARTHEST < first / wanted < _FARTHEST
 
 
 def load_card(path: str | Path, **options: Any) -> Card:

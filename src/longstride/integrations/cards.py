@@ -9,15 +9,12 @@ from typing import Any
 import numpy as np
 
 from longstride.book import CardBook
-from longstride.card import Card
+from longstride.card import Card, same_start
 from longstride.errors import CardError
 from longstride.integrations.levels import Levels, Process
 from longstride.integrations.plan import Plan, plan_of_table
 
 __all__ = ["plan_of_card"]
-
-#: A card whose first level is farther than this from the pipeline's own, as a factor, is for another process or shift.
-_FARTHEST = 1.25
 
 #: Settings of a scheduler that a card is only for one value of.
 _SETTINGS = (
@@ -79,7 +76,7 @@ def plan_of_card(
         raise CardError("this card was calibrated on a plain function and does not know the network's times")
     plan = plan_of_table(card.table, np.array(card.schedule.times), config, process)
     first, wanted = (float(one[0]) for one in (plan.ratios, levels.sigmas if process == "flow" else levels.ratios))
-    if np.isfinite(first) and np.isfinite(wanted) and not 1 / _FARTHEST < first / wanted < _FARTHEST:
+    if not same_start(first, wanted):
         raise CardError(
             f"this {kind} starts at noise level {first:.4g}, the pipeline at {wanted:.4g}: another process, shift or "
             "timestep_spacing"

@@ -14,16 +14,13 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from longstride.card import Card, load_card
+from longstride.card import Card, load_card, same_start
 from longstride.errors import CardError, InputError
 from longstride.sampler import sample
 from longstride.solvers import build
 from longstride.table import SolverTable
 
 __all__ = ["sample_longstride", "sigmas_of"]
-
-#: A card's first level may be so far from that of ``sigmas``, as a factor.
-_FARTHEST = 1.25
 
 
 def sample_longstride(
@@ -121,7 +118,7 @@ def _table(
     calls, first = len(sigmas) - 1, float(sigmas[0])
     if table.nfe != calls:
         why = f"this card is for network calls {table.nfe}, not {calls}"
-    elif not 1 / _FARTHEST < table.sigmas[0] / first < _FARTHEST:
+    elif not same_start(float(table.sigmas[0]), first):
         why = f"this card starts at noise level {table.sigmas[0]:.4g}, not {first:.4g}"
     else:
         return table
