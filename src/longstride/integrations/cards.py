@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -11,10 +11,11 @@ import numpy as np
 from longstride.book import CardBook
 from longstride.card import Card, same_start
 from longstride.errors import CardError
-from longstride.integrations.levels import Levels, Process
+from longstride.integrations.levels import Levels, levels_of
 from longstride.integrations.plan import Plan, plan_of_table
+from longstride.integrations.reference import Process
 
-__all__ = ["plan_of_card"]
+__all__ = ["asked_of_card", "plan_of_card"]
 
 #: Settings of a scheduler that a card is only for one value of.
 _SETTINGS = (
@@ -29,6 +30,45 @@ _SETTINGS = (
     "thresholding",
     "clip_sample",
 )
+
+
+def asked_of_card(
+    loaded: Card | CardBook,
+    levels: Levels,
+    config: Mapping[str, Any],
+    process: Process,
+    steps: int | None,
+    timesteps: Sequence[float] | None,
+    sigmas: Sequence[float] | None,
+    mu: float | None,
+) -> tuple[int | None, Levels]:
+    """What a pipeline asks of a card.
+
+    Args:
+        loaded: The card or book.
+        levels: That the classical solver would visit.
+        config: Settings of the scheduler.
+        process: Scale of the pipeline's states.
+        steps: As ``set_timesteps`` was told; None where the pipeline sets levels of its own.
+        timesteps: Likewise.
+        sigmas: Likewise.
+        mu: Likewise.
+
+    Returns:
+        Network calls, None for levels that are the pipeline's own; and the levels that the solver would visit that the
+        card was calibrated with: the classes of two solvers may begin at different ones.
+    """
+    custom = timesteps is not None or sigmas is not None
+    if custom:
+        # Flow pipelines pass the levels that their scheduler would choose by itself.
+        usual = np.linspace(1, 1 / levels.steps, levels.steps)
+        near = timesteps is None and process == "flow" and sigmas is not None and len(sigmas) == levels.steps
+        return (levels.steps if near and np.allclose(np.asarray(sigmas), usual, atol=1e-3) else None), levels
+    solver = (getattr(loaded, "scheduler", None) or {}).get("solver", config["solver"])
+    if solver == config["solver"]:
+        return levels.steps, levels
+    said = {name: value for name, value in config.items() if name not in config.get("_use_default_values", ())}
+    return levels.steps, levels_of(said, solver, process, steps, mu=mu)
 
 
 def plan_of_card(

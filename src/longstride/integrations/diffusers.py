@@ -10,56 +10,35 @@ as diffusers' Heun does.
 
 from __future__ import annotations
 
-import json
 import warnings
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from functools import cached_property
-from pathlib import Path
 from typing import Any, ClassVar
 
 import numpy as np
 import torch
-from diffusers import ConfigMixin, SchedulerMixin
-from diffusers.configuration_utils import register_to_config
 from diffusers.schedulers.scheduling_utils import KarrasDiffusionSchedulers, SchedulerOutput
-from numpy.typing import NDArray
 from torch import Tensor
 
-from longstride.book import CardBook, load_any
-from longstride.card import CARD_FILE, Card
 from longstride.denoiser import Clamp, DynamicThreshold
-from longstride.errors import CardError, InputError, unknown
-from longstride.integrations.cards import plan_of_card
-from longstride.integrations.levels import (
-    PROCESSES,
-    Levels,
-    Process,
-    check_known,
-    has_class,
-    kind_of,
-    levels_of,
-    process_of,
-    reference_of,
-    schedule_of,
-    settings_of,
-    takes_clip,
-)
+from longstride.errors import CardError, InputError
+from longstride.integrations.cards import asked_of_card, plan_of_card
+from longstride.integrations.levels import Levels, levels_of, noise_levels
 from longstride.integrations.plan import SINGLE, Plan, after, classical_plan, continued
+from longstride.integrations.reference import reference_of, schedule_of, takes_clip
+from longstride.integrations.saved import ConfiguredScheduler
 from longstride.integrations.stepper import Setup, Stepper
-from longstride.solvers import SOLVERS
 from longstride.table import SolverTable
 
 __all__ = ["LongstrideScheduler"]
 
-#: Settings that belong to a card.
-_OF_CARDS = ("card", "strict", "guidance_scale")
 #: Setups that are kept: a server is asked for the same few numbers of steps again and again.
 _MOST_SETUPS = 32
 _FLOW = ("FlowMatchEulerDiscreteScheduler", "FlowMatchHeunDiscreteScheduler")
 _EDM = ("EDMEulerScheduler", "EDMDPMSolverMultistepScheduler")
 
 
-class LongstrideScheduler(SchedulerMixin, ConfigMixin):  # type: ignore[misc]
+class LongstrideScheduler(ConfiguredScheduler):
     """Any longstride table as a diffusers scheduler; see the module.
 
     Settings that are None mean what they mean to diffusers' own scheduler of the solver.
@@ -94,160 +73,12 @@ class LongstrideScheduler(SchedulerMixin, ConfigMixin):  # type: ignore[misc]
         "DDPMScheduler",
     ]
 
-    @register_to_config  # type: ignore[untyped-decorator]
-    def __init__(
-        self,
-        num_train_timesteps: int | None = None,
-        beta_start: float | None = None,
-        beta_end: float | None = None,
-        beta_schedule: str | None = None,
-        trained_betas: Sequence[float] | None = None,
-        prediction_type: str | None = None,
-        solver: str = "dpmpp_2m",
-        solver_options: dict[str, Any] | None = None,
-        strict: bool = False,
-        process: str | None = None,
-        levels: str | None = None,
-        card: str | None = None,
-        solver_order: int | None = None,
-        solver_type: str | None = None,
-        lower_order_final: bool | None = None,
-        euler_at_final: bool | None = None,
-        predict_x0: bool | None = None,
-        skip_prk_steps: bool | None = None,
-        thresholding: bool | None = None,
-        dynamic_thresholding_ratio: float | None = None,
-        sample_max_value: float | None = None,
-        clip_sample: bool | None = None,
-        clip_sample_range: float | None = None,
-        timestep_spacing: str | None = None,
-        steps_offset: int | None = None,
-        set_alpha_to_one: bool | None = None,
-        final_sigmas_type: str | None = None,
-        rescale_betas_zero_snr: bool | None = None,
-        lambda_min_clipped: float | None = None,
-        use_karras_sigmas: bool | None = None,
-        use_exponential_sigmas: bool | None = None,
-        use_beta_sigmas: bool | None = None,
-        use_lu_lambdas: bool | None = None,
-        use_flow_sigmas: bool | None = None,
-        flow_shift: float | None = None,
-        shift: float | None = None,
-        shift_terminal: float | None = None,
-        use_dynamic_shifting: bool | None = None,
-        time_shift_type: str | None = None,
-        base_shift: float | None = None,
-        max_shift: float | None = None,
-        base_image_seq_len: int | None = None,
-        max_image_seq_len: int | None = None,
-        invert_sigmas: bool | None = None,
-        sigma_min: float | None = None,
-        sigma_max: float | None = None,
-        sigma_data: float | None = None,
-        sigma_schedule: str | None = None,
-        rho: float | None = None,
-        guidance_scale: float | None = None,
-    ) -> None:
-        if solver not in SOLVERS:
-            raise unknown("solver", solver, SOLVERS)
-        if process is not None and process not in PROCESSES:
-            raise unknown("process", process, PROCESSES)
-        self._card: Card | CardBook | None = None
-        self.register_to_config(process=process or process_of(self.config))
-        self.register_to_config(**settings_of(self.config, solver, self.process))
+    def _settle(self) -> None:
         self._stepper = Stepper(self._begin)
         self._setups: dict[Any, Setup] = {}
         self._told: set[str] = set()
 
-    # Making one
-
-    @classmethod
-    def from_config(cls, config: Any = None, return_unused_kwargs: bool = False, **kwargs: Any) -> Any:
-        """A scheduler with the settings of another, such as ``pipe.scheduler.config``.
-
-        Args:
-            config: Of any diffusers scheduler.
-            return_unused_kwargs: As in diffusers.
-            **kwargs: Settings in place of those of ``config``: ``solver="unipc"``.
-        """
-        if isinstance(config, Mapping):
-            if not (config.get("process") or kwargs.get("process")):
-                check_known(config)
-            solver = kwargs.get("solver") or config.get("solver") or "dpmpp_2m"
-            # A card belongs to the scheduler that it was given to, and levels that were chosen for a solver to that.
-            kwargs = {**dict.fromkeys(("card", "guidance_scale"), None), "strict": False, **kwargs}
-            if config.get("levels") == "EulerDiscreteScheduler" and has_class(solver):
-                kwargs.setdefault("levels", None)
-            read = {"process": process_of(config), "levels": kind_of(config, solver)}
-            kwargs = {**{name: value for name, value in read.items() if config.get(name) is None}, **kwargs}
-        return super().from_config(config, return_unused_kwargs=return_unused_kwargs, **kwargs)
-
-    @classmethod
-    def from_card(cls, card: str | Path | Card | CardBook, config: Any = None, **kwargs: Any) -> LongstrideScheduler:
-        """A scheduler that runs a calibrated sampler.
-
-        Args:
-            card: A card, a book of cards, or the path of one.
-            config: Of the pipeline's own scheduler, ``pipe.scheduler.config``: says what the network predicts and how
-                pictures get their noise. Default: the one in the card, where it was calibrated on a pipeline.
-            **kwargs: Settings in place of those of ``config``, such as ``strict=True``.
-
-        Raises:
-            CardError: the file is no card.
-            InputError: there is no ``config``, neither here nor in the card.
-        """
-        loaded = card if isinstance(card, (Card, CardBook)) else load_any(card)
-        known = loaded.scheduler if isinstance(loaded, Card) else None
-        if config is None and known is None:
-            raise InputError(
-                "this card does not hold the settings of a scheduler: pass those of the pipeline, pipe.scheduler.config"
-            )
-        config = known if config is None else config
-        made: LongstrideScheduler = cls.from_config(config, **{**kwargs, "card": CARD_FILE})
-        made._card = loaded
-        return made
-
-    @classmethod
-    def from_pretrained(
-        cls, pretrained_model_name_or_path: Any = None, subfolder: str | None = None, **kwargs: Any
-    ) -> Any:
-        """Read ``scheduler_config.json`` and, where it names one, the card beside it; arguments as in diffusers."""
-        made = super().from_pretrained(pretrained_model_name_or_path, subfolder=subfolder, **kwargs)
-        scheduler = made[0] if isinstance(made, tuple) else made
-        told = cls.load_config(pretrained_model_name_or_path, subfolder=subfolder, **_hub_options(kwargs))
-        if told.get("card"):
-            place = _beside(pretrained_model_name_or_path, subfolder, told["card"], kwargs)
-            scheduler.register_to_config(**{name: told[name] for name in _OF_CARDS if name in told})
-            scheduler._card = load_any(place)
-        return made
-
-    def to_json_string(self) -> str:
-        """The configuration without what nobody has set: each class has defaults of its own."""
-        told = json.loads(super().to_json_string())
-        kept = ("solver", "process", "card", "_class_name", "_diffusers_version")
-        unset = set(self.config.get("_use_default_values", ())) - set(kept)
-        told = {name: value for name, value in told.items() if value is not None and name not in unset}
-        return json.dumps(told, indent=2, sort_keys=True) + "\n"
-
-    def save_pretrained(self, save_directory: Any, push_to_hub: bool = False, **kwargs: Any) -> None:
-        """Write ``scheduler_config.json`` and the card beside it; arguments as in diffusers."""
-        if self._card is not None:
-            Path(save_directory).mkdir(parents=True, exist_ok=True)
-            self._card.save(Path(save_directory) / CARD_FILE)
-        super().save_pretrained(save_directory, push_to_hub=push_to_hub, **kwargs)
-
     # What pipelines read
-
-    @property
-    def process(self) -> Process:
-        """Scale of the pipeline's states."""
-        chosen: Process = self.config.process
-        return chosen
-
-    @property
-    def card(self) -> Card | CardBook | None:
-        """The card or book, or None."""
-        return self._card
 
     @property
     def order(self) -> int:
@@ -353,15 +184,8 @@ class LongstrideScheduler(SchedulerMixin, ConfigMixin):  # type: ignore[misc]
         schedule = schedule_of(config, solver, process)
         plan = None
         if self._card is not None:
-            # Flow pipelines pass the levels that their scheduler would choose by itself.
-            usual = np.linspace(1, 1 / levels.steps, levels.steps)
-            near = process == "flow" and sigmas is not None and len(sigmas) == levels.steps
-            own = custom and not (near and timesteps is None and np.allclose(np.asarray(sigmas), usual, atol=1e-3))
-            made_with = (getattr(self._card, "scheduler", None) or {}).get("solver", solver)
-            # The classes of two solvers may begin at different levels.
-            said = {name: value for name, value in config.items() if name not in config.get("_use_default_values", ())}
-            then = levels if made_with == solver or custom else levels_of(said, made_with, process, count, mu=mu)
-            plan = self._calibrated(None if own else levels.steps, then)
+            nfe, then = asked_of_card(self._card, levels, config, process, count, timesteps, sigmas, mu)
+            plan = self._calibrated(nfe, then)
         calibrated = plan is not None
         if plan is None:
             plan = classical_plan(solver, levels, schedule, config, config.solver_options or {}, process)
@@ -476,39 +300,15 @@ class LongstrideScheduler(SchedulerMixin, ConfigMixin):  # type: ignore[misc]
             timesteps: Network times, shape ``(B,)`` or ``()``; between those that were set, the schedule's own.
         """
         times = torch.as_tensor(timesteps).flatten().double().cpu().numpy()
-        alphas, sigmas = (self._level_of(times, part).to(original_samples) for part in ("alphas", "sigmas"))
+        known = self._stepper.known
+        if known is None:
+            found = noise_levels(schedule_of(self.config, self.config.solver, self.process), self.process, times)
+        else:
+            found = known.noise_levels(times)
+        alphas, sigmas = (torch.from_numpy(level).to(original_samples) for level in found)
         shape = (-1, *(1,) * (original_samples.ndim - 1))
         return alphas.reshape(shape) * original_samples + sigmas.reshape(shape) * noise
 
     def scale_noise(self, sample: Tensor, timestep: Tensor, noise: Tensor) -> Tensor:
         """:meth:`add_noise` under the name that flow pipelines use."""
         return self.add_noise(sample, noise, timestep)
-
-    def _level_of(self, times: NDArray[np.float64], part: str) -> Tensor:
-        """Alpha or sigma, on the pipeline's scale, at network times."""
-        setup = self._stepper.known
-        schedule = schedule_of(self.config, self.config.solver, self.process) if setup is None else setup.schedule
-        if self.process == "edm":
-            found = np.ones_like(times) if part == "alphas" else np.exp(4 * times)
-        else:
-            found = np.asarray(getattr(schedule, part.rstrip("s"))(times))
-        if setup is not None:  # levels may have been set apart from the times that are told, as by rounding
-            told, own = setup.timesteps.double().cpu().numpy(), getattr(setup.plan.table, part)
-            for n, time in enumerate(times):
-                same = np.flatnonzero(told == time)
-                found[n] = own[same[-1]] if len(same) else found[n]
-        return torch.from_numpy(found)
-
-
-def _beside(place: Any, subfolder: str | None, name: str, options: Mapping[str, Any]) -> Path:
-    """The card of a saved scheduler: a file of its folder, or of its repository on the hub."""
-    local = Path(place) / (subfolder or "") / name
-    if Path(place).is_dir():
-        return local
-    from huggingface_hub import hf_hub_download
-
-    return Path(hf_hub_download(str(place), name, subfolder=subfolder, **_hub_options(options)))
-
-
-def _hub_options(options: Mapping[str, Any]) -> dict[str, Any]:
-    return {key: options[key] for key in ("cache_dir", "revision", "token", "local_files_only") if key in options}

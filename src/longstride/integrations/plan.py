@@ -12,7 +12,8 @@ from numpy.typing import NDArray
 
 from longstride.denoiser import DIFFUSERS_PREDICTIONS, clean_weights
 from longstride.errors import InputError, unknown
-from longstride.integrations.levels import Levels, Process, times_of
+from longstride.integrations.levels import Levels, times_of
+from longstride.integrations.reference import Process
 from longstride.nodes import Nodes
 from longstride.schedule import Schedule, alpha_of_ratio
 from longstride.solvers import build

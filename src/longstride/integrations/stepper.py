@@ -9,17 +9,20 @@ from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from longstride.denoiser import combined
 from longstride.errors import InputError
-from longstride.integrations.levels import Levels
+from longstride.integrations.levels import Levels, noise_levels
 from longstride.integrations.plan import Plan
 from longstride.sampler import Run
 from longstride.schedule import Schedule
 from longstride.table import SolverTable
 
 __all__ = ["Setup", "Stepper"]
+
+Array = NDArray[np.float64]
 
 
 @dataclass(frozen=True)
@@ -39,6 +42,16 @@ class Setup:
     schedule: Schedule
     timesteps: Tensor
     calibrated: bool
+
+    def noise_levels(self, times: Array) -> tuple[Array, Array]:
+        """Alpha and sigma at network times ``(B,)``: those of the run where it tells them, or else the schedule's."""
+        alphas, sigmas = noise_levels(self.schedule, self.plan.process, times)
+        told = self.timesteps.double().cpu().numpy()
+        for n, time in enumerate(times):  # a run's levels may be off the schedule's, as by rounding
+            same = np.flatnonzero(told == time)
+            if len(same):
+                alphas[n], sigmas[n] = self.plan.table.alphas[same[-1]], self.plan.table.sigmas[same[-1]]
+        return alphas, sigmas
 
 
 class _State:
