@@ -16,11 +16,13 @@ from longstride.bench.ablation_tables import ablation_sections
 from longstride.bench.ablations import ABLATIONS, run_ablations, run_records
 from longstride.bench.lab import Lab, reapply
 from longstride.bench.markdown import slug_of
-from longstride.bench.newton import _record
+from longstride.bench.newton import NEWTON, _record
+from longstride.bench.newton_plots import draw_newton_plots
 from longstride.bench.pages import effect_table, fill, verdict
 from longstride.bench.paper import CASES, cases
 from longstride.calibration.reference import Errors, squared_errors
 from longstride.evaluation import Line, Results
+from longstride.evaluation.results import save_results
 from longstride.evaluation.seeds import seed_range
 
 
@@ -185,3 +187,37 @@ def test_answers_are_kept_when_another_question_is_asked(folder, tmp_path):
         run_records(model, tmp_path, {name: lambda lab, quick: iter([{}])}, "newton", quick=True, say=lambda *a: None)
     content = json.loads(next(tmp_path.glob("newton_*.json")).read_text())
     assert set(content["ablations"]) == {"one", "two"}
+
+
+def test_a_table_is_carried_to_other_classes_and_beside_the_one_found_there(folder, tmp_path, monkeypatch):
+    monkeypatch.setattr("longstride.bench.ablations.SIZES", {True: (5, 4, 8)})
+    model = ls.load_model(folder)
+
+    def carried(lab, quick):
+        lab.reference_steps = 6
+        return NEWTON["transfer"](lab, quick)
+
+    rows = run_records(model, tmp_path, {"transfer": carried}, "newton", quick=True, say=lambda *a: None)["transfer"]
+    low, high = (f"{model.name}, {name}" for name in ("classes below 1", "from 1"))
+    assert [(row["from"], row["to"]) for row in rows] == [(low, low), (low, high), (high, low), (high, high)]
+    assert all(row["rmse"] == row["own_rmse"] for row in rows if row["from"] == row["to"])
+    text = ablation_sections(next(tmp_path.glob("newton_*.json")))[f"newton_{slug_of(model.name)}:transfer"]()
+    assert f"{rows[1]['ratio']:.3f}" in text.splitlines()[2]
+    assert "(1.00)" in text.splitlines()[2]
+
+
+def test_plots_of_the_default_are_drawn_for_the_results_that_are_there(tmp_path):
+    assert draw_newton_plots(tmp_path, tmp_path) == []
+    rows = [
+        {"prior": way, "batch": n, "nfe": 5, "rmse": 1 / n, "base_rmse": 1.0}
+        for way in ("none", "ridge 0.01")
+        for n in (8, 16)
+    ]
+    (tmp_path / "newton_a.json").write_text(json.dumps({"about": {}, "ablations": {"samples": rows}}))
+    search = {f"gauss_newton-{nfe}": {"calls": nfe**3} for nfe in (3, 4, 5, 6)}
+    save_results(replace(RESULTS, about={**RESULTS.about, "search": search}), tmp_path / "peers_a.json")
+    drawn = draw_newton_plots(tmp_path, tmp_path / "images")
+    assert [path.name for path in drawn] == ["newton_a_samples.png", "peers_a_cost.png"]
+    before = [path.read_bytes() for path in drawn]
+    assert all(content.startswith(b"\x89PNG") for content in before)
+    assert [path.read_bytes() for path in draw_newton_plots(tmp_path, tmp_path / "images")] == before

@@ -194,6 +194,15 @@ def test_classical_tables_share_calls_and_ends(family, final):
     assert {name.partition("@")[0] for name in found_any} >= {"ddim", "dpmpp_2m", "dpmpp_3m", "unipc2", "unipc3"}
 
 
+def test_flows_have_a_grid_with_sd3_s_shift():
+    schedule = SCHEDULES["flow"]
+    like = ls.build("ddim", ls.grid("uniform", 5, schedule=schedule), schedule=schedule)
+    levels = classical_tables(like, schedule)["unipc3@shift3"].sigmas
+    even = np.append(np.linspace(1, levels[-2] / (3 - 2 * levels[-2]), 5), 0)
+    np.testing.assert_allclose(levels, 3 * even / (1 + 2 * even), rtol=1e-12)
+    assert "unipc3@shift3" not in classical_tables(ls.build("ddim", [3.0, 1.0, 0.1]), SCHEDULES["ve"])
+
+
 def test_classical_tables_without_a_schedule_need_no_network_time():
     like = ls.build("ddim", ls.grid("karras", 5, sigma_min=0.02, sigma_max=40.0))
     found = classical_tables(like)

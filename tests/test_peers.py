@@ -7,12 +7,14 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from diffusers import FlowMatchEulerDiscreteScheduler
 from tiny_models import save_tiny_model
 
 import longstride as ls
+from longstride.bench.field import IIA, OURS, STAGED, Field, PeerCase
 from longstride.bench.paper import Case
 from longstride.bench.peer_tables import contest_table, cost_table, instead_table, ratio_table
-from longstride.bench.peers import IIA, OURS, PeerCase, load_peers, peer_cases, run_peers
+from longstride.bench.peers import load_peers, peer_cases, run_peers
 from longstride.calibration.starts import CLASSICAL
 from longstride.evaluation.results import Line, Results, merged
 
@@ -51,10 +53,24 @@ def test_the_best_classical_solver_is_one_of_them(outcome):
     assert mine.value == same.value
 
 
+@pytest.mark.parametrize(("nfe", "even"), [(4, True), (5, False)])
+def test_heun_takes_part_on_flows_where_its_calls_are_even(tmp_path, nfe, even):
+    model = ls.load_model(save_tiny_model(tmp_path / "flow", scheduler=FlowMatchEulerDiscreteScheduler()))
+    field = Field(model, PeerCase(Case("tiny", "Tiny", "tiny"), (nfe,), fitted=4, held_out=4), nfe, seed=0)
+    found = field.classical()
+    assert set(found) == {"classical", *CLASSICAL, *(STAGED if even else ())}
+    assert found["classical"].about["solver"].partition("@")[0] in CLASSICAL
+    if even:
+        heun = found["heun"].sampler
+        assert isinstance(heun, ls.SolverTable)
+        assert (heun.nfe, heun.sigmas[0], heun.sigmas[1] == heun.sigmas[2]) == (nfe, 1.0, True)
+        assert "shift3" in found["heun"].about["rmse_by_grid"]
+
+
 def test_a_second_run_makes_no_search(outcome, monkeypatch):
     model, one, out, results = outcome
     monkeypatch.setattr("longstride.bench.peers.YARDSTICKS", {})
-    monkeypatch.setattr("longstride.bench.peers.calibrate", lambda *a, **k: pytest.fail("searched again"))
+    monkeypatch.setattr("longstride.bench.field.calibrate", lambda *a, **k: pytest.fail("searched again"))
     again = run_peers(model, one, out, PEERS, names=("gauss_newton", "gits", "ld3"))
     for name in ("gauss_newton", "gits"):
         assert again.value(name, 3, "rmse") == results.value(name, 3, "rmse")

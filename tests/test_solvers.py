@@ -50,7 +50,7 @@ def halfway_in_ratio(family):
 CASES = [
     ("ddim", {}, lambda family: textbook.ddim),
     ("spndm", {}, lambda family: textbook.improved_euler_start),
-    ("heun", {}, lambda family: textbook.heun),
+    ("heun", {"variable": "ratio"}, lambda family: textbook.heun),
     ("dpm_solver_2", {}, lambda family: partial(textbook.dpm_solver_2, family=family)),
     ("dpm_solver_3", {}, lambda family: partial(textbook.dpm_solver_3, family=family)),
     ("dpm_solver_3", {"prediction": "data"}, lambda family: partial(textbook.dpmpp_3s, family=family)),
@@ -390,6 +390,8 @@ def test_heun_in_sigma_is_for_flows():
     sigmas = np.array([1.0, 0.7, 0.3, 0.0])
     table = ls.build("heun", sigmas, alphas=1 - sigmas, variable="sigma")
     assert table.nfe == 5
+    assert table.distance(ls.build("heun", sigmas, alphas=1 - sigmas)) == 0
+    assert ls.build("heun", [3.0, 1.0, 0.0]).distance(ls.build("heun", [3.0, 1.0, 0.0], variable="ratio")) == 0
     x = ls.sample(lambda x, sigma: torch.full_like(x, 0.25), torch.full((1, 2), 3.0, dtype=torch.float64), table)
     torch.testing.assert_close(x, torch.full_like(x, 0.25), rtol=0, atol=1e-15)
     with pytest.raises(ls.InputError, match="for rectified flows, these levels are of family 've'"):

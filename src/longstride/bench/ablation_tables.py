@@ -30,7 +30,10 @@ def ablation_sections(file: Path) -> dict[str, Callable[[], str]]:
         raise InputError(f"{file} holds no ablations ({error}): run longstride bench paper again") from None
     slug = file.stem.removeprefix("ablations_")
     if slug.startswith("newton_"):
-        return {f"{slug}:{name}": (lambda rows=rows: _newton(rows)) for name, rows in found.items()}  # type: ignore[misc]
+        return {
+            f"{slug}:{name}": (lambda name=name, rows=rows: (_carried if name == "transfer" else _newton)(rows))  # type: ignore[misc]
+            for name, rows in found.items()
+        }
     writers: dict[str, Callable[[list[Record]], str]] = {
         "look_back": lambda rows: _cross(rows, ("base", "directions", "nfe"), "r"),
         "stages": lambda rows: _cross(rows, ("base", "nfe"), "stages"),
@@ -137,3 +140,15 @@ def _newton(rows: list[Record]) -> str:
     return markdown_table(
         [*head, "begun at", "best classical", "fitted", "steps", "network calls", "per unknown"], lines
     )
+
+
+def _carried(rows: list[Record]) -> str:
+    """One line per network that a table was found on, one column per network that it is used on."""
+    targets = list(dict.fromkeys(row["to"] for row in rows))
+    lines = []
+    for source in dict.fromkeys(row["from"] for row in rows):
+        cells = {
+            row["to"]: f"{_ratio(row)} ({row['rmse'] / row['own_rmse']:.2f})" for row in rows if row["from"] == source
+        }
+        lines.append([source, *(cells.get(target, "–") for target in targets)])
+    return markdown_table(["found on ↓, used on →", *targets], lines)

@@ -1,4 +1,4 @@
-"""What each choice of the Gauss–Newton calibration is worth: what is free, starts, samples, loss and calls.
+"""What each choice of the Gauss–Newton calibration is worth: what is free, starts, samples, loss, and other networks.
 
 Every number is the root-mean-square error to the converged solution on noise that calibration did not see, beside that
 of the best classical solver.
@@ -8,6 +8,8 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any
+
+import numpy as np
 
 from longstride.bench.ablations import Record
 from longstride.bench.lab import Lab
@@ -20,8 +22,10 @@ from longstride.zoo import load_model
 
 __all__ = ["NEWTON"]
 
-#: Networks of the prior: of other surveys of galaxies, and of other pictures with another process.
-SIBLINGS = ("galaxy:ztf32", "garments", "cifar10")
+#: Networks of the prior: of another survey of galaxies, and of other pictures with another process.
+SIBLINGS = ("galaxy:ztf32", "garments")
+#: Networks that a table is carried to and from: of another survey, and of another resolution.
+RELATED = ("galaxy:ztf32", "galaxy:hsc64")
 
 
 def _record(lab: Lab, nfe: int, start: SolverTable | None = None, **settings: Any) -> Record:
@@ -60,24 +64,19 @@ def _starts(lab: Lab, quick: bool) -> Iterator[Record]:
 
 def _samples(lab: Lab, quick: bool) -> Iterator[Record]:
     """How many samples are fitted: from scratch, and from the mean table of other networks, with and without a pull."""
-    for nfe in (5,) if quick else (5, 8):
-        prior = _prior(lab, nfe, SIBLINGS[:1] if quick else SIBLINGS)
-        for batch in (8, 32) if quick else (8, 16, 32, 64, 128, 256):
-            yield {"prior": "none", **_record(lab, nfe, batch=batch)}
-            for ridge in (1e-6, 1e-2) if prior else ():
-                yield {"prior": f"ridge {ridge:g}", **_record(lab, nfe, batch=batch, starts=prior, ridge=ridge)}
+    nfe = 5
+    prior = _prior(lab, nfe, SIBLINGS[:1] if quick else SIBLINGS)
+    for batch in (8, 32) if quick else (8, 16, 32, 64, 128):
+        yield {"prior": "none", **_record(lab, nfe, batch=batch)}
+        for ridge in (1e-6, 1e-2) if prior else ():
+            pulled = _record(lab, nfe, batch=batch, starts=prior, ridge=ridge)
+            yield {"prior": f"ridge {ridge:g}", **pulled}
 
 
 def _prior(lab: Lab, nfe: int, names: Iterable[str]) -> Mapping[str, SolverTable] | None:
     """The mean table of other networks, or None where there are none."""
-    tables = []
-    for name in names:
-        try:
-            other = lab.of_model(load_model(name))
-        except LongstrideError:
-            continue
-        if other.model.fingerprint != lab.model.fingerprint:
-            tables.append(other.calibrate(other.table("ddim", nfe), method="gauss_newton").table)
+    others = [other for name in names if (other := _other(lab, name)) is not None]
+    tables = [other.calibrate(other.table("ddim", nfe), method="gauss_newton").table for other in others]
     return {"prior": average_table(tables, lab.table("ddim", nfe))} if tables else None
 
 
@@ -88,10 +87,31 @@ def _loss(lab: Lab, quick: bool) -> Iterator[Record]:
             yield _record(lab, nfe, robust=robust, residual=residual)
 
 
-def _calls(lab: Lab, quick: bool) -> Iterator[Record]:
-    """Error and cost against the number of calls."""
-    for nfe in (3, 5, 8) if quick else (3, 4, 5, 6, 8, 10, 12):
-        yield _record(lab, nfe)
+def _transfer(lab: Lab, quick: bool) -> Iterator[Record]:
+    """A table of one network on another: of another survey, of another resolution, and of other classes."""
+    nfe = 5
+    if lab.model.num_classes > 1:
+        half = lab.model.num_classes // 2
+        here = {"classes below": lab.of_classes(range(half)), "from": lab.of_classes(range(half, 2 * half))}
+        here = {f"{lab.model.name}, {name} {half}": one for name, one in here.items()}
+    else:
+        here = {lab.model.name: lab, **{name: one for name in RELATED if (one := _other(lab, name)) is not None}}
+    found = {name: one.calibrate(one.table("ddim", nfe), method="gauss_newton") for name, one in here.items()}
+    for source, calibration in found.items():
+        for target, one in here.items():
+            own, table = found[target], calibration.table
+            if np.allclose(table.sigmas[[0, -1]], own.table.sigmas[[0, -1]], rtol=1e-6):
+                line = one.compare(own.card.base_table, table)
+                yield {"nfe": nfe, "from": source, "to": target, **line, "own_rmse": one.errors(own.table).rmse}
+
+
+def _other(lab: Lab, name: str) -> Lab | None:
+    """A lab with another network, or None where it is not installed or the same."""
+    try:
+        other = lab.of_model(load_model(name))
+    except LongstrideError:
+        return None
+    return None if other.model.fingerprint == lab.model.fingerprint else other
 
 
 #: Every question by name.
@@ -100,5 +120,5 @@ NEWTON: dict[str, Callable[[Lab, bool], Iterator[Record]]] = {
     "starts": _starts,
     "samples": _samples,
     "loss": _loss,
-    "calls": _calls,
+    "transfer": _transfer,
 }

@@ -27,6 +27,7 @@ _CLASSICAL = {
     "dpmpp_3m": "DPM-Solver++ 3M",
     "unipc2": "UniPC-2",
     "unipc3": "UniPC-3",
+    "heun": "Heun",
 }
 
 

@@ -14,21 +14,15 @@ import importlib
 import json
 import sys
 import time
-from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import torch
-
+from longstride.bench.field import IIA, OURS, STAGED, Entry, Field, PeerCase
 from longstride.bench.memory import PeakMemory
 from longstride.bench.paper import CASES, Case
-from longstride.bench.peer_task import Meter, Peer, Task
-from longstride.calibration import calibrate
-from longstride.calibration.dense import DenseSolution, solve_dense
-from longstride.calibration.gauss_newton import robust_mean, robust_scale
-from longstride.calibration.reference import Errors, Reference, squared_errors, start_of
-from longstride.calibration.starts import CLASSICAL, classical_tables
+from longstride.calibration.starts import CLASSICAL
 from longstride.card_parts import TableData
 from longstride.errors import InputError, unknown
 from longstride.evaluation.contestants import base_table
@@ -36,10 +30,8 @@ from longstride.evaluation.fitting import Say
 from longstride.evaluation.measure import Key, Sampler
 from longstride.evaluation.results import Results, load_results, merged, save_results
 from longstride.evaluation.runner import measure_samplers
-from longstride.evaluation.seeds import seed_range
 from longstride.evaluation.study import Study
 from longstride.files import write_atomically
-from longstride.sampler import sample
 from longstride.table import SolverTable
 from longstride.zoo.model import Model
 
@@ -47,35 +39,8 @@ __all__ = ["OURS", "PEERS", "PeerCase", "peer_cases", "run_peers"]
 
 #: Files of ``benchmarks/peers``; the last three learn by backprop.
 PEERS = ("gits", "dmn", "ays", "pas", "dc_solver", "dpm_solver_v3", "ld3", "s4s", "gs")
-#: Published forms of IIA, by name: method and base solver.
-IIA = {
-    "iia_ddim": ("iia_ddim", "ddim"),
-    "iia_ipndm": ("iia_ipndm", "ipndm4"),
-    "iia_dpmpp_2m": ("iia_dpm_solver", "dpmpp_2m"),
-}
 #: Classical solvers at numbers of calls that people use, which fewer calls are compared with.
 YARDSTICKS: dict[int, tuple[str, ...]] = {10: ("dpmpp_2m", "unipc3"), 20: ("ddim",), 50: ("ddim",)}
-#: What this package fits beside IIA.
-OURS = ("global", "gauss_newton")
-
-
-@dataclass(frozen=True)
-class PeerCase:
-    """A network of the benchmark.
-
-    Attributes:
-        case: Name, model, guidance and evaluation samples.
-        nfes: Network calls.
-        fitted: Calibration samples that are fitted.
-        held_out: Further ones that decide.
-        backprop: Whether the peers that need gradients of the network take part.
-    """
-
-    case: Case
-    nfes: tuple[int, ...]
-    fitted: int = 128
-    held_out: int = 48
-    backprop: bool = True
 
 
 def peer_cases() -> dict[str, PeerCase]:
@@ -83,106 +48,16 @@ def peer_cases() -> dict[str, PeerCase]:
     known = {case.slug: case for case in CASES}
     guided = known["garments_guided"]
     strong = replace(guided, slug="garments_guided7", title="Garments, guidance 7.5", guidance=7.5)
+    flow = Case("garments_flow", "Garments, rectified flow (bundled)", "garments_flow")
     return {
         "garments": PeerCase(known["garments"], (5, 6, 8)),
         "garments_guided": PeerCase(guided, (6, 10)),
         "garments_guided7": PeerCase(strong, (6, 10)),
         "cifar10": PeerCase(known["cifar10"], (5, 6, 8)),
         "galaxy_hsc32": PeerCase(known["galaxy_hsc32"], (3, 4, 5, 6, 8, 10, 12)),
+        "garments_flow": PeerCase(flow, (5, 6, 8, 10), backprop=False),
         "galaxy_hsc64": PeerCase(known["galaxy_hsc64"], (5, 6, 8)),
     }
-
-
-@dataclass
-class _Entry:
-    """A sampler, and what it took to find it."""
-
-    sampler: Sampler
-    about: dict[str, Any]
-
-
-class _Field:
-    """Finds the samplers of one network and number of calls."""
-
-    def __init__(self, model: Model, one: PeerCase, nfe: int, seed: int) -> None:
-        self.model, self.one, self.nfe = model, one, nfe
-        self.seeds = seed_range("calibration", seed, one.fitted + one.held_out)
-        self.ends = base_table(model.schedule, "ddim", nfe)
-        self.noise = model.noise(self.seeds, self.ends.sigmas[0])
-        self.denoiser = model.denoiser(self.seeds, one.case.guidance)
-        self._dense: DenseSolution | None = None
-
-    @property
-    def solution(self) -> DenseSolution:
-        """Converged solution of the calibration samples; every method is given it."""
-        if self._dense is None:
-            parts = [slice(b, b + 32) for b in range(0, len(self.noise), 32)]
-            found = [solve_dense(self.denoiser.select(p), self.noise[p], self.ends) for p in parts]
-            states = tuple(torch.cat([one.states[k] for one in found]) for k in range(len(found[0].states)))
-            outputs = tuple(torch.cat([one.outputs[k] for one in found]) for k in range(len(found[0].outputs)))
-            self._dense = replace(found[0], states=states, outputs=outputs)
-        return self._dense
-
-    def classical(self, names: Iterable[str] = tuple(CLASSICAL)) -> dict[str, _Entry]:
-        """Classical solvers, each on its best grid, and the best of these as ``classical``."""
-        wanted = tuple(names)
-        tables = classical_tables(self.ends, self.model.schedule)
-        tables = {key: table for key, table in tables.items() if key.partition("@")[0] in wanted}
-        few = slice(0, min(96, len(self.noise)))
-        denoiser, goal = self.denoiser.select(few), self.solution.end[few]
-        squared = {key: squared_errors(sample(denoiser, self.noise[few], one), goal) for key, one in tables.items()}
-        common = min(robust_scale(found) for found in squared.values())
-        loss = {key: robust_mean(found, common) for key, found in squared.items()}
-        found = {}
-        for name in wanted:
-            own = [key for key in tables if key.partition("@")[0] == name]
-            key = min(own, key=lambda key: loss[key])
-            rmse = {other.partition("@")[2]: Errors.of(squared[other]).rmse for other in own}
-            found[name] = _Entry(tables[key], {"grid": key.partition("@")[2], "rmse_by_grid": rmse})
-        best = min(loss, key=lambda key: loss[key])
-        return {"classical": _Entry(tables[best], {"solver": best}), **found}
-
-    def own(self, name: str, classical: Mapping[str, _Entry]) -> Callable[[], _Entry]:
-        """A calibration of this package: IIA on its base's best grid, the others from the best classical solver."""
-        method, base = IIA.get(name, (name, "classical"))
-        table = classical[base].sampler
-        assert isinstance(table, SolverTable)
-
-        def find() -> _Entry:
-            few = min(32, self.one.fitted) if name in IIA else self.one.fitted
-            chosen = slice(self.one.fitted - few, self.one.fitted + (few if name in IIA else self.one.held_out))
-            noise = self.noise[chosen]
-            target = self.solution.end[chosen]
-            result = calibrate(
-                self.denoiser.select(chosen),
-                noise,
-                table,
-                method=method,
-                held_out=len(noise) - few,
-                reference=Reference(target, float("nan"), self.solution.nfe, start_of(noise, table)),
-                batch_size=32,
-                model=self.model.info(self.one.case.guidance),
-            )
-            about = {"calls": result.calls, "accepted": result.end.accepted, "reason": result.end.reason}
-            if result.search is not None:
-                about |= {"base": result.search.base, "start": result.search.start, "scouts": result.search.scouts}
-            return _Entry(result.table, about)
-
-        return find
-
-    def peer(self, peer: Peer, budget: int | None) -> Callable[[], _Entry]:
-        """Another method; those that learn by backprop may spend as many network calls as ours did."""
-
-        def find() -> _Entry:
-            meter = Meter(budget)
-            task = Task(
-                self.denoiser, self.model.schedule, self.nfe, self.noise, self.solution, self.ends, meter, seed=0
-            )
-            found = peer(task)
-            spent = {"calls": meter.calls, "forward": meter.forward, "backward": meter.backward, "budget": budget}
-            return _Entry(found.sampler, {**spent, **found.about})
-
-        return find
 
 
 def run_peers(
@@ -224,9 +99,9 @@ def run_peers(
     folder = out / "work" / f"peers_{case.slug}"
     file = out / f"peers_{case.slug}.json"
 
-    def measure(nfe: int, entries: Mapping[str, _Entry]) -> Results:
+    def measure(nfe: int, entries: Mapping[str, Entry]) -> Results:
         samplers: dict[Key, Sampler] = {(name, nfe): entry.sampler for name, entry in entries.items()}
-        bases = {name: None if name in ("classical", *CLASSICAL) else "classical" for name in entries}
+        bases = {name: None if name in ("classical", *CLASSICAL, *STAGED) else "classical" for name in entries}
         ends = base_table(model.schedule, "ddim", nfe)
         measured = measure_samplers(model, study, ends, samplers, bases, folder / "measured", say=say)
         search = {f"{name}-{nfe}": entry.about for name, entry in entries.items()}
@@ -237,25 +112,25 @@ def run_peers(
         return results
 
     for nfe in study.nfes:
-        field, what = _Field(model, one, nfe, seed), f"{case.slug} at {nfe} calls"
+        field, what = Field(model, one, nfe, seed), f"{case.slug} at {nfe} calls"
         known = load_results(file).about["search"] if file.exists() else {}
         budget = known.get(f"gauss_newton-{nfe}", {}).get("calls")
         results = measure(nfe, _find(field, ours, methods, folder / "found", what, budget, say))
     for nfe, wanted in YARDSTICKS.items():
         if nfe not in results.nfes:
-            results = measure(nfe, _Field(model, one, nfe, seed).classical(wanted))
+            results = measure(nfe, Field(model, one, nfe, seed).classical(wanted))
     return results
 
 
 def _find(
-    field: _Field,
+    field: Field,
     ours: tuple[str, ...],
     methods: Mapping[str, Any],
     folder: Path,
     what: str,
     budget: int | None,
     say: Say,
-) -> dict[str, _Entry]:
+) -> dict[str, Entry]:
     """All samplers of a network and number of calls; tables that were found before are read.
 
     Args:
@@ -286,11 +161,11 @@ def _find(
     return found
 
 
-def _kept(file: Path, find: Callable[[], _Entry], field: _Field) -> _Entry:
+def _kept(file: Path, find: Callable[[], Entry], field: Field) -> Entry:
     """What was found before, or is found now; samplers that are no tables are found every time."""
     if file.exists():
         raw = json.loads(file.read_text(encoding="utf-8"))
-        return _Entry(TableData(**raw["table"]).table(file.stem, {}), raw["about"])
+        return Entry(TableData(**raw["table"]).table(file.stem, {}), raw["about"])
     _ = field.solution  # given to all: neither its time nor its memory is theirs
     with PeakMemory() as memory:
         begin = time.perf_counter()

@@ -10,6 +10,8 @@ References:
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -20,7 +22,7 @@ from longstride.calibration.dense import DenseSolution
 from longstride.calibration.normal_equations import double
 from longstride.errors import InputError
 from longstride.grid import Final, grid
-from longstride.schedule import Schedule
+from longstride.schedule import Flow, Schedule
 from longstride.solvers import build, steps_for_nfe
 from longstride.table import SolverTable
 
@@ -42,7 +44,11 @@ CLASSICAL: dict[str, tuple[str, dict[str, Any]]] = {
 
 
 def classical_tables(
-    like: SolverTable, schedule: Schedule | None = None, floor: float | None = None, own: Array | None = None
+    like: SolverTable,
+    schedule: Schedule | None = None,
+    floor: float | None = None,
+    own: Array | None = None,
+    solvers: Mapping[str, tuple[str, dict[str, Any]]] = CLASSICAL,
 ) -> dict[str, SolverTable]:
     """Classical solvers by ``solver@grid``, with the calls and the first and last level of a table.
 
@@ -51,21 +57,26 @@ def classical_tables(
         schedule: The network's; without one, only grids that need no network time are made.
         floor: Least positive level, for tables that end at sigma 0; default: the least of ``like``.
         own: Levels of the grid ``dp``, see :func:`best_levels`; None: without it.
+        solvers: Name, builder and options of each.
     """
     final: Final = "zero" if like.sigmas[-1] == 0 else "sigma_min"
     positive = like.sigmas[like.sigmas > 0]
     low = float(positive.min()) if final == "sigma_min" or floor is None else floor
     high = float(like.sigmas[0])
+    # What SD3 does to the levels of a flow, on top of what the network's own schedule does.
+    shifted = replace(schedule, shift=3 * schedule.shift) if isinstance(schedule, Flow) else None
     found: dict[str, SolverTable] = {}
-    for name, (solver, options) in CLASSICAL.items():
+    for name, (solver, options) in solvers.items():
         try:
             steps = steps_for_nfe(solver, like.nfe, final_zero=final == "zero", **options)
         except InputError:
             continue
-        for spacing in ("karras", "log_snr", "uniform", "quadratic", "dp"):
+        for spacing in ("karras", "log_snr", "uniform", "quadratic", "shift3", "dp"):
             try:
                 if spacing == "dp":
                     levels = None if own is None or len(own) != steps + 1 else own.copy()
+                elif spacing == "shift3":
+                    levels = None if shifted is None else grid("uniform", steps, schedule=shifted, final=final)
                 elif spacing in ("karras", "log_snr"):
                     levels = grid(spacing, steps, schedule=schedule, sigma_min=low, sigma_max=high, final=final)
                 else:

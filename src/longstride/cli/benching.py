@@ -145,7 +145,7 @@ def newton(
     out: Out = Path("bench-newton"),
     model: Annotated[str, typer.Option(help="As in calibrate.")] = "galaxy:hsc32",
     question: Annotated[
-        list[str] | None, typer.Option(help="free, starts, samples, loss or calls; may be repeated. Default: all.")
+        list[str] | None, typer.Option(help="free, starts, samples, loss or transfer; may be repeated. Default: all.")
     ] = None,
     quick: Quick = False,
     device: Device = "cpu",
@@ -177,10 +177,14 @@ def pages(
     results: Annotated[Path | None, typer.Option(help="Results files; default: benchmarks/results there.")] = None,
     check: Annotated[bool, typer.Option("--check", help="Only compare; exit with 1 on a difference.")] = False,
 ) -> None:
-    """Fill the tables of README and docs from results files."""
+    """Fill the tables of README and docs from results files, and draw the plots of the default calibration."""
+    from longstride.bench.newton_plots import draw_newton_plots
     from longstride.bench.pages import write_pages
 
-    changed = write_pages(docs, docs / "benchmarks" / "results" if results is None else results, check=check)
+    folder = docs / "benchmarks" / "results" if results is None else results
+    changed = write_pages(docs, folder, check=check)
+    for picture in () if check else draw_newton_plots(folder, docs / "docs" / "images"):
+        print(f"{picture} drawn")
     for page in changed:
         print(f"{page} {'differs from the results' if check else 'written'}")
     if check and changed:

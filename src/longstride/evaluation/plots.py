@@ -17,7 +17,7 @@ from longstride.evaluation.contestants import label
 from longstride.evaluation.results import Results
 from longstride.files import write_atomically
 
-__all__ = ["comparison", "effect_curves", "picture_grid", "to_pixels"]
+__all__ = ["comparison", "effect_curves", "log_axes", "picture_grid", "pyplot", "save_figure", "to_pixels"]
 
 
 def to_pixels(images: Tensor) -> NDArray[np.uint8]:
@@ -55,7 +55,7 @@ def comparison(rows: Sequence[tuple[str, Tensor]], path: Path, *, title: str = "
         title: Headline.
         pixel: Width of one picture pixel; default: so that a picture is about 100 wide.
     """
-    plt = _pyplot()
+    plt = pyplot()
     count, _, height, width = rows[0][1].shape
     pixel = max(1, round(112 / width)) if pixel is None else pixel
     gap, left = 2, 1.3
@@ -79,7 +79,7 @@ def comparison(rows: Sequence[tuple[str, Tensor]], path: Path, *, title: str = "
         figure.text(0.1 / total_w, (y + cell_h / 2) / total_h, text, va="center", fontsize=10)
     if title:
         figure.text(0.1 / total_w, 1 - 0.12 / total_h, title, va="top", fontsize=11, weight="bold")
-    _save_figure(figure, path)
+    save_figure(figure, path)
 
 
 #: Measures that are drawn, with the titles of their rows.
@@ -105,7 +105,7 @@ def effect_curves(
         measures: Of those that were measured.
         title: Headline.
     """
-    plt = _pyplot()
+    plt = pyplot()
     shown = [m for m in measures if any(line.measure == m for line in results.lines)]
     families, others = _families(results)
     size = (2.35 * len(families) + 0.9, 2.3 * len(shown) + 0.5)
@@ -121,7 +121,7 @@ def effect_curves(
             teacher = next((x for x in results.lines if x.contestant == "teacher" and x.measure == measure), None)
             if teacher is not None:
                 ax.axhline(teacher.value, color="#999999", lw=0.8, zorder=0)
-            _log_axes(ax, results.nfes)
+            log_axes(ax, results.nfes)
         row[0].set_ylabel(_DRAWN[measure], fontsize=9)
     for ax, base in zip(axes[0], families, strict=True):
         ax.set_title(label(base), fontsize=10)
@@ -129,7 +129,7 @@ def effect_curves(
     figure.supxlabel("network calls per picture (NFE)", fontsize=9)
     if title:
         figure.suptitle(title, fontsize=11, weight="bold", x=0.01, ha="left")
-    _save_figure(figure, path)
+    save_figure(figure, path)
 
 
 #: Colour, marker, whether filled, line style: told apart in grey by the last three.
@@ -177,7 +177,8 @@ def _curve(ax: Any, results: Results, name: str, measure: str, look: tuple[Any, 
     )
 
 
-def _log_axes(ax: Any, nfes: Sequence[int]) -> None:
+def log_axes(ax: Any, nfes: Sequence[int]) -> None:
+    """Log axes with plain numbers: ticks of x at ``nfes`` as far as they do not meet, of y at 1, 2, 5."""
     from matplotlib.ticker import FuncFormatter, LogLocator, NullLocator
 
     ax.set_xscale("log")
@@ -194,7 +195,8 @@ def _log_axes(ax: Any, nfes: Sequence[int]) -> None:
         ax.spines[side].set_visible(False)
 
 
-def _pyplot() -> Any:
+def pyplot() -> Any:
+    """``matplotlib.pyplot`` with a backend that needs no screen."""
     import matplotlib
 
     matplotlib.use("Agg")
@@ -203,8 +205,9 @@ def _pyplot() -> Any:
     return plt
 
 
-def _save_figure(figure: Any, path: Path) -> None:
+def save_figure(figure: Any, path: Path) -> None:
+    """Write a figure as PNG, the same bytes for the same figure, and close it."""
     buffer = io.BytesIO()
     figure.savefig(buffer, format="png", dpi=110, metadata={"Software": None})
-    _pyplot().close(figure)
+    pyplot().close(figure)
     write_atomically(path, buffer.getvalue())

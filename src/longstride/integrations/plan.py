@@ -120,7 +120,7 @@ def classical_plan(
     Raises:
         InputError: the solver does not take these levels or options.
     """
-    chosen = {**_options(solver, config, levels, process), **options}
+    chosen = {**_options(solver, config, levels), **options}
     own = None if process == "edm" else schedule
     table = build(solver, levels.sigmas, alphas=levels.alphas, schedule=own, **chosen)
     times, whole = _call_times(table, levels, schedule, process)
@@ -167,7 +167,7 @@ def _call_times(table: SolverTable, levels: Levels, schedule: Schedule, process:
     return np.array(found), whole
 
 
-def _options(solver: str, config: Mapping[str, Any], levels: Levels, process: Process) -> dict[str, Any]:
+def _options(solver: str, config: Mapping[str, Any], levels: Levels) -> dict[str, Any]:
     """Options of a solver that a scheduler's configuration asks for, as diffusers' class of that solver reads them."""
 
     def asked(name: str, default: Any) -> Any:
@@ -194,8 +194,6 @@ def _options(solver: str, config: Mapping[str, Any], levels: Levels, process: Pr
         exact = {"exact_second_stage": False} if order == 3 else {}
         lowered = bool(asked("lower_order_final", False))
         return {"stages": "grid", "orders": _orders(order, levels, lowered), **exact}
-    if solver == "heun" and process == "flow":
-        return {"variable": "sigma"}
     if solver == "pndm":
         return {"start": "improved_euler" if asked("skip_prk_steps", False) else "runge_kutta"}
     return {}

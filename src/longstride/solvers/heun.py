@@ -10,11 +10,11 @@ from longstride.table import Row, SolverTable, TableBuilder
 
 __all__ = ["heun"]
 
-Variable = Literal["ratio", "sigma"]
+Variable = Literal["auto", "ratio", "sigma"]
 
 
-def heun(nodes: Nodes, variable: Variable = "ratio") -> SolverTable:
-    r"""Heun's trapezoidal rule; by default in :math:`\rho = \sigma / \alpha`, EDM's Algorithm 1 without noise.
+def heun(nodes: Nodes, variable: Variable = "auto") -> SolverTable:
+    r"""Heun's trapezoidal rule: EDM's Algorithm 1 without noise, in :math:`\rho = \sigma / \alpha`, or a flow's sigma.
 
     .. math:: \tilde x_{i+1} = x_i + (\rho_{i+1} - \rho_i)\, \epsilon_i, \qquad
               x_{i+1} = x_i + (\rho_{i+1} - \rho_i)\, \tfrac12 (\epsilon_i + \tilde\epsilon_{i+1})
@@ -28,7 +28,7 @@ def heun(nodes: Nodes, variable: Variable = "ratio") -> SolverTable:
 
     Args:
         nodes: ``(alpha, sigma)`` from noisy to clean, each ``(N + 1,)``; the last sigma may be 0.
-        variable: ``"ratio"``, or ``"sigma"`` for a rectified flow (alpha + sigma = 1).
+        variable: ``"ratio"``, or ``"sigma"`` for a rectified flow (alpha + sigma = 1); ``"auto"``: as the levels are.
 
     Returns:
         A table with ``nfe = 2 N``, or ``2 N - 1`` when it ends at sigma 0.
@@ -44,18 +44,19 @@ def heun(nodes: Nodes, variable: Variable = "ratio") -> SolverTable:
         raise unknown("variable", variable, get_args(Variable))
     if variable == "sigma" and nodes.family != "flow":
         raise InputError(f"heun in sigma is for rectified flows, these levels are of family {nodes.family!r}")
+    in_sigma = variable == "sigma" or (variable == "auto" and nodes.family == "flow")
     table = TableBuilder(nodes)
     for i in table.levels():
         here, end = table.at(i), (float(nodes.alphas[i + 1]), float(nodes.sigmas[i + 1]))
 
         def moved(slope: Row, i: int = i, end: tuple[float, float] = end) -> Row:
             """The state at the end of the step, from a mean noise, or a mean velocity."""
-            if variable == "ratio":
-                return table.transfer(i, slope, *end)
-            return table.state(table.at(i)) + (end[1] - float(nodes.sigmas[i])) * slope
+            if in_sigma:
+                return table.state(table.at(i)) + (end[1] - float(nodes.sigmas[i])) * slope
+            return table.transfer(i, slope, *end)
 
         def slope(j: int, sigma: float) -> Row:
-            return table.noise(j) if variable == "ratio" else (table.state(j) - table.data(j)) / sigma
+            return (table.state(j) - table.data(j)) / sigma if in_sigma else table.noise(j)
 
         first = slope(here, float(nodes.sigmas[i]))
         if end[1] == 0:
@@ -63,4 +64,4 @@ def heun(nodes: Nodes, variable: Variable = "ratio") -> SolverTable:
             continue
         ahead = table.stage(moved(first), *end)
         table.step(moved((first + slope(ahead, end[1])) / 2))
-    return table.table("heun", variable=variable)
+    return table.table("heun", **({} if variable == "auto" else {"variable": variable}))

@@ -1,0 +1,149 @@
+"""Who takes part in the benchmark against peers: finds every sampler of one network and number of calls."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, replace
+from typing import Any
+
+import torch
+
+from longstride.bench.paper import Case
+from longstride.bench.peer_task import Meter, Peer, Task
+from longstride.calibration import calibrate
+from longstride.calibration.dense import DenseSolution, solve_dense
+from longstride.calibration.gauss_newton import robust_mean, robust_scale
+from longstride.calibration.reference import Errors, Reference, squared_errors, start_of
+from longstride.calibration.starts import CLASSICAL, classical_tables
+from longstride.evaluation.contestants import base_table
+from longstride.evaluation.measure import Sampler
+from longstride.evaluation.seeds import seed_range
+from longstride.sampler import sample
+from longstride.schedule import Flow
+from longstride.table import SolverTable
+from longstride.zoo.model import Model
+
+__all__ = ["IIA", "OURS", "STAGED", "Entry", "Field", "PeerCase"]
+
+#: Published forms of IIA, by name: method and base solver.
+IIA = {
+    "iia_ddim": ("iia_ddim", "ddim"),
+    "iia_ipndm": ("iia_ipndm", "ipndm4"),
+    "iia_dpmpp_2m": ("iia_dpm_solver", "dpmpp_2m"),
+}
+#: What this package fits beside IIA.
+OURS = ("global", "gauss_newton")
+#: Of several calls per step: the one that diffusers offers for flows.
+STAGED: dict[str, tuple[str, dict[str, Any]]] = {"heun": ("heun", {})}
+
+
+@dataclass(frozen=True)
+class PeerCase:
+    """A network of the benchmark.
+
+    Attributes:
+        case: Name, model, guidance and evaluation samples.
+        nfes: Network calls.
+        fitted: Calibration samples that are fitted.
+        held_out: Further ones that decide.
+        backprop: Whether the peers that need gradients of the network take part.
+    """
+
+    case: Case
+    nfes: tuple[int, ...]
+    fitted: int = 128
+    held_out: int = 48
+    backprop: bool = True
+
+
+@dataclass
+class Entry:
+    """A sampler, and what it took to find it."""
+
+    sampler: Sampler
+    about: dict[str, Any]
+
+
+class Field:
+    """Finds the samplers of one network and number of calls."""
+
+    def __init__(self, model: Model, one: PeerCase, nfe: int, seed: int) -> None:
+        self.model, self.one, self.nfe = model, one, nfe
+        self.seeds = seed_range("calibration", seed, one.fitted + one.held_out)
+        self.ends = base_table(model.schedule, "ddim", nfe)
+        self.noise = model.noise(self.seeds, self.ends.sigmas[0])
+        self.denoiser = model.denoiser(self.seeds, one.case.guidance)
+        self._dense: DenseSolution | None = None
+
+    @property
+    def solution(self) -> DenseSolution:
+        """Converged solution of the calibration samples; every method is given it."""
+        if self._dense is None:
+            parts = [slice(b, b + 32) for b in range(0, len(self.noise), 32)]
+            found = [solve_dense(self.denoiser.select(p), self.noise[p], self.ends) for p in parts]
+            states = tuple(torch.cat([one.states[k] for one in found]) for k in range(len(found[0].states)))
+            outputs = tuple(torch.cat([one.outputs[k] for one in found]) for k in range(len(found[0].outputs)))
+            self._dense = replace(found[0], states=states, outputs=outputs)
+        return self._dense
+
+    def classical(self, names: Iterable[str] = tuple({**CLASSICAL, **STAGED})) -> dict[str, Entry]:
+        """Classical solvers, each on its best grid, and the best of one call per step as ``classical``."""
+        known = {**CLASSICAL, **(STAGED if isinstance(self.model.schedule, Flow) else {})}
+        tables = classical_tables(self.ends, self.model.schedule, solvers=known)
+        wanted = [name for name in names if any(key.partition("@")[0] == name for key in tables)]
+        tables = {key: table for key, table in tables.items() if key.partition("@")[0] in wanted}
+        few = slice(0, min(96, len(self.noise)))
+        denoiser, goal = self.denoiser.select(few), self.solution.end[few]
+        squared = {key: squared_errors(sample(denoiser, self.noise[few], one), goal) for key, one in tables.items()}
+        common = min(robust_scale(found) for found in squared.values())
+        loss = {key: robust_mean(found, common) for key, found in squared.items()}
+        found = {}
+        for name in wanted:
+            own = [key for key in tables if key.partition("@")[0] == name]
+            key = min(own, key=lambda key: loss[key])
+            rmse = {other.partition("@")[2]: Errors.of(squared[other]).rmse for other in own}
+            found[name] = Entry(tables[key], {"grid": key.partition("@")[2], "rmse_by_grid": rmse})
+        best = min((key for key in loss if key.partition("@")[0] in CLASSICAL), key=lambda key: loss[key])
+        return {"classical": Entry(tables[best], {"solver": best}), **found}
+
+    def own(self, name: str, classical: Mapping[str, Entry]) -> Callable[[], Entry]:
+        """A calibration of this package: IIA on its base's best grid, the others from the best classical solver."""
+        method, base = IIA.get(name, (name, "classical"))
+        table = classical[base].sampler
+        assert isinstance(table, SolverTable)
+
+        def find() -> Entry:
+            few = min(32, self.one.fitted) if name in IIA else self.one.fitted
+            chosen = slice(self.one.fitted - few, self.one.fitted + (few if name in IIA else self.one.held_out))
+            noise = self.noise[chosen]
+            target = self.solution.end[chosen]
+            result = calibrate(
+                self.denoiser.select(chosen),
+                noise,
+                table,
+                method=method,
+                held_out=len(noise) - few,
+                reference=Reference(target, float("nan"), self.solution.nfe, start_of(noise, table)),
+                batch_size=32,
+                model=self.model.info(self.one.case.guidance),
+            )
+            about = {"calls": result.calls, "accepted": result.end.accepted, "reason": result.end.reason}
+            if result.search is not None:
+                about |= {"base": result.search.base, "start": result.search.start, "scouts": result.search.scouts}
+            return Entry(result.table, about)
+
+        return find
+
+    def peer(self, peer: Peer, budget: int | None) -> Callable[[], Entry]:
+        """Another method; those that learn by backprop may spend as many network calls as ours did."""
+
+        def find() -> Entry:
+            meter = Meter(budget)
+            task = Task(
+                self.denoiser, self.model.schedule, self.nfe, self.noise, self.solution, self.ends, meter, seed=0
+            )
+            found = peer(task)
+            spent = {"calls": meter.calls, "forward": meter.forward, "backward": meter.backward, "budget": budget}
+            return Entry(found.sampler, {**spent, **found.about})
+
+        return find
