@@ -184,7 +184,7 @@ def export(
     network.half().save_pretrained(args.export / part)
     scheduler.save_pretrained(args.export / "scheduler")
     index = {
-        "_class_name": "DDPMPipeline" if part == "unet" else "DiTPipeline",
+        "_class_name": "DDPMPipeline" if part == "unet" else "DiffusionPipeline",
         "_diffusers_version": "0.42.1",
         part: ["diffusers", type(network).__name__],
         "scheduler": ["diffusers", type(scheduler).__name__],

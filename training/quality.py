@@ -5,6 +5,7 @@ measurement compares with, so that nobody needs the data for it), ``benchmarks/r
 figures on the model card.
 
     python training/quality.py garments --data data
+    python training/quality.py garments_flow --data data
     python training/quality.py cifar10 --data data
 """
 
@@ -29,6 +30,7 @@ from longstride.evaluation.frechet import Moments, frechet_distance
 from longstride.evaluation.reference_set import ReferenceSet
 from longstride.evaluation.seeds import seed_range
 from longstride.files import write_atomically
+from longstride.zoo.model import BUNDLED
 
 ROOT = Path(__file__).resolve().parent.parent
 #: Evaluation seeds of a seed that no benchmark uses.
@@ -36,13 +38,14 @@ SEEDS = seed_range("evaluation", 1000, 1).start
 BATCH = 100
 SOURCES = {
     "garments": "the 10,000 test pictures of Fashion-MNIST",
+    "garments_flow": "the 10,000 test pictures of Fashion-MNIST",
     "cifar10": "the 10,000 test pictures of CIFAR-10",
 }
 
 
 def pictures(model: str, data: Path, split: str, count: int) -> Iterator[torch.Tensor]:
     """Batches of real pictures in [-1, 1], in random order."""
-    if model == "garments":
+    if model.startswith("garments"):
         found = fashion_mnist.load(data, {"train": "train", "test": "t10k"}[split])[0][:, None]
     else:
         found = cifar10.load(data, split)[0]
@@ -62,7 +65,7 @@ def main() -> None:
     args = parser.parse_args()
     extractor, model = load_features("efficientnet-lite0"), ls.load_model(args.model)
     assert model.folder is not None
-    file = model.folder / f"real_{extractor.name}.npz"
+    file = (BUNDLED["garments"] if args.model == "garments_flow" else model.folder) / f"real_{extractor.name}.npz"
     if not file.exists():
         test, train = (pictures(args.model, args.data, split, 10_000) for split in ("test", "train"))
         ReferenceSet.measure(test, train, extractor, args.dimensions, SOURCES[args.model]).save(file)

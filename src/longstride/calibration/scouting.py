@@ -27,8 +27,11 @@ __all__ = [
     "first_batches",
     "ranked",
     "scout",
+    "strongest",
 ]
 
+#: How many of the best classical tables are compared on held-out samples.
+_STRONG = 4
 #: Samples whose converged trajectories choose the levels of one grid.
 TRAJECTORIES = 16
 
@@ -127,6 +130,28 @@ def ranked(newton: GaussNewton, candidates: Mapping[str, SolverTable]) -> dict[s
     common = min(robust_scale(found) for found in squared.values())
     ranking = sorted(squared, key=lambda key: robust_mean(squared[key], common))
     return {key: float(np.sqrt(squared[key].mean())) for key in ranking}
+
+
+def strongest(
+    newton: GaussNewton, candidates: Mapping[str, SolverTable], ranking: Sequence[str], foreign: Sequence[str] = ()
+) -> str:
+    """The classical table that a result must beat: of the best few, the one that stands best on the held-out samples.
+
+    These decide on the result too, so that it is never compared with one that a few samples ranked first by chance.
+
+    Args:
+        newton: The fit on a few samples.
+        candidates: All tables by name.
+        ranking: Names, best on the few samples first.
+        foreign: Names of those that are no classical ones.
+    """
+    few = [key for key in ranking if key not in foreign][:_STRONG]
+    squared = {key: newton.errors(candidates[key], newton.held_out)[:, 1] for key in few}
+    squared = {key: found for key, found in squared.items() if np.isfinite(found).all()}
+    if not squared:
+        return few[0] if few else ranking[0]
+    common = min(robust_scale(found) for found in squared.values())
+    return min(squared, key=lambda key: robust_mean(squared[key], common))
 
 
 def first_batches(batches: Batches, samples: int) -> list[int]:

@@ -1,6 +1,7 @@
 """The default calibration: from the best classical solvers, by Gauss–Newton, to the table that is used.
 
-1. Every classical solver on every grid is run on a few samples. The best is the base: what the result must beat.
+1. Every classical solver on every grid is run on a few samples. Of the best few, the one that is best on held-out noise
+   is the base: what the result must beat.
 2. From a few of them, DDIM among them, short fits on some of the samples.
 3. The one that stands best on held-out noise is fitted on twice as many samples at every step, until all are in. First
    steps need no more: they go far in a direction that a few samples tell. Most of the calls are spent on the last.
@@ -27,6 +28,7 @@ from longstride.calibration.scouting import (
     first_batches,
     ranked,
     scout,
+    strongest,
 )
 from longstride.calibration.unknowns import Unknowns
 from longstride.errors import InputError, unknown
@@ -62,7 +64,7 @@ class GaussNewtonSettings:
     iterations: int = 3
     scouts: int = 3
     scout_iterations: int = 1
-    scout_samples: int = 32
+    scout_samples: int = 16
     levels: bool = True
     column: bool = True
     window: int | None = None
@@ -172,9 +174,10 @@ def calibrate_gauss_newton(
         if any(table.distance(other) == 0 for other in classical.values()):
             del candidates["given"]  # it is one of them, and would be tried twice
         candidates |= classical
-    errors = ranked(newton(few, RESIDUALS["pixels"]), candidates)
+    plain = newton(few, RESIDUALS["pixels"])
+    errors = ranked(plain, candidates)
     ranking = list(errors)
-    base = next((key for key in ranking if key not in foreign), ranking[0])
+    base = strongest(plain, candidates, ranking, foreign)
     residual = balanced(RESIDUALS[settings.residual], batches, candidates[base], reference)
     chosen = chosen_starts(ranking, settings.scouts) if settings.scouts else ranking[:1]
     short = settings.scout_iterations if settings.scouts > 1 else 0
@@ -206,7 +209,7 @@ def most_calls(nfe: int, fitted: int, held_out: int, settings: GaussNewtonSettin
     # A few trials of every step, every start, the levels of the grid that is made for the network, and the check.
     trials = (settings.iterations * fitted + settings.scouts * few + 2 * held_out * (settings.iterations + 2)) * nfe * 2
     tried = (_MOST_STARTS * few * nfe + 2 * reference_steps * TRAJECTORIES) if settings.scouts else few * nfe
-    return int(steps * (free + nfe)) + trials + tried + (fitted + held_out + 8) * reference_steps + 8 * held_out * nfe
+    return int(steps * (free + nfe)) + trials + tried + (fitted + held_out + 8) * reference_steps + 12 * held_out * nfe
 
 
 def check_starts(starts: Mapping[str, SolverTable], table: SolverTable) -> None:
