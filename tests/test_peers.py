@@ -123,6 +123,10 @@ def test_tables_show_the_least_in_bold():
     ]  # fmt: skip
     assert ratio_table(results).splitlines()[-1] == "| 5 | 0.50 (UniPC-3) | 0.50 (UniPC-3) | 0.50 (UniPC-3) |"
     assert "| GITS | no | 10 | 2 | 3 |" in cost_table(results)
+    later = {"gauss_newton-8": {"calls": 3000, "seconds": 1.0, "memory_mib": 4.0}}
+    ours = Line("m", None, "gauss_newton", None, 8, 8, "rmse", 0.1)
+    more = Results({**about, "search": {**about["search"], **later}}, (*lines, ours))
+    assert cost_table(more) == cost_table(results)  # 8 calls have one sampler alone
 
 
 def test_fewer_calls_instead_of_more():

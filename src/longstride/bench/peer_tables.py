@@ -133,9 +133,10 @@ def ratio_table(results: Results) -> str:
 
 
 def cost_table(results: Results) -> str:
-    """What each search took, at the most network calls that all of them were run at."""
+    """What each search took, at the number of network calls that most of them were run at."""
     labels = {name: label for name, label in names(results).items() if name not in _CLASSICAL}
-    nfe = _fitted(results)[-1]
+    ran = {nfe: sum(f"{name}-{nfe}" in results.about["search"] for name in labels) for nfe in _fitted(results)}
+    nfe = max(ran, key=lambda nfe: (ran[nfe], nfe))
     rows = []
     for name, label in labels.items():
         about = results.about["search"].get(f"{name}-{nfe}")

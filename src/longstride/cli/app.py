@@ -67,7 +67,7 @@ def demo(
     ),
     model: Annotated[str, typer.Option(help="As in calibrate.")] = "garments",
     samples: Annotated[int, typer.Option(help="Evaluation samples, and as many teacher samples.", min=2)] = 40,
-    calibration_samples: Annotated[int, typer.Option(help="Samples for calibration; half are held out.", min=2)] = 20,
+    calibration_samples: Annotated[int, typer.Option(help="Samples for calibration; half are held out.", min=2)] = 64,
     substeps: Annotated[int, typer.Option(help="Fine steps M of IIA's target; the paper's is 10.", min=1)] = 4,
     reference_steps: Annotated[int, typer.Option(help="Steps of the converged solution.", min=2)] = 32,
     dimensions: Annotated[int, typer.Option(help="Principal components of the Fréchet distance; 0: none.", min=0)] = 16,
@@ -92,7 +92,8 @@ def demo(
     if threads:
         torch.set_num_threads(threads)
     study = Study(
-        nfes=(5, 6, 8, 10, 15, 20),
+        contestants=("iia_ddim", "dpmpp_2m", "gauss_newton"),
+        nfes=(5, 6, 8),
         batch_size=20,
         samples=samples,
         calibration_samples=calibration_samples,

@@ -23,7 +23,7 @@ def evaluate(
     out: Annotated[Path, typer.Option(help="Folder for the results, and for finished batches.")] = Path("evaluation"),
     solvers: Annotated[
         str, typer.Option(help="Contestants, with commas; paper: those of the paper; empty: cards only.")
-    ] = "paper",
+    ] = "ddim,iia_dpmpp_2m,gauss_newton",
     card: Annotated[list[Path] | None, typer.Option(help="A card to measure too; may be repeated.")] = None,
     nfe: Annotated[str, typer.Option(help="Network calls per picture, with commas.")] = "5,6,8,10",
     samples: Annotated[int, typer.Option(help="Evaluation samples, and as many of the teacher.", min=2)] = 1024,

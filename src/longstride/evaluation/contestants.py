@@ -40,6 +40,11 @@ class Contestant:
     spacing: str | None = None
 
     @property
+    def whole(self) -> bool:
+        """Whether it is fitted to where samples end, and so to converged solutions of all calibration samples."""
+        return self.method == "gauss_newton"
+
+    @property
     def base(self) -> str | None:
         """The contestant without calibration, or None for a classical solver."""
         return None if self.method is None else self.solver
@@ -66,12 +71,15 @@ _ALL = (
     Contestant("iia_edm", "IIA-EDM", "heun", method="iia_edm", spacing="karras"),
     Contestant("unipc", "UniPC-3", "unipc", {"order": 3}),
     Contestant("deis", "DEIS-3", "deis", {"order": 3}),
+    Contestant("gauss_newton", "longstride", "unipc", {"order": 3}, method="gauss_newton"),
 )
 #: Every contestant by name.
 CONTESTANTS: dict[str, Contestant] = {one.name: one for one in _ALL}
 #: Those of the paper's tables, and UniPC-3 as what a user would otherwise take.
 PAPER = tuple(
-    name for name in CONTESTANTS if name not in ("dpmpp_2s", "iia_dpmpp_2s", "dpmpp_3m", "iia_dpmpp_3m", "deis")
+    name
+    for name in CONTESTANTS
+    if name not in ("dpmpp_2s", "iia_dpmpp_2s", "dpmpp_3m", "iia_dpmpp_3m", "deis", "gauss_newton")
 )
 
 

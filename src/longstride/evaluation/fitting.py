@@ -5,6 +5,7 @@ from __future__ import annotations
 import shutil
 from collections.abc import Callable, Mapping
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -48,7 +49,8 @@ def calibrate_entrants(
                 kept = Journal(folder / "calibration" / "reference")
                 batches = Batches(denoiser, noise, held_out, study.batch_size, kept)
                 floor = least_level(denoiser, table)
-                reference = shared_reference(batches, table, steps=study.reference_steps, floor=floor)
+                whole = any(one.whole for one in entrants.values())
+                reference = shared_reference(batches, table, steps=study.reference_steps, floor=floor, fitted=whole)
             one = entrants[key[0]]
             card = calibrate(
                 denoiser,
@@ -61,7 +63,7 @@ def calibrate_entrants(
                 model=model.info(study.guidance),
                 seed=study.seed,
                 journal=folder / "calibration" / f"{key[0]}-{key[1]}",
-                **{"substeps": study.substeps, **one.settings},
+                **_settings(one, study),
             ).card
             place.parent.mkdir(parents=True, exist_ok=True)
             card.save(place)
@@ -71,6 +73,18 @@ def calibrate_entrants(
     return found
 
 
+def _settings(one: Contestant, study: Study) -> dict[str, Any]:
+    """Settings of a contestant's calibration; only IIA makes fine steps."""
+    return dict(one.settings) if one.whole else {"substeps": study.substeps, **one.settings}
+
+
+def _same_run(base: SolverTable, table: SolverTable, one: Contestant) -> bool:
+    """Whether a card's base is a contestant's table; a whole fit chooses its base between the same two levels."""
+    if not one.whole:
+        return base.distance(table) == 0
+    return base.nfe == table.nfe and np.array_equal(base.sigmas[[0, -1]], table.sigmas[[0, -1]])
+
+
 def _finished(place: Path, table: SolverTable, one: Contestant, study: Study) -> Card | None:
     """The card at ``place``, if every process has it and it is of this base and these settings."""
     try:
@@ -78,9 +92,9 @@ def _finished(place: Path, table: SolverTable, one: Contestant, study: Study) ->
     except CardError:
         card = None
     if card is not None:
-        wanted = {"substeps": study.substeps, **one.settings, "samples": study.calibration_samples, "seed": study.seed}
+        wanted = {**_settings(one, study), "samples": study.calibration_samples, "seed": study.seed}
         same = card.method == one.method and wanted.items() <= card.settings.items()
-        card = card if same and card.base_table.distance(table) == 0 else None
+        card = card if same and _same_run(card.base_table, table, one) else None
     rank, size = rank_and_size()
     have = gather({rank: np.array([float(card is not None)])}, [(1,)] * size)
     return card if min(float(flag[0]) for flag in have) == 1 else None
