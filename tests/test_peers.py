@@ -102,6 +102,16 @@ def test_one_sampler_alone_is_measured_again(outcome, monkeypatch):
         run_peers(model, one, out, PEERS, nfes=(4,), names=("ld3",))
 
 
+def test_backprop_with_more_calls_stands_beside_the_same_with_as_many(outcome, monkeypatch):
+    model, one, out, before = outcome
+    monkeypatch.setattr("longstride.bench.peers.YARDSTICKS", {})
+    after = run_peers(model, one, out, PEERS, names=("gits", "ld3", "gauss_newton"), times=3)
+    assert set(after.contestants) == {*before.contestants, "ld3_x3"}
+    search = after.about["search"]
+    assert search["ld3_x3-3"]["budget"] == 3 * search["gauss_newton-3"]["calls"]
+    assert "| LD3, 3 × the calls |" in contest_table(after, "rmse", None)
+
+
 def test_tables_show_the_least_in_bold():
     def line(name: str, measure: str, value: float) -> Line:
         return Line("m", None, name, None, 5, 5, measure, value)

@@ -50,11 +50,12 @@ def write_pages(root: Path, results: Path, *, check: bool = False) -> list[str]:
         "overhead": lambda: overhead_table(results / "overhead.json"),
         "scheduler_overhead": lambda: scheduler_table(results / "scheduler_overhead.json"),
         "memory": lambda: memory_table(results / "memory.json"),
+        "calibration_time": lambda: time_table(results / "calibration_time.json"),
     }
     for file in sorted(results.glob("*.json")):
         if file.name.startswith(("ablations_", "newton_")):
             sections |= ablation_sections(file)
-        elif file.stem not in ("overhead", "scheduler_overhead", "memory") and not file.stem.endswith("_quality"):
+        elif file.stem not in sections and not file.stem.endswith("_quality"):
             sections |= _sections(file.stem, file)
     return [page for page in PAGES if (root / page).exists() and not fill(root / page, sections, check=check)]
 
@@ -109,6 +110,15 @@ def memory_table(file: Path) -> str:
         for row in json.loads(file.read_text(encoding="utf-8"))["rows"]
     ]
     return markdown_table(head, rows) + "\n\n(galaxy network, `python benchmarks/memory.py`)"
+
+
+def time_table(file: Path) -> str:
+    """How long the default calibration takes on the bundled model."""
+    content = json.loads(file.read_text(encoding="utf-8"))
+    rows = [(row["nfe"], f"{row['calls']:,}", f"{row['seconds'] / 60:.1f}") for row in content["rows"]]
+    where = f"{content['cores']} cores, {content['ms_per_call_and_sample']:.1f} ms per network call and sample"
+    table = markdown_table(("calls of the sampler", "network calls of its calibration, in samples", "minutes"), rows)
+    return f"{table}\n\n({where}; `python benchmarks/calibration_time.py`)"
 
 
 def overhead_table(file: Path) -> str:

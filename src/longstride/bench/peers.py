@@ -68,6 +68,7 @@ def run_peers(
     *,
     nfes: tuple[int, ...] = (),
     names: tuple[str, ...] = (),
+    times: float = 1.0,
     seed: int = 0,
     say: Say = lambda what, done, total: None,
 ) -> Results:
@@ -81,8 +82,13 @@ def run_peers(
         nfes: Network calls; default: the case's.
         names: Samplers to find besides the classical ones, of :data:`PEERS`, :data:`IIA` and :data:`OURS`; default:
             all.
+        times: Other than 1: those that learn by backprop alone, with so many times the calls that our own fit spent;
+            they stand beside the others as ``NAME_xTIMES``.
         seed: Shifts every seed.
         say: Called with (what is being done, done, total).
+
+    Raises:
+        InputError: no such sampler, or no calls that our own fit spent.
     """
     case = one.case
     study = Study(
@@ -96,6 +102,10 @@ def run_peers(
     )
     methods = load_peers(peers, names, one.backprop)
     ours = tuple(name for name in (*IIA, *OURS) if not names or name in names)
+    labels = {name: module.LABEL for name, module in methods.items()}
+    if times != 1:
+        ours, methods = (), {f"{name}_x{times:g}": one for name, one in methods.items() if one.BACKPROP}
+        labels = {name: f"{module.LABEL}, {times:g} × the calls" for name, module in methods.items()}
     folder = out / "work" / f"peers_{case.slug}"
     file = out / f"peers_{case.slug}.json"
 
@@ -105,7 +115,6 @@ def run_peers(
         ends = base_table(model.schedule, "ddim", nfe)
         measured = measure_samplers(model, study, ends, samplers, bases, folder / "measured", say=say)
         search = {f"{name}-{nfe}": entry.about for name, entry in entries.items()}
-        labels = {name: module.LABEL for name, module in methods.items()}
         new = Results({**measured.about, "search": search, "labels": labels}, measured.lines)
         results = merged(load_results(file), new) if file.exists() else new
         save_results(results, file)
@@ -114,7 +123,8 @@ def run_peers(
     for nfe in study.nfes:
         field, what = Field(model, one, nfe, seed), f"{case.slug} at {nfe} calls"
         known = load_results(file).about["search"] if file.exists() else {}
-        budget = known.get(f"gauss_newton-{nfe}", {}).get("calls")
+        spent = known.get(f"gauss_newton-{nfe}", {}).get("calls")
+        budget = None if spent is None else int(times * spent)
         results = measure(nfe, _find(field, ours, methods, folder / "found", what, budget, say))
     for nfe, wanted in YARDSTICKS.items():
         if nfe not in results.nfes:

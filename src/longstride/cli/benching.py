@@ -109,6 +109,9 @@ def peers(
     folder: Annotated[Path, typer.Option(help="The peers' files, in a checkout of the repository.")] = Path(
         "benchmarks/peers"
     ),
+    times: Annotated[
+        float, typer.Option(help="Only peers with backprop, with so many times the calls of our own fit.", min=0.1)
+    ] = 1.0,
     samples: Annotated[int | None, typer.Option(help="Evaluation samples; default: the case's.", min=80)] = None,
     device: Device = "cpu",
 ) -> None:
@@ -134,7 +137,8 @@ def peers(
             if loaded is None:
                 continue
             chosen = one if samples is None else replace(one, case=replace(one.case, samples=samples))
-            found = run_peers(loaded, chosen, out, folder, nfes=tuple(nfe or ()), names=tuple(peer or ()), say=say)
+            asked = {"nfes": tuple(nfe or ()), "names": tuple(peer or ()), "times": times}
+            found = run_peers(loaded, chosen, out, folder, **asked, say=say)  # type: ignore[arg-type]
             console.print(results_table(found))
     print(f"results in {out}")
 

@@ -1,0 +1,75 @@
+"""How long the default calibration takes on the bundled model, from nothing to a card: a whole process, all cores.
+
+python benchmarks/calibration_time.py --nfe 5 8
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import re
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+import torch
+
+import longstride as ls
+from longstride.files import write_atomically
+
+ROOT = Path(__file__).resolve().parent.parent
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--nfe", type=int, nargs="+", default=[5, 8])
+    args = parser.parse_args()
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    one, rows = seconds_per_call(), []
+    for nfe in args.nfe:
+        with tempfile.TemporaryDirectory() as folder:
+            out = Path(folder) / "card.json"
+            command = [
+                sys.executable,
+                "-m",
+                "longstride",
+                "calibrate",
+                "garments",
+                "--nfe",
+                str(nfe),
+                "--out",
+                str(out),
+            ]
+            begin = time.monotonic()
+            done = subprocess.run(command, check=True, capture_output=True, text=True)
+            seconds = time.monotonic() - begin
+            card = ls.load_card(out)
+        said = re.search(r"([\d,]+) network calls in samples, ", done.stdout)
+        assert said is not None
+        calls = int(said[1].replace(",", ""))
+        row = {"nfe": nfe, "seconds": seconds, "calls": calls, "accepted": card.end.accepted}
+        rows.append(row)
+        print(row, flush=True)
+    about = {"model": "garments", "cores": cores, "ms_per_call_and_sample": 1000 * one}
+    path = ROOT / "benchmarks" / "results" / "calibration_time.json"
+    write_atomically(path, (json.dumps({**about, "rows": rows}, indent=1) + "\n").encode())
+
+
+def seconds_per_call() -> float:
+    """Time of one network call per sample, at 32 samples, on all cores: says how fast the machine is."""
+    model = ls.load_model("garments")
+    denoiser, noise = model.denoiser(range(32)), model.noise(range(32), 1.0)
+    times = []
+    with torch.inference_mode():
+        for _ in range(5):
+            begin = time.perf_counter()
+            denoiser(noise, 1.0)
+            times.append(time.perf_counter() - begin)
+    return sorted(times)[len(times) // 2] / len(noise)
+
+
+if __name__ == "__main__":
+    main()
