@@ -365,13 +365,17 @@ def test_starts_that_overflow_on_held_out_noise_alone_are_passed_over():
     assert any(name.endswith("karras") for name in result.search.classical)
 
 
-def test_scouts_are_of_different_solvers_and_one_is_ddim():
+def test_scouts_are_of_different_solvers_and_grids_and_one_is_ddim():
     ranking = ["ipndm4@karras", "ipndm3@karras", "ipndm4@dp", "unipc3@dp", "unipc2@dp", "ddim@dp", "ddim@karras"]
     assert chosen_starts(ranking, 2) == ["ipndm4@karras", "ddim@dp"]
     assert chosen_starts(ranking, 3) == ["ipndm4@karras", "unipc3@dp", "ddim@dp"]
     assert chosen_starts(ranking, 9) == ["ipndm4@karras", "unipc3@dp", "ddim@dp"]
     assert chosen_starts(["ddim@dp", *ranking], 2) == ["ddim@dp", "ipndm4@karras"]
     assert chosen_starts(ranking[:4], 2) == ["ipndm4@karras", "unipc3@dp"]
+    same_grid = ["ipndm3@dp", "deis3@dp", "unipc3@uniform", "ddim@dp", "dpmpp_2m@dp"]
+    assert chosen_starts(same_grid, 3) == ["ipndm3@dp", "unipc3@uniform", "ddim@dp"]
+    assert chosen_starts(["given", *same_grid], 2) == ["given", "ddim@dp"]
+    assert chosen_starts(same_grid, 4) == ["ipndm3@dp", "unipc3@uniform", "deis3@dp", "ddim@dp"]
 
 
 def test_a_table_that_is_a_classical_one_is_tried_once(found):

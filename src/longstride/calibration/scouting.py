@@ -167,13 +167,25 @@ def first_batches(batches: Batches, samples: int) -> list[int]:
 
 
 def chosen_starts(ranking: Sequence[str], count: int) -> list[str]:
-    """The best starts, each of another solver, and the best of DDIM's."""
-    found: dict[str, str] = {}
-    for key in ranking:
-        found.setdefault(key.partition("@")[0].rstrip("234"), key)
-    chosen = list(found.values())[:count]
-    if count > 1 and "ddim" in found and found["ddim"] not in chosen:
-        chosen[-1] = found["ddim"]
+    """The best start, the next best of other solvers on other grids, and the best of DDIM's.
+
+    How good a start is says little of where a fit from it ends; one with other levels and weights may end elsewhere.
+
+    Args:
+        ranking: Names ``solver@grid``, best first; others are a solver and a grid of their own.
+        count: How many to choose.
+    """
+    kinds = {key: (key.partition("@")[0].rstrip("234"), key.partition("@")[2] or key) for key in ranking}
+    chosen: list[str] = []
+    for part in (1, 0):  # apart in solver and grid; then, where there are no more of these, in the solver alone
+        for key in ranking:
+            mine = kinds[key]
+            same = any(mine[0] == kinds[old][0] or mine[part] == kinds[old][part] for old in chosen)
+            if len(chosen) < count and not same:
+                chosen.append(key)
+    ddim = next((key for key in ranking if kinds[key][0] == "ddim"), None)
+    if count > 1 and ddim is not None and not any(kinds[key][0] == "ddim" for key in chosen):
+        chosen[-1] = ddim
     return chosen
 
 
