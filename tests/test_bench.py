@@ -17,7 +17,7 @@ from longstride.bench.ablations import ABLATIONS, run_ablations, run_records
 from longstride.bench.lab import Lab, reapply
 from longstride.bench.markdown import slug_of
 from longstride.bench.newton import NEWTON, _record
-from longstride.bench.newton_plots import draw_newton_plots
+from longstride.bench.newton_plots import cost, draw_newton_plots
 from longstride.bench.pages import effect_table, fill, verdict
 from longstride.bench.paper import CASES, cases
 from longstride.calibration.reference import Errors, squared_errors
@@ -204,6 +204,13 @@ def test_a_table_is_carried_to_other_classes_and_beside_the_one_found_there(fold
     text = ablation_sections(next(tmp_path.glob("newton_*.json")))[f"newton_{slug_of(model.name)}:transfer"]()
     assert f"{rows[1]['ratio']:.3f}" in text.splitlines()[2]
     assert "(1.00)" in text.splitlines()[2]
+
+
+def test_cost_is_per_number_that_the_default_fits():
+    """3 calls: 6 weights, 2 levels and 3 weights of the first state; 5 calls: 15, 4 and 5."""
+    total, each = cost({3: {"calls": 1100}, 5: {"calls": 4800}})
+    assert total.tolist() == [1100, 4800]
+    assert each.tolist() == [100, 200]
 
 
 def test_plots_of_the_default_are_drawn_for_the_results_that_are_there(tmp_path):

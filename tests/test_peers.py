@@ -110,6 +110,8 @@ def test_backprop_with_more_calls_stands_beside_the_same_with_as_many(outcome, m
     search = after.about["search"]
     assert search["ld3_x3-3"]["budget"] == 3 * search["gauss_newton-3"]["calls"]
     assert "| LD3, 3 × the calls |" in contest_table(after, "rmse", None)
+    with pytest.raises(ls.InputError, match="no peer that learns by backprop is to be run on tiny"):
+        run_peers(model, one, out, PEERS, names=("gits",), times=3)
 
 
 def test_tables_show_the_least_in_bold():

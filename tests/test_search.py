@@ -18,7 +18,7 @@ from longstride.calibration.gate import FEWEST, _objection, judge
 from longstride.calibration.gauss_newton import Fit
 from longstride.calibration.reference import Errors, Reference, squared_errors
 from longstride.calibration.scouting import chosen_starts, strongest
-from longstride.calibration.search import GaussNewtonSettings, most_calls
+from longstride.calibration.search import GaussNewtonSettings, _growth, most_calls
 from longstride.calibration.starts import classical_tables
 from longstride.calibration.trajectory import GlobalSettings, calibrate_global
 from longstride.table import Row
@@ -372,10 +372,14 @@ def test_scouts_are_of_different_solvers_and_grids_and_one_is_ddim():
     assert chosen_starts(ranking, 9) == ["ipndm4@karras", "unipc3@dp", "ddim@dp"]
     assert chosen_starts(["ddim@dp", *ranking], 2) == ["ddim@dp", "ipndm4@karras"]
     assert chosen_starts(ranking[:4], 2) == ["ipndm4@karras", "unipc3@dp"]
-    same_grid = ["ipndm3@dp", "deis3@dp", "unipc3@uniform", "ddim@dp", "dpmpp_2m@dp"]
+    same_grid = ["ipndm3@dp", "deis3@dp", "unipc3@uniform", "ddim@dp", "dpmpp_2m@dp", "dpmpp_3m@dp", "unipc2@dp"]
     assert chosen_starts(same_grid, 3) == ["ipndm3@dp", "unipc3@uniform", "ddim@dp"]
     assert chosen_starts(["given", *same_grid], 2) == ["given", "ddim@dp"]
-    assert chosen_starts(same_grid, 4) == ["ipndm3@dp", "unipc3@uniform", "deis3@dp", "ddim@dp"]
+    assert chosen_starts(same_grid, 4) == ["ipndm3@dp", "deis3@dp", "unipc3@uniform", "ddim@dp"]
+    # DDIM's best takes part although its grid is taken, and no far worse table because of its grid.
+    far = ["unipc3@dp", "ddim@dp", "ipndm3@dp", "deis3@dp", "ddim@karras", "dpmpp_2m@karras"]
+    assert chosen_starts(far, 3) == ["unipc3@dp", "ddim@dp", "ipndm3@dp"]
+    assert chosen_starts(far, 1) == ["unipc3@dp"]
 
 
 def test_a_table_that_is_a_classical_one_is_tried_once(found):
@@ -400,15 +404,22 @@ def test_the_calls_that_are_announced_are_an_upper_bound(found):
 
 
 def test_every_step_sees_twice_as_many_samples_until_all_are_in():
-    """Of 48 fitted samples, with short fits on 8: 16, 32, and then all."""
+    """Of 48 fitted samples, with short fits on 8: 16, 24, and then all."""
     result = ls.calibrate(Mixture(), noise_of(96), ls.build("ddim", SIGMAS), iterations=4, scout_samples=8)
     seen = [line.samples for line in result.search.iterations]
     assert seen[0] == 16  # the start
     assert seen[1:] == sorted(seen[1:])
-    assert set(seen) <= {16, 32, 48}
+    assert set(seen) <= {16, 24, 48}
     assert 48 in seen
     whole = ls.calibrate(Mixture(), noise_of(96), ls.build("ddim", SIGMAS), iterations=4, scout_samples=48)
     assert result.calls < 0.8 * whole.calls
+
+
+@pytest.mark.parametrize(
+    ("fitted", "sizes"), [(512, [128, 256, 512]), (128, [32, 64, 128]), (40, [32, 32, 40]), (9, [9] * 3)]
+)
+def test_the_last_step_sees_all_samples_however_many(fitted, sizes):
+    assert _growth(fitted, GaussNewtonSettings()) == sizes
 
 
 def test_the_base_is_the_strongest_of_the_best_few_on_the_samples_that_decide():

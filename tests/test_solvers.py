@@ -392,9 +392,10 @@ def test_heun_in_sigma_is_for_flows():
     assert table.nfe == 5
     assert table.distance(ls.build("heun", sigmas, alphas=1 - sigmas)) == 0
     assert ls.build("heun", [3.0, 1.0, 0.0]).distance(ls.build("heun", [3.0, 1.0, 0.0], variable="ratio")) == 0
+    assert ls.build("heun", [0.8, 0.5, 0.2], alphas=[0.1, 0.5, 0.9]).nfe == 4  # of no family
     x = ls.sample(lambda x, sigma: torch.full_like(x, 0.25), torch.full((1, 2), 3.0, dtype=torch.float64), table)
     torch.testing.assert_close(x, torch.full_like(x, 0.25), rtol=0, atol=1e-15)
-    with pytest.raises(ls.InputError, match="for rectified flows, these levels are of family 've'"):
+    with pytest.raises(ls.InputError, match="for rectified flows, alpha . sigma = 1, and these levels are not"):
         ls.build("heun", [3.0, 1.0, 0.0], variable="sigma")
     with pytest.raises(ls.InputError, match="unknown variable 't'"):
         ls.build("heun", [3.0, 1.0, 0.0], variable="t")

@@ -30,7 +30,6 @@ from longstride.evaluation.frechet import Moments, frechet_distance
 from longstride.evaluation.reference_set import ReferenceSet
 from longstride.evaluation.seeds import seed_range
 from longstride.files import write_atomically
-from longstride.zoo.model import BUNDLED
 
 ROOT = Path(__file__).resolve().parent.parent
 #: Evaluation seeds of a seed that no benchmark uses.
@@ -65,7 +64,7 @@ def main() -> None:
     args = parser.parse_args()
     extractor, model = load_features("efficientnet-lite0"), ls.load_model(args.model)
     assert model.folder is not None
-    file = (BUNDLED["garments"] if args.model == "garments_flow" else model.folder) / f"real_{extractor.name}.npz"
+    file = model.folder / f"real_{extractor.name}.npz"
     if not file.exists():
         test, train = (pictures(args.model, args.data, split, 10_000) for split in ("test", "train"))
         ReferenceSet.measure(test, train, extractor, args.dimensions, SOURCES[args.model]).save(file)

@@ -14,7 +14,7 @@ from pydantic import BaseModel, ValidationError
 from longstride.errors import CardError, InputError
 from longstride.files import write_atomically
 
-__all__ = ["checksum", "dumps", "located", "parse", "push_to_hub", "read_json", "save"]
+__all__ = ["checksum", "downloaded", "dumps", "located", "parse", "push_to_hub", "read_json", "save"]
 
 Document = TypeVar("Document", bound=BaseModel)
 
@@ -75,14 +75,28 @@ def located(path: str | Path, filename: str, **options: Any) -> Path:
     is_repository = isinstance(path, str) and 2 <= len(parts) <= 3 and all(parts) and not name.startswith((".", "~"))
     if Path(path).exists() or not is_repository or (len(parts) == 2 and name.endswith(".json")):
         return Path(path)
+    return downloaded("/".join(parts[:2]), parts[2] if len(parts) == 3 else filename, **options)
+
+
+def downloaded(repo_id: str, filename: str, **options: Any) -> Path:
+    """A file of a repository of the hub.
+
+    Args:
+        repo_id: ``"user/repo"``.
+        filename: Its path there.
+        **options: Of ``hf_hub_download``.
+
+    Raises:
+        CardError: it cannot be got.
+    """
     from huggingface_hub import hf_hub_download
 
     try:
-        return Path(hf_hub_download("/".join(parts[:2]), parts[2] if len(parts) == 3 else filename, **options))
+        return Path(hf_hub_download(repo_id, filename, **options))
     except Exception as error:
         reason = str(error).strip().partition("\n")[0]
         raise CardError(
-            f"there is no file {name}, and no such card on the hub ({type(error).__name__}: {reason})"
+            f"there is no file {repo_id}, and no such card on the hub ({type(error).__name__}: {reason})"
         ) from None
 
 

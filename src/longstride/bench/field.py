@@ -135,7 +135,7 @@ class Field:
         return find
 
     def peer(self, peer: Peer, budget: int | None) -> Callable[[], Entry]:
-        """Another method; those that learn by backprop may spend as many network calls as ours did."""
+        """Another method, with the network calls that it may spend; None: as many as it likes."""
 
         def find() -> Entry:
             meter = Meter(budget)

@@ -7,12 +7,16 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
+from longstride.calibration.search import GaussNewtonSettings
 from longstride.calibration.unknowns import Unknowns
 from longstride.evaluation.plots import log_axes, pyplot, save_figure
 from longstride.evaluation.results import load_results
 
-__all__ = ["draw_cost", "draw_newton_plots", "draw_samples"]
+__all__ = ["cost", "draw_cost", "draw_newton_plots", "draw_samples"]
+
+Array = NDArray[np.float64]
 
 #: Label, colour, marker and line style of each way to start.
 _WAYS = {
@@ -73,18 +77,28 @@ def draw_samples(rows: list[dict[str, Any]], path: Path) -> None:
     save_figure(figure, path)
 
 
-def draw_cost(calls: dict[int, dict[str, Any]], path: Path) -> None:
-    """Network calls of a calibration, in all and per number that is fitted, against the calls of the sampler.
+def cost(calls: dict[int, dict[str, Any]]) -> tuple[Array, Array]:
+    """Network calls of calibrations, in all and per number that is fitted, in the order of the sampler's calls.
 
     Args:
-        calls: What was recorded of the search, by the calls of the sampler.
+        calls: What was recorded of each search, by the calls of the sampler.
+    """
+    own, nfes = GaussNewtonSettings(), sorted(calls)
+    total = np.array([calls[nfe]["calls"] for nfe in nfes], np.float64)
+    fitted = [len(Unknowns(nfe, levels=own.levels, column=own.column, window=own.window)) for nfe in nfes]
+    return total, total / fitted
+
+
+def draw_cost(calls: dict[int, dict[str, Any]], path: Path) -> None:
+    """:func:`cost` against the calls of the sampler.
+
+    Args:
+        calls: As there.
         path: PNG file.
     """
-    nfes = sorted(calls)
-    total = np.array([calls[nfe]["calls"] for nfe in nfes], np.float64)
-    each = total / [len(Unknowns(nfe)) for nfe in nfes]
+    nfes, found = sorted(calls), cost(calls)
     figure, axes = pyplot().subplots(1, 2, figsize=(7.2, 3.0), layout="constrained")
-    for ax, values, title in zip(axes, (total, each), ("in all", "per unknown"), strict=True):
+    for ax, values, title in zip(axes, found, ("in all", "per unknown"), strict=True):
         ax.plot(nfes, values, color="#c1121f", marker="o", ms=4.5, lw=1.4)
         slope = np.polyfit(np.log(nfes), np.log(values), 1)[0]
         ax.set_title(f"{title}: grows like NFE$^{{{slope:.1f}}}$", fontsize=9)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Callable, Iterable, Mapping
+from functools import partial
 from pathlib import Path
 
 from longstride.bench.ablation_tables import ablation_sections
@@ -47,15 +48,14 @@ def write_pages(root: Path, results: Path, *, check: bool = False) -> list[str]:
         InputError: a page that is compared has a marker that no results file is there for.
     """
     sections: dict[str, Callable[[], str]] = {
-        "overhead": lambda: overhead_table(results / "overhead.json"),
-        "scheduler_overhead": lambda: scheduler_table(results / "scheduler_overhead.json"),
-        "memory": lambda: memory_table(results / "memory.json"),
-        "calibration_time": lambda: time_table(results / "calibration_time.json"),
+        name: partial(write, results / f"{name}.json")
+        for name, write in _FILES.items()
+        if (results / f"{name}.json").exists()
     }
     for file in sorted(results.glob("*.json")):
         if file.name.startswith(("ablations_", "newton_")):
             sections |= ablation_sections(file)
-        elif file.stem not in sections and not file.stem.endswith("_quality"):
+        elif file.stem not in _FILES and not file.stem.endswith("_quality"):
             sections |= _sections(file.stem, file)
     return [page for page in PAGES if (root / page).exists() and not fill(root / page, sections, check=check)]
 
@@ -139,6 +139,15 @@ def scheduler_table(file: Path) -> str:
             size = " × ".join(map(str, row["shape"]))
             rows.append((size, row["dtype"], row["scheduler"], f"{row['step_us']:.0f}", f"{row['ratio']:.2f}"))
     return markdown_table(("latents", "precision", "solver", "µs per step", "over diffusers' cheapest"), rows)
+
+
+#: Tables of results files that hold one table.
+_FILES: dict[str, Callable[[Path], str]] = {
+    "overhead": overhead_table,
+    "scheduler_overhead": scheduler_table,
+    "memory": memory_table,
+    "calibration_time": time_table,
+}
 
 
 def fill(page: Path, sections: Mapping[str, Callable[[], str]], *, check: bool = False) -> bool:

@@ -136,7 +136,7 @@ def cost_table(results: Results) -> str:
     """What each search took, at the number of network calls that most of them were run at."""
     labels = {name: label for name, label in names(results).items() if name not in _CLASSICAL}
     ran = {nfe: sum(f"{name}-{nfe}" in results.about["search"] for name in labels) for nfe in _fitted(results)}
-    nfe = max(ran, key=lambda nfe: (ran[nfe], nfe))
+    nfe = max(ran, key=lambda nfe: (ran[nfe], nfe), default=0)
     rows = []
     for name, label in labels.items():
         about = results.about["search"].get(f"{name}-{nfe}")

@@ -175,18 +175,18 @@ def chosen_starts(ranking: Sequence[str], count: int) -> list[str]:
         ranking: Names ``solver@grid``, best first; others are a solver and a grid of their own.
         count: How many to choose.
     """
+    if count == 1:
+        return list(ranking[:1])
     kinds = {key: (key.partition("@")[0].rstrip("234"), key.partition("@")[2] or key) for key in ranking}
-    chosen: list[str] = []
-    for part in (1, 0):  # apart in solver and grid; then, where there are no more of these, in the solver alone
-        for key in ranking:
-            mine = kinds[key]
-            same = any(mine[0] == kinds[old][0] or mine[part] == kinds[old][part] for old in chosen)
-            if len(chosen) < count and not same:
+    ddim = [key for key in ranking if kinds[key][0] == "ddim"][:1]
+    others, chosen = [key for key in ranking if kinds[key][0] != "ddim"], list[str]()
+    # Apart in solver and grid, among the better half; then, where there are no more of these, in the solver alone.
+    for part, among in ((1, others[: (len(others) + 1) // 2]), (0, others)):
+        for key in among:
+            apart = all(kinds[key][n] != kinds[old][n] for old in chosen for n in {0, part})
+            if apart and len(chosen) < count - len(ddim):
                 chosen.append(key)
-    ddim = next((key for key in ranking if kinds[key][0] == "ddim"), None)
-    if count > 1 and ddim is not None and not any(kinds[key][0] == "ddim" for key in chosen):
-        chosen[-1] = ddim
-    return chosen
+    return sorted([*chosen, *ddim], key=list(ranking).index)
 
 
 def _own_levels(batches: Batches, table: SolverTable, floor: float) -> Array:

@@ -204,8 +204,9 @@ def most_calls(nfe: int, fitted: int, held_out: int, settings: GaussNewtonSettin
     reach = settings.window or nfe
     free = sum((min(k, reach) + settings.levels + settings.column) * (nfe - k) for k in range(1, nfe))
     few = min(settings.scout_samples, fitted)
-    seen = [min(fitted, settings.scout_samples * 2 ** (n + 1)) for n in range(settings.iterations)]
-    steps = sum(seen) + (few * settings.scouts * settings.scout_iterations if settings.scouts > 1 else 0)
+    steps = sum(_growth(fitted, settings)) + (
+        few * settings.scouts * settings.scout_iterations if settings.scouts > 1 else 0
+    )
     # A few trials of every step, every start, the levels of the grid that is made for the network, and the check.
     trials = (settings.iterations * fitted + settings.scouts * few + 2 * held_out * (settings.iterations + 2)) * nfe * 2
     tried = (_MOST_STARTS * few * nfe + 2 * reference_steps * TRAJECTORIES) if settings.scouts else few * nfe
@@ -235,11 +236,17 @@ def check_starts(starts: Mapping[str, SolverTable], table: SolverTable) -> None:
             )
 
 
+def _growth(fitted: int, settings: GaussNewtonSettings) -> list[int]:
+    """Samples of every step: all at the last, half as many at every one before, but twice the scouts' at least."""
+    halves = [-(-fitted // 2**n) for n in reversed(range(settings.iterations))]
+    return [min(fitted, max(half, 2 * settings.scout_samples)) for half in halves]
+
+
 def _growing(batches: Batches, settings: GaussNewtonSettings) -> list[tuple[list[int], int]]:
-    """Batches to fit, and for how many steps: twice as many samples at every step, from twice the scouts' on."""
+    """Batches to fit, and for how many steps."""
     stages: list[tuple[list[int], int]] = []
-    for n in range(settings.iterations):
-        numbers = first_batches(batches, settings.scout_samples * 2 ** (n + 1))
+    for count in _growth(batches.fitted, settings):
+        numbers = first_batches(batches, count)
         if stages and stages[-1][0] == numbers:
             stages[-1] = (numbers, stages[-1][1] + 1)
         else:

@@ -63,8 +63,8 @@ def classical_tables(
     positive = like.sigmas[like.sigmas > 0]
     low = float(positive.min()) if final == "sigma_min" or floor is None else floor
     high = float(like.sigmas[0])
-    # What SD3 does to the levels of a flow, on top of what the network's own schedule does.
-    shifted = replace(schedule, shift=3 * schedule.shift) if isinstance(schedule, Flow) else None
+    # SD3's levels, for flows that do not have them anyway.
+    shifted = replace(schedule, shift=3.0) if isinstance(schedule, Flow) and schedule.shift != 3 else None
     found: dict[str, SolverTable] = {}
     for name, (solver, options) in solvers.items():
         try:

@@ -117,8 +117,8 @@ def peers(
 ) -> None:
     """Classical solvers, IIA, our own fits and published peers: the same networks, noise and network calls.
 
-    Peers that learn by backprop may spend as many network calls as our own calibration did. What is measured is added
-    to the results file of its network; gauss_newton, global and iia_ddim are names of samplers too.
+    Peers that learn by backprop may spend as many network calls as our own calibration did, or --times as many. What is
+    measured is added to the results file of its network; gauss_newton, global and iia_ddim are names of samplers too.
     """
     from longstride.bench.peers import peer_cases, run_peers
     from longstride.cli.render import results_table

@@ -6,6 +6,7 @@ import shutil
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -121,7 +122,7 @@ def calibrate_whole(
     check_writable(out)
     journal = out.with_name(f".{out.name}.unfinished")
     pipeline = load_pipeline(source, device, dtype)
-    own = default_settings(method)
+    own = replace(default_settings(method), **settings)
     if not quiet:
         what = f"{type(pipeline).__name__}: fitting {samples} samples and holding out {held_out}"
         if isinstance(own, GaussNewtonSettings):

@@ -46,7 +46,10 @@ class Contestant:
 
     @property
     def base(self) -> str | None:
-        """The contestant without calibration, or None for a classical solver."""
+        """What it is compared with: its solver without calibration; None for a classical solver.
+
+        A whole fit may start from another classical table, which its card names, and its gate compares with that.
+        """
         return None if self.method is None else self.solver
 
 

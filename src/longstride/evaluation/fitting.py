@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Callable, Mapping
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,7 @@ import numpy as np
 from longstride.calibration import Reference, calibrate
 from longstride.calibration.batches import Batches
 from longstride.calibration.reference import least_level
+from longstride.calibration.search import GaussNewtonSettings
 from longstride.calibration.shared_reference import shared_reference
 from longstride.card import Card, load_card
 from longstride.errors import CardError
@@ -36,20 +38,21 @@ def calibrate_entrants(
     """Cards of all calibrated contestants; one noise and one converged solution serve all of them."""
     entrants = {one.name: one for one in study.entrants if one.method is not None}
     wanted = {key: table for key, table in tables.items() if key[0] in entrants}
+    places = {key: folder / "cards" / f"{key[0]}-{key[1]}.json" for key in wanted}
+    kept = {key: _finished(places[key], table, entrants[key[0]], study) for key, table in wanted.items()}
+    whole = any(entrants[key[0]].whole for key, card in kept.items() if card is None)
     seeds = seed_range("calibration", study.seed, study.calibration_samples)
     held_out, found = len(seeds) // 2, {}
     reference: Reference | None = None
     for done, (key, table) in enumerate(wanted.items()):
         say("calibrating", done, len(wanted))
-        place = folder / "cards" / f"{key[0]}-{key[1]}.json"
-        card = _finished(place, table, entrants[key[0]], study)
+        place, card = places[key], kept[key]
         if card is None:
             denoiser, noise = model.denoiser(seeds, study.guidance), model.noise(seeds, table.sigmas[0])
             if reference is None:
-                kept = Journal(folder / "calibration" / "reference")
-                batches = Batches(denoiser, noise, held_out, study.batch_size, kept)
+                solved = Journal(folder / "calibration" / "reference")
+                batches = Batches(denoiser, noise, held_out, study.batch_size, solved)
                 floor = least_level(denoiser, table)
-                whole = any(one.whole for one in entrants.values())
                 reference = shared_reference(batches, table, steps=study.reference_steps, floor=floor, fitted=whole)
             one = entrants[key[0]]
             card = calibrate(
@@ -75,7 +78,9 @@ def calibrate_entrants(
 
 def _settings(one: Contestant, study: Study) -> dict[str, Any]:
     """Settings of a contestant's calibration; only IIA makes fine steps."""
-    return dict(one.settings) if one.whole else {"substeps": study.substeps, **one.settings}
+    if one.whole:
+        return asdict(GaussNewtonSettings(**one.settings))
+    return {"substeps": study.substeps, **one.settings}
 
 
 def _same_run(base: SolverTable, table: SolverTable, one: Contestant) -> bool:

@@ -204,7 +204,7 @@ def calibrate_pipeline(
             seed=seed,
             journal=None if journal is None else Path(journal) / _identity(asked, per_sample, scheduler),
             progress=progress,
-            **({"scout_samples": max(batch_size, 16)} if method == "gauss_newton" else {}) | settings,
+            **settings,
         )
     finally:
         network.close()

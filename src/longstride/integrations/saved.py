@@ -12,7 +12,7 @@ from diffusers.configuration_utils import register_to_config
 
 from longstride.book import CardBook, load_any
 from longstride.card import CARD_FILE, Card
-from longstride.documents import located
+from longstride.documents import downloaded
 from longstride.errors import InputError, unknown
 from longstride.integrations.reference import (
     PROCESSES,
@@ -200,8 +200,10 @@ class ConfiguredScheduler(SchedulerMixin, ConfigMixin):  # type: ignore[misc]
 
 def _beside(place: Any, subfolder: str | None, name: str, options: Mapping[str, Any]) -> Path:
     """The card of a saved scheduler: a file of its folder, or of its repository on the hub."""
+    if Path(place).is_file():
+        return Path(place).parent / name
     if Path(place).is_dir():
         return Path(place) / (subfolder or "") / name
     known = ("cache_dir", "revision", "token", "local_files_only")
     chosen = {key: options[key] for key in known if key in options}
-    return located(f"{place}/{name}", name, subfolder=subfolder, **chosen)
+    return downloaded(str(place), name, subfolder=subfolder, **chosen)

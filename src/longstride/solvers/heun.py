@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import Literal, get_args
 
+import numpy as np
+
 from longstride.errors import InputError, unknown
 from longstride.nodes import Nodes
 from longstride.table import Row, SolverTable, TableBuilder
@@ -42,9 +44,10 @@ def heun(nodes: Nodes, variable: Variable = "auto") -> SolverTable:
     """
     if variable not in get_args(Variable):
         raise unknown("variable", variable, get_args(Variable))
-    if variable == "sigma" and nodes.family != "flow":
-        raise InputError(f"heun in sigma is for rectified flows, these levels are of family {nodes.family!r}")
-    in_sigma = variable == "sigma" or (variable == "auto" and nodes.family == "flow")
+    straight = bool(np.allclose(nodes.alphas + nodes.sigmas, 1.0, rtol=0, atol=1e-9))
+    in_sigma = variable == "sigma" or (variable == "auto" and straight)
+    if in_sigma and not straight:
+        raise InputError("heun in sigma is for rectified flows, alpha + sigma = 1, and these levels are not of one")
     table = TableBuilder(nodes)
     for i in table.levels():
         here, end = table.at(i), (float(nodes.alphas[i + 1]), float(nodes.sigmas[i + 1]))
