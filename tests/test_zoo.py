@@ -54,10 +54,21 @@ def test_diffusers_loads_the_bundled_model(garments: ls.Model):
     assert all(torch.equal(theirs[name], ours[name]) for name in ours)
 
 
-def test_the_bundled_model_is_small_and_safe():
-    files = [file for file in BUNDLED["garments"].rglob("*") if file.is_file()]
+def test_diffusers_loads_the_bundled_flow_and_its_velocity_is_read_as_such():
+    model = ls.load_model("garments_flow")
+    theirs = diffusers.DiTTransformer2DModel.from_pretrained(BUNDLED["garments_flow"], subfolder="transformer").eval()
+    assert (model.schedule.family, model.prediction, model.shape, model.null_class) == ("flow", "flow", (1, 28, 28), 10)
+    x, sigma = model.noise(range(2), 1.0), 0.5
+    with torch.no_grad():
+        u = theirs(x, torch.full((2,), 500.0), class_labels=model.labels(range(2))).sample
+        torch.testing.assert_close(model.denoiser(range(2))(x, sigma), x - sigma * u, rtol=0, atol=1e-5)
+
+
+@pytest.mark.parametrize(("name", "most"), [("garments", 10_000_000), ("garments_flow", 6_000_000)])
+def test_the_bundled_models_are_small_and_safe(name, most):
+    files = [file for file in BUNDLED[name].rglob("*") if file.is_file()]
     assert {file.suffix for file in files} <= {".json", ".safetensors", ".md", ".npz"}
-    assert sum(file.stat().st_size for file in files) <= 10_000_000
+    assert sum(file.stat().st_size for file in files) <= most
 
 
 # Folders

@@ -63,9 +63,9 @@ def load_model(
     """Load a pretrained model; ``docs/models.md`` says which.
 
     Args:
-        source: ``"garments"`` (inside the package), ``"cifar10"`` (in the source repository), ``"galaxy:NAME"`` (needs
-            galaxygrad installed), a folder in diffusers layout, or a hub id such as ``"google/ddpm-cifar10-32"``.
-            Weights are read from safetensors only.
+        source: ``"garments"`` or ``"garments_flow"`` (inside the package), ``"cifar10"`` (in the source repository),
+            ``"galaxy:NAME"`` (needs galaxygrad installed), a folder in diffusers layout, or a hub id such as
+            ``"google/ddpm-cifar10-32"``. Weights are read from safetensors only.
         device: Where to put the network.
         dtype: Precision of the weights; a VAE stays in float32.
         prompts: For a model that takes prompts: seed ``n`` draws the prompt ``n mod len(prompts)``. Default: the 16 of

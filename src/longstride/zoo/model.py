@@ -24,7 +24,7 @@ from longstride.zoo.text import Prompts, as_prompts
 __all__ = ["BUNDLED", "Model", "weights_digest"]
 
 #: Models inside the package, by name.
-BUNDLED = {"garments": Path(__file__).parent / "garments"}
+BUNDLED = {name: Path(__file__).parent / name for name in ("garments", "garments_flow")}
 
 
 def weights_digest(network: torch.nn.Module) -> str:
