@@ -69,7 +69,7 @@ class GaussNewtonSettings:
     column: bool = True
     window: int | None = None
     residual: str = "pixels"
-    robust: float = 1.0
+    robust: float = 4.0
     ridge: float = 1e-6
     margin: float = 0.0
     stability: float = 4.0
