@@ -36,6 +36,7 @@ _SHORT = (
     "ddim",
     "dpmpp_2m",
     "unipc3",
+    "heun",
     "iia_dpmpp_2m",
     "gits",
     "dc_solver",
