@@ -365,7 +365,7 @@ def test_bad_options_of_sample(model: Path, options: str, expected: str):
 
 @pytest.mark.parametrize("command", ["calibrate", "sample"])
 def test_bad_models(shared: Path, command: str):
-    assert "unknown model 'garment': did you mean 'garments'?" in error(command, "garment")
+    assert "unknown model 'garment': did you mean 'garments' or 'garments_flow'?" in error(command, "garment")
     assert "model_index.json is missing" in error(command, ".")
     assert "missing argument 'model'" in error(command).lower()
     assert "cannot be guided" in error(command, shared / "plain", "--guidance", 2)

@@ -96,7 +96,7 @@ def downloaded(repo_id: str, filename: str, **options: Any) -> Path:
     except Exception as error:
         reason = str(error).strip().partition("\n")[0]
         raise CardError(
-            f"there is no file {repo_id}, and no such card on the hub ({type(error).__name__}: {reason})"
+            f"there is no file {repo_id}/{filename}, and no such card on the hub ({type(error).__name__}: {reason})"
         ) from None
 
 
