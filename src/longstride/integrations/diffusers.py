@@ -17,6 +17,7 @@ from typing import Any, ClassVar
 
 import numpy as np
 import torch
+from diffusers import SchedulerMixin  # noqa: F401  a pipeline that is loaded looks for it where its scheduler is
 from diffusers.schedulers.scheduling_utils import KarrasDiffusionSchedulers, SchedulerOutput
 from torch import Tensor
 
