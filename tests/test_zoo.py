@@ -209,7 +209,7 @@ def edit(file: Path, **changes: Any) -> None:
 
 
 def test_unknown_names():
-    assert "did you mean 'garments'?" in refusal("garment")
+    assert "did you mean 'garments' or 'garments_flow'?" in refusal("garment")
     assert refusal("./no/such/folder") == "no such folder: ./no/such/folder"
     assert refusal("~nobody-of-that-name/model") == "no such folder: ~nobody-of-that-name/model"
     assert "unknown galaxy network 'hsc23'" in refusal("galaxy:hsc23")
