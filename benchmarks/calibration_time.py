@@ -32,17 +32,7 @@ def main() -> None:
     for nfe in args.nfe:
         with tempfile.TemporaryDirectory() as folder:
             out = Path(folder) / "card.json"
-            command = [
-                sys.executable,
-                "-m",
-                "longstride",
-                "calibrate",
-                "garments",
-                "--nfe",
-                str(nfe),
-                "--out",
-                str(out),
-            ]
+            command = [sys.executable, "-m", "longstride", "calibrate", "garments", f"--nfe={nfe}", f"--out={out}"]
             begin = time.monotonic()
             done = subprocess.run(command, check=True, capture_output=True, text=True)
             seconds = time.monotonic() - begin

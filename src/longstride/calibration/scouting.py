@@ -122,14 +122,10 @@ def ranked(newton: GaussNewton, candidates: Mapping[str, SolverTable]) -> dict[s
     Raises:
         InputError: all do.
     """
-    squared = {key: newton.errors(one, newton.fitted)[:, 1] for key, one in candidates.items()}
-    squared = {key: found for key, found in squared.items() if np.isfinite(found).all()}
+    squared = _squared(newton, candidates, newton.fitted)
     if not squared:
         raise InputError("no classical solver ends in finite samples on this network: check its schedule and precision")
-    # By the robust mean: a root mean square would be ruled by the few samples that switch modes, here too.
-    common = min(robust_scale(found) for found in squared.values())
-    ranking = sorted(squared, key=lambda key: robust_mean(squared[key], common))
-    return {key: float(np.sqrt(squared[key].mean())) for key in ranking}
+    return {key: float(np.sqrt(found.mean())) for key, found in squared.items()}
 
 
 def strongest(
@@ -146,12 +142,16 @@ def strongest(
         foreign: Names of those that are no classical ones.
     """
     few = [key for key in ranking if key not in foreign][:_STRONG]
-    squared = {key: newton.errors(candidates[key], newton.held_out)[:, 1] for key in few}
+    return next(iter(_squared(newton, {key: candidates[key] for key in few}, newton.held_out)), (few or ranking)[0])
+
+
+def _squared(newton: GaussNewton, candidates: Mapping[str, SolverTable], numbers: Sequence[int]) -> dict[str, Array]:
+    """Squared errors of tables on the samples of some batches, best table first; those that overflow are left out."""
+    squared = {key: newton.errors(one, numbers)[:, 1] for key, one in candidates.items()}
     squared = {key: found for key, found in squared.items() if np.isfinite(found).all()}
-    if not squared:
-        return few[0] if few else ranking[0]
-    common = min(robust_scale(found) for found in squared.values())
-    return min(squared, key=lambda key: robust_mean(squared[key], common))
+    # By the robust mean: a root mean square would be ruled by the few samples that switch modes, here too.
+    common = min((robust_scale(found) for found in squared.values()), default=0.0)
+    return dict(sorted(squared.items(), key=lambda item: robust_mean(item[1], common)))
 
 
 def first_batches(batches: Batches, samples: int) -> list[int]:

@@ -137,8 +137,8 @@ def peers(
             if loaded is None:
                 continue
             chosen = one if samples is None else replace(one, case=replace(one.case, samples=samples))
-            asked = {"nfes": tuple(nfe or ()), "names": tuple(peer or ()), "times": times}
-            found = run_peers(loaded, chosen, out, folder, **asked, say=say)  # type: ignore[arg-type]
+            nfes, names = tuple(nfe or ()), tuple(peer or ())
+            found = run_peers(loaded, chosen, out, folder, nfes=nfes, names=names, times=times, say=say)
             console.print(results_table(found))
     print(f"results in {out}")
 

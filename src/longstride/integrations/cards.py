@@ -58,8 +58,7 @@ def asked_of_card(
         Network calls, None for levels that are the pipeline's own; and the levels that the solver would visit that the
         card was calibrated with: the classes of two solvers may begin at different ones.
     """
-    custom = timesteps is not None or sigmas is not None
-    if custom:
+    if steps is None:
         # Flow pipelines pass the levels that their scheduler would choose by itself.
         usual = np.linspace(1, 1 / levels.steps, levels.steps)
         near = timesteps is None and process == "flow" and sigmas is not None and len(sigmas) == levels.steps
