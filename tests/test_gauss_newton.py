@@ -99,7 +99,7 @@ def test_difference_quotients_are_the_jacobian(monkeypatch, solver):
     for c2 in (INFINITE, 1e-3):
         weight = 1 / (1 + left.view(8, 5).square().sum(1, keepdim=True) / c2)
         weighted = columns * weight.expand(8, 5).reshape(-1, 1)
-        equations = newton._equations(table, c2)
+        equations = newton._equations(table, c2, newton.fitted)
         scale = np.sqrt(np.diag(equations.gram))
         gram, moment = (weighted.T @ columns).numpy(), (weighted.T @ left).numpy()
         np.testing.assert_allclose(equations.gram / np.outer(scale, scale), gram / np.outer(scale, scale), atol=1e-4)
@@ -110,9 +110,11 @@ def test_equations_of_several_batches_are_those_of_one():
     problem, x = Mixture(), noise_of(40)
     table = Unknowns(4, column=True).prepared(ls.build("ddim", SIGMAS))
     for c2 in (INFINITE, 1e-2):
-        whole = newton_of(problem, x, held_out=8)._equations(table, c2)
+        newton = newton_of(problem, x, held_out=8)
+        whole = newton._equations(table, c2, newton.fitted)
         for size in (3, 7, 32):
-            parts = newton_of(problem, x, held_out=8, batch_size=size)._equations(table, c2)
+            newton = newton_of(problem, x, held_out=8, batch_size=size)
+            parts = newton._equations(table, c2, newton.fitted)
             np.testing.assert_allclose(parts.gram, whole.gram, rtol=1e-9, atol=1e-12)
             np.testing.assert_allclose(parts.moment, whole.moment, rtol=1e-9, atol=1e-12)
             assert parts.energy == pytest.approx(whole.energy, rel=1e-12)
@@ -122,11 +124,80 @@ def test_equations_of_several_batches_are_those_of_one():
 def test_stacked_runs_give_the_same_equations():
     problem, x = Mixture(), noise_of(12)
     table = Unknowns(4, column=True).prepared(ls.build("ddim", SIGMAS))
-    alone = newton_of(problem, x, held_out=8)._equations(table, 1e-2)
+    alone = newton_of(problem, x, held_out=8)
     stacked = newton_of(problem, x, held_out=8)
     stacked.batch_size = 1000
-    found = stacked._equations(table, 1e-2)
-    np.testing.assert_allclose(found.gram, alone.gram, rtol=1e-9, atol=1e-12)
+    gram = alone._equations(table, 1e-2, alone.fitted).gram
+    np.testing.assert_allclose(stacked._equations(table, 1e-2, alone.fitted).gram, gram, rtol=1e-9, atol=1e-12)
+
+
+# Samples that come in later
+
+
+def test_a_moved_model_is_the_one_of_the_other_table_to_second_order(monkeypatch):
+    """Half of the way, a quarter of what is missing; at the table itself, nothing is."""
+    monkeypatch.setattr(module, "_STEPS", dict.fromkeys(module._STEPS, 1e-6))
+    newton = newton_of(Mixture(), noise_of(24), held_out=8)
+    table = newton.unknowns.prepared(ls.build("unipc", SIGMAS))
+    model = newton._model(table, INFINITE, None)
+    # What the linear residual leaves out of the gradient is J itself, where the residual is not 0: so it is made 0.
+    ends = ls.sample(Mixture(), noise_of(24), table)
+    exact = GaussNewton(newton.batches, lambda batch: ends[batch.part], newton.unknowns, PIXELS)
+    model = exact._model(table, INFINITE, None)
+    direction = np.random.default_rng(0).normal(size=len(newton.unknowns))
+    missing = []
+    for size in (0.0, 1e-3, 5e-4):
+        other = newton.unknowns.moved(table, size * direction)
+        moved = model.moved(newton.unknowns.values(other))
+        missing.append(np.linalg.norm(moved.moment - exact._model(other, INFINITE, None).equations.moment))
+    assert missing[0] <= 1e-6 * missing[1]
+    assert missing[1] / missing[2] == pytest.approx(4, rel=0.1)
+
+
+def test_where_residuals_are_linear_samples_that_come_in_later_are_as_good_as_all_at_once():
+    """One call and its weight alone: least squares, whichever samples came first, and whatever step was between."""
+    x = noise_of(32)
+    start = Unknowns(1, levels=False).prepared(ls.build("ddim", SIGMAS[[0, -1]]))
+    output = Mixture()(x, float(SIGMAS[0]))
+    target = start.a[1] * x + 0.7 * output + 0.01 * noise_of(32, seed=1) / SIGMAS[0]
+    batches = Batches(Mixture(), x, 8, 8)
+
+    def newton(numbers):
+        unknowns = Unknowns(1, levels=False)
+        return GaussNewton(batches, lambda b: target[b.part], unknowns, PIXELS, robust=0, fitted=numbers)
+
+    few = newton([0]).fit(start, 1, damping=1e-12)
+    later = newton([0, 1, 2]).fit(few.table, 1, damping=1e-12, known=few.model)
+    whole = newton([0, 1, 2]).fit(start, 1, damping=1e-12)
+    flat, left = output[:24].flatten(), (target - start.a[1] * x)[:24].flatten()
+    wanted = float(flat @ left / (flat @ flat))
+    assert later.iterations[-1].samples == 24
+    assert few.model.numbers == (0,)
+    assert later.model.numbers == (0, 1, 2)
+    for fit in (later, whole):
+        assert fit.table.b[1, 0] == pytest.approx(wanted, rel=1e-8)
+    assert few.table.b[1, 0] != pytest.approx(wanted, rel=1e-4)
+
+
+def test_known_samples_cost_their_trial_alone():
+    """The Jacobian is made for the new half, and no table is measured twice."""
+    x = noise_of(40)
+    batches, target = Batches(Mixture(), x, 8, 8), Mixture().solution(x, FIRST, LAST)
+
+    def newton(numbers):
+        return GaussNewton(batches, lambda b: target[b.part], Unknowns(4, column=True), PIXELS, fitted=numbers)
+
+    few = newton([0, 1]).fit(ls.build("ddim", SIGMAS), 1)
+    before = batches.calls
+    newton([0, 1, 2, 3]).fit(few.table, 1, known=few.model)
+    # Of 16 new samples: the start, the run itself and its 22 calls beside (row k: k weights, level, column; 4 - k
+    # calls each); of 32: one trial; of 8 held out: that trial.
+    beside = sum((k + 2) * (4 - k) for k in range(1, 4))
+    assert beside == 3 * 3 + 4 * 2 + 5
+    assert batches.calls - before == 16 * (4 + 4 + beside) + 32 * 4 + 8 * 4
+    at = batches.calls
+    newton([0]).errors(few.table, [0])
+    assert batches.calls == at
 
 
 # Where the answer is known
@@ -180,7 +251,7 @@ def test_the_ridge_pulls_to_its_centre():
         newton = newton_of(problem, noise_of(40), unknowns=unknowns, robust=0.0, ridge=ridge, center=center)
         table = base
         for _ in range(4):
-            equations = newton._equations(unknowns.prepared(table), INFINITE)
+            equations = newton._equations(unknowns.prepared(table), INFINITE, newton.fitted)
             newton._pull(equations, unknowns.values(unknowns.prepared(table)) - center)
             table = unknowns.moved(unknowns.prepared(table), equations.solve(0.0))
         found[ridge] = float(np.abs(unknowns.values(table) - center).max())
@@ -297,7 +368,7 @@ def test_directions_that_repeat_are_harmless(column):
     wrong = tuple(Row(row.states, {j: 0.8 * w for j, w in row.outputs.items()}) for row in base.rows)
     table = replace(base, rows=wrong, exact=False)
     newton = newton_of(problem, x, unknowns=Unknowns(4, column=column), robust=0.0)
-    equations = newton._equations(table, INFINITE)
+    equations = newton._equations(table, INFINITE, newton.fitted)
     assert np.linalg.matrix_rank(equations.gram) <= 2
     fit = newton.fit(table, 10)
     assert rmse(problem, fit.table, noise_of(8, 1)) < 1e-6

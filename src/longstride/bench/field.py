@@ -3,21 +3,26 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
+from copy import copy
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from longstride.bench.paper import Case
 from longstride.bench.peer_task import Meter, Peer, Task
 from longstride.calibration import calibrate
 from longstride.calibration.dense import DenseSolution, solve_dense
 from longstride.calibration.gauss_newton import robust_mean, robust_scale
+from longstride.calibration.normal_equations import Array
 from longstride.calibration.reference import Errors, Reference, squared_errors, start_of
 from longstride.calibration.starts import CLASSICAL, classical_tables
 from longstride.evaluation.contestants import base_table
 from longstride.evaluation.measure import Sampler
 from longstride.evaluation.seeds import seed_range
+from longstride.journal import Journal, table_digest
 from longstride.sampler import sample
 from longstride.schedule import Flow
 from longstride.table import SolverTable
@@ -31,6 +36,8 @@ IIA = {
     "iia_ipndm": ("iia_ipndm", "ipndm4"),
     "iia_dpmpp_2m": ("iia_dpm_solver", "dpmpp_2m"),
 }
+#: Steps of the converged solution.
+_FINE = 64
 #: What this package fits beside IIA.
 OURS = ("global", "gauss_newton")
 #: Of several calls per step: the one that diffusers offers for flows.
@@ -65,26 +72,47 @@ class Entry:
 
 
 class Field:
-    """Finds the samplers of one network and number of calls."""
+    """Finds the samplers of one network and number of calls.
 
-    def __init__(self, model: Model, one: PeerCase, nfe: int, seed: int) -> None:
+    Args:
+        model: The network.
+        one: What is asked of it.
+        nfe: Network calls.
+        seed: Shifts every seed.
+        folder: Where the end of the converged solution and errors of classical solvers are kept; None: nowhere.
+    """
+
+    def __init__(self, model: Model, one: PeerCase, nfe: int, seed: int, folder: Path | None = None) -> None:
         self.model, self.one, self.nfe = model, one, nfe
         self.seeds = seed_range("calibration", seed, one.fitted + one.held_out)
         self.ends = base_table(model.schedule, "ddim", nfe)
         self.noise = model.noise(self.seeds, self.ends.sigmas[0])
         self.denoiser = model.denoiser(self.seeds, one.case.guidance)
-        self._dense: DenseSolution | None = None
+        about = {"model": model.fingerprint, "guidance": one.case.guidance, "samples": len(self.noise), "seed": seed}
+        self._journal = Journal(folder, about)
+        self._dense: list[DenseSolution] = []  # one at most; of all that :meth:`at` makes, too
+
+    def at(self, nfe: int) -> Field:
+        """The same with another number of calls; a solution that was found already serves both."""
+        other = copy(self)
+        other.nfe, other.ends = nfe, base_table(self.model.schedule, "ddim", nfe)
+        return other
+
+    @property
+    def end(self) -> Tensor:
+        """Where the converged solution ends, shape ``(B, *)``."""
+        return self._journal.tensor("end", lambda: self.solution.end, like=self.noise)
 
     @property
     def solution(self) -> DenseSolution:
         """Converged solution of the calibration samples; every method is given it."""
-        if self._dense is None:
+        if not self._dense:
             parts = [slice(b, b + 32) for b in range(0, len(self.noise), 32)]
-            found = [solve_dense(self.denoiser.select(p), self.noise[p], self.ends) for p in parts]
+            found = [solve_dense(self.denoiser.select(p), self.noise[p], self.ends, steps=_FINE) for p in parts]
             states = tuple(torch.cat([one.states[k] for one in found]) for k in range(len(found[0].states)))
             outputs = tuple(torch.cat([one.outputs[k] for one in found]) for k in range(len(found[0].outputs)))
-            self._dense = replace(found[0], states=states, outputs=outputs)
-        return self._dense
+            self._dense.append(replace(found[0], states=states, outputs=outputs))
+        return self._dense[0]
 
     def classical(self, names: Iterable[str] = tuple({**CLASSICAL, **STAGED})) -> dict[str, Entry]:
         """Classical solvers, each on its best grid, and the best of one call per step as ``classical``."""
@@ -93,8 +121,15 @@ class Field:
         wanted = [name for name in names if any(key.partition("@")[0] == name for key in tables)]
         tables = {key: table for key, table in tables.items() if key.partition("@")[0] in wanted}
         few = slice(0, min(96, len(self.noise)))
-        denoiser, goal = self.denoiser.select(few), self.solution.end[few]
-        squared = {key: squared_errors(sample(denoiser, self.noise[few], one), goal) for key, one in tables.items()}
+        denoiser, goal = self.denoiser.select(few), self.end[few]
+
+        def measured(table: SolverTable) -> Array:
+            def find() -> dict[str, Array]:
+                return {"squared": squared_errors(sample(denoiser, self.noise[few], table), goal)}
+
+            return self._journal(f"classical/{table_digest(table)[:20]}", find)["squared"]
+
+        squared = {key: measured(one) for key, one in tables.items()}
         common = min(robust_scale(found) for found in squared.values())
         loss = {key: robust_mean(found, common) for key, found in squared.items()}
         found = {}
@@ -116,14 +151,14 @@ class Field:
             few = min(32, self.one.fitted) if name in IIA else self.one.fitted
             chosen = slice(self.one.fitted - few, self.one.fitted + (few if name in IIA else self.one.held_out))
             noise = self.noise[chosen]
-            target = self.solution.end[chosen]
+            target = self.end[chosen]
             result = calibrate(
                 self.denoiser.select(chosen),
                 noise,
                 table,
                 method=method,
                 held_out=len(noise) - few,
-                reference=Reference(target, float("nan"), self.solution.nfe, start_of(noise, table)),
+                reference=Reference(target, float("nan"), _FINE, start_of(noise, table)),
                 batch_size=32,
                 model=self.model.info(self.one.case.guidance),
             )

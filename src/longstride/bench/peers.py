@@ -122,15 +122,16 @@ def run_peers(
         save_results(results, file)
         return results
 
+    anywhere = Field(model, one, study.nfes[0], seed, folder / "solution")
     for nfe in study.nfes:
-        field, what = Field(model, one, nfe, seed), f"{case.slug} at {nfe} calls"
+        field, what = anywhere.at(nfe), f"{case.slug} at {nfe} calls"
         known = load_results(file).about["search"] if file.exists() else {}
         spent = known.get(f"gauss_newton-{nfe}", {}).get("calls")
         budget = None if spent is None else int(times * spent)
         results = measure(nfe, _find(field, ours, methods, folder / "found", what, budget, say))
     for nfe, wanted in YARDSTICKS.items():
         if nfe not in results.nfes:
-            results = measure(nfe, Field(model, one, nfe, seed).classical(wanted))
+            results = measure(nfe, anywhere.at(nfe).classical(wanted))
     return results
 
 
@@ -170,17 +171,24 @@ def _find(
                 raise InputError(f"{name} may spend as many network calls as gauss_newton did: run that first")
             most = spent if module.BACKPROP else None
             find = field.peer(module.find, most)
-        found[name] = _kept(folder / f"{name}-{field.nfe}.json", find, field, most)
+
+        def given(name: str = name) -> object:
+            return field.end if name in ours else field.solution
+
+        found[name] = _kept(folder / f"{name}-{field.nfe}.json", find, given, most)
     say(what, 1, 1)
     return found
 
 
-def _kept(file: Path, find: Callable[[], Entry], field: Field, budget: int | None) -> Entry:
-    """What was found before with the same budget, or is found now; samplers that are no tables are found every time."""
+def _kept(file: Path, find: Callable[[], Entry], given: Callable[[], object], budget: int | None) -> Entry:
+    """What was found before with the same budget, or is found now; samplers that are no tables are found every time.
+
+    What is given to all is made before: neither its time nor its memory is the sampler's.
+    """
     raw = json.loads(file.read_text(encoding="utf-8")) if file.exists() else None
     if raw is not None and raw["about"].get("budget") == budget:
         return Entry(TableData(**raw["table"]).table(file.stem, {}), raw["about"])
-    _ = field.solution  # given to all: neither its time nor its memory is theirs
+    given()
     with PeakMemory() as memory:
         begin = time.perf_counter()
         entry = find()

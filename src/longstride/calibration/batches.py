@@ -93,6 +93,7 @@ class Batches:
             raise InputError(f"batch size must be at least 1, got {size}")
         self.noise, self.samples, self.fitted = noise, len(noise), len(noise) - held_out
         self.journal, self.calls = journal or Journal(), 0
+        self._held: dict[str, dict[str, Array]] = {}
         network = denoiser if isinstance(denoiser, Denoiser) else _Counted(denoiser)
         self.denoiser: Denoiser | _Counted = network
         bounds = ((0, self.fitted), (self.fitted, self.samples))
@@ -129,7 +130,12 @@ class Batches:
         return [batch for batch in self.mine if batch.held_out]
 
     def part(
-        self, name: str, compute: Callable[[], Mapping[str, Array]], prepare: Callable[[], object] | None = None
+        self,
+        name: str,
+        compute: Callable[[], Mapping[str, Array]],
+        prepare: Callable[[], object] | None = None,
+        *,
+        again: bool = False,
     ) -> dict[str, Array]:
         """What a part of the work gave, from the journal where it is there; its network calls are counted once.
 
@@ -137,7 +143,10 @@ class Batches:
             name: Of the part.
             compute: Does it.
             prepare: Called before ``compute``; its network calls are not counted.
+            again: Whether it will be asked for again: it is then held in memory, too, and must be small.
         """
+        if name in self._held:
+            return self._held[name]
 
         def counted() -> dict[str, Array]:
             if prepare is not None:
@@ -147,6 +156,8 @@ class Batches:
 
         found = self.journal(name, counted)
         self.calls += int(found.pop("calls"))
+        if again:
+            self._held[name] = found
         return found
 
     def call(self, name: str, batch: Batch, x: Tensor, sigma: float) -> Tensor:

@@ -15,10 +15,13 @@ A step of Levenberg and Marquardt solves :math:`(G + \lambda\, \mathrm{diag}\, G
 :math:`G = J^T J`. Columns of J are difference quotients of roll-outs, so the network may be compiled, quantised or
 somebody else's. Free numbers of state k leave the calls before it as they are, so these are made once: a step costs
 about :math:`K^3 / 6` calls per sample. Only G and :math:`J^T r` are kept, summed in float64 over batches and processes.
+When samples are added, these go on for the old ones: after a step :math:`\delta` the same model has
+:math:`J^T r - G \delta`, as in an extended Kalman filter. The trial of a step is measured on all.
 
 References:
-    Nocedal & Wright, Numerical Optimization, 2006, Sec. 10.3; Black & Rangarajan, On the unification of line processes,
-    outlier rejection, and robust statistics, 1996, for rho.
+    Nocedal & Wright, Numerical Optimization, 2006, Sec. 10.3; Bertsekas, Incremental least squares methods and the
+    extended Kalman filter, 1996, for samples that come in later; Black & Rangarajan, On the unification of line
+    processes, outlier rejection, and robust statistics, 1996, for rho.
 """
 
 from __future__ import annotations
@@ -76,6 +79,27 @@ class Iteration:
 
 
 @dataclass(frozen=True)
+class Model:
+    """The quadratic model of the objective that a step was taken on; a fit on more samples need not make it again.
+
+    Attributes:
+        equations: Normal equations over some batches.
+        at: Free numbers of the table that the residuals belong to.
+        numbers: The batches.
+    """
+
+    equations: NormalEquations
+    at: Array
+    numbers: tuple[int, ...]
+
+    def moved(self, values: Array) -> NormalEquations:
+        """The equations of a table with other free numbers, as far as residuals are linear in them."""
+        found = NormalEquations.unpack(self.equations.pack(), len(values))
+        found.moment = found.moment - found.gram @ (values - self.at)
+        return found
+
+
+@dataclass(frozen=True)
 class Fit:
     """Result of :meth:`GaussNewton.fit`.
 
@@ -84,12 +108,14 @@ class Fit:
         iterations: One line per accepted step; the first line is the start.
         stopped: Why it ended, in words.
         damping: Where a fit on further samples goes on.
+        model: Of the last step; None before one.
     """
 
     table: SolverTable
     iterations: tuple[Iteration, ...]
     stopped: str
     damping: float = _DAMPING
+    model: Model | None = None
 
 
 def robust_scale(squared: Array, factor: float = 1.0) -> float:
@@ -137,8 +163,12 @@ class GaussNewton:
         self.held_out = batches.numbers(held_out=True)
 
     def errors(self, table: SolverTable, numbers: Sequence[int]) -> Array:
-        """Squared residual and squared error of every sample of some batches, shape ``(B, 2)``; infinite if it is."""
+        """Squared residual and squared error of every sample of some batches, shape ``(B, 2)``; infinite if it is.
+
+        A table is measured once on every batch, however often it is asked for, and in whatever form.
+        """
         found: dict[int, Array] = {}
+        table = self.unknowns.prepared(table)
         for batch in (b for b in self.batches.mine if b.number in numbers):
 
             def measure(batch: Batch = batch) -> dict[str, Array]:
@@ -147,7 +177,7 @@ class GaussNewton:
                 return {"squared": self._squared(end, self.targets(batch))}
 
             name = f"errors/{self.residual.name}/{table_digest(table)[:20]}/{batch.number}"
-            found[batch.number] = self.batches.part(name, measure)["squared"]
+            found[batch.number] = self.batches.part(name, measure, again=True)["squared"]
         return np.concatenate(self.batches.gather(found, list(numbers), lambda b: (b, 2)))
 
     def _squared(self, samples: Tensor, target: Tensor) -> Array:
@@ -156,12 +186,21 @@ class GaussNewton:
         found: Array = torch.stack([features, pixels], 1).cpu().numpy()
         return np.where(np.isnan(found), np.inf, found)
 
-    def _equations(self, table: SolverTable, c2: float) -> NormalEquations:
-        """Weighted normal equations of a step from ``table``, over all fitted batches."""
+    def _model(self, table: SolverTable, c2: float, known: Model | None) -> Model:
+        """The model of a step from ``table``: over batches that ``known`` covers that one, moved; over others anew."""
+        numbers, at = tuple(self.fitted), self.unknowns.values(table)
+        new = [number for number in numbers if known is None or number not in known.numbers]
+        if known is None or not new:
+            return Model(self._equations(table, c2, numbers), at, numbers)
+        packed = known.moved(at).pack() + self._equations(table, c2, new).pack()
+        return Model(NormalEquations.unpack(packed, len(at)), at, numbers)
+
+    def _equations(self, table: SolverTable, c2: float, numbers: Sequence[int]) -> NormalEquations:
+        """Weighted normal equations of a step from ``table``, over some fitted batches."""
         p = len(self.unknowns)
         free, steps = self.unknowns.free(table), self.unknowns.steps
         found: dict[int, Array] = {}
-        for batch in (b for b in self.batches.mine if b.number in self.fitted):
+        for batch in (b for b in self.batches.mine if b.number in numbers):
 
             def products(batch: Batch = batch) -> dict[str, Array]:
                 runs = SharedRuns(batch.denoiser, batch.noise, table)
@@ -180,7 +219,7 @@ class GaussNewton:
 
             name = f"jacobian/{self.residual.name}/{c2:.12e}/{table_digest(table)[:20]}/{batch.number}"
             found[batch.number] = self.batches.part(name, products)["products"]
-        parts = self.batches.gather(found, self.fitted, lambda b: (p * p + p + 2,))
+        parts = self.batches.gather(found, list(numbers), lambda b: (p * p + p + 2,))
         return NormalEquations.unpack(np.sum(parts, axis=0), p)
 
     def fit(
@@ -190,6 +229,7 @@ class GaussNewton:
         *,
         patience: int = 2,
         damping: float = _DAMPING,
+        known: Model | None = None,
         say: Callable[[], None] = lambda: None,
     ) -> Fit:
         """Go from ``start`` downhill.
@@ -198,6 +238,7 @@ class GaussNewton:
             start: First table.
             iterations: Most accepted steps.
             damping: Lambda of the first step.
+            known: The model of the last step of a fit on some of the batches: the first step makes it for others only.
             patience: Ends after so many steps in a row that raise the objective on held-out samples.
             say: Called after every step.
 
@@ -212,14 +253,15 @@ class GaussNewton:
         center = self.unknowns.values(table) if self.center is None else self.center
         stopped = f"{iterations} steps"
         lines = [self._line(here, held, c2, damping)]
-        best, worse = table, 0
+        best, worse, model = table, 0, known
         for _ in range(iterations):
             c2 = self.scale(here[:, 0])
-            equations, before = self._equations(table, c2), robust_mean(here[:, 0], c2)
+            model, before = self._model(table, c2, known), robust_mean(here[:, 0], c2)
+            known, equations = None, model.moved(model.at)
             if not (np.isfinite(equations.gram).all() and np.isfinite(equations.moment).all()):
                 stopped = "a step beside the table is not finite"
                 break
-            self._pull(equations, self.unknowns.values(table) - center)
+            self._pull(equations, model.at - center)
             for _ in range(_TRIALS):
                 trial = self.unknowns.moved(table, equations.solve(damping))
                 new = self.errors(trial, self.fitted)
@@ -249,7 +291,7 @@ class GaussNewton:
             if lines[-1].objective > (1 - _LEAST_GAIN) * before:
                 stopped = "converged"
                 break
-        return Fit(best, tuple(lines), stopped, damping)
+        return Fit(best, tuple(lines), stopped, damping, model)
 
     def scale(self, squared: Array) -> float:
         """c² of the loss, from squared residuals ``(B,)``; infinite for plain squares."""
