@@ -409,7 +409,7 @@ def test_demo(model: Path):
     results = load_results(Path("out/results.json"))
     names = ["ddim", "iia_ddim", "dpmpp_2m", "unipc", "gauss_newton"]
     assert results.contestants == names
-    assert results.nfes == [5, 8]
+    assert results.nfes == [4, 6]
     for measure in ("rmse", "median", "fd_teacher", "contrast_ratio"):
         assert all(math.isfinite(results.value(name, nfe, measure).value) for name in names for nfe in results.nfes)
     assert results.about["model"]["fingerprint"] == ls.load_model(model).fingerprint

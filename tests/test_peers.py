@@ -67,6 +67,25 @@ def test_heun_takes_part_on_flows_where_its_calls_are_even(tmp_path, nfe, even):
         assert "shift3" in found["heun"].about["rmse_by_grid"]
 
 
+def test_what_is_found_and_measured_another_time_needs_no_new_solution(outcome, monkeypatch):
+    """Neither of the calibration samples nor of those that are measured; and a table of two names runs once."""
+    model, one, out, results = outcome
+    monkeypatch.setattr("longstride.bench.peers.YARDSTICKS", {})
+    for name in ("bench.field.solve_dense", "evaluation.measure.solve_reference"):
+        monkeypatch.setattr(f"longstride.{name}", lambda *a, **k: pytest.fail("solved again"))
+    work = out / "work" / "peers_tiny"
+    (work / "found" / "iia_ddim-3.json").unlink()
+    parts = sorted((work / "measured" / "batches").glob("*/iia_ddim-*"))
+    assert len(parts) == 2
+    for part in parts:
+        part.unlink()
+    again = run_peers(model, one, out, None, names=("iia_ddim",))
+    before, after = (found.value("iia_ddim", 3, "rmse") for found in (results, again))
+    assert before is not None
+    assert after is not None
+    assert after.value == pytest.approx(before.value, rel=1e-6)
+
+
 def test_a_second_run_makes_no_search(outcome, monkeypatch):
     model, one, out, results = outcome
     monkeypatch.setattr("longstride.bench.peers.YARDSTICKS", {})

@@ -17,7 +17,7 @@ from longstride.calibration.batches import Batches
 from longstride.calibration.gate import FEWEST, _objection, judge
 from longstride.calibration.gauss_newton import Fit
 from longstride.calibration.reference import Errors, Reference, squared_errors
-from longstride.calibration.scouting import chosen_starts, strongest
+from longstride.calibration.scouting import chosen_starts, strongest_first
 from longstride.calibration.search import GaussNewtonSettings, _growth, most_calls
 from longstride.calibration.starts import classical_tables
 from longstride.calibration.trajectory import GlobalSettings, calibrate_global
@@ -294,7 +294,7 @@ def test_cards_of_the_first_version_load(tmp_path):
     """They had rows, and nothing of a search, of stability or of reasons."""
     result = ls.calibrate(Mixture(), noise_of(12), ls.build("ddim", SIGMAS), method="iia")
     raw = json.loads(result.card.dumps())
-    del raw["checksum"], raw["search"], raw["end"]["reason"], raw["end"]["stability"]
+    del raw["checksum"], raw["search"], raw["calls"], raw["end"]["reason"], raw["end"]["stability"]
     raw["version"] = 1
     file = tmp_path / "old.json"
     canonical = json.dumps(raw, sort_keys=True, separators=(",", ":"))
@@ -303,7 +303,7 @@ def test_cards_of_the_first_version_load(tmp_path):
     assert card.version == 1
     assert card.table.distance(result.table) == 0.0
     assert len(card.steps) == 4
-    assert (card.search, card.end.stability, card.end.reason) == (None, None, "")
+    assert (card.search, card.calls, card.end.stability, card.end.reason) == (None, None, None, "")
 
 
 def test_the_same_noise_gives_the_same_card(found):
@@ -428,9 +428,10 @@ def test_the_base_is_the_strongest_of_the_best_few_on_the_samples_that_decide():
     squared = {key: np.stack([np.full(9, np.nan), np.full(9, level)], 1) for key, level in levels.items()}
     newton = SimpleNamespace(held_out=[1], errors=lambda table, numbers: squared[table])
     names = dict(zip(levels, levels, strict=True))
-    assert strongest(newton, names, list(levels), foreign=["other"]) == "c"
-    assert strongest(newton, names, ["b"]) == "b"
-    assert strongest(newton, names, ["other"], foreign=["other"]) == "other"
+    wanted = ["other", "c", "d", "a", "b", "e"]  # e is not of the best four; b overflows there
+    assert strongest_first(newton, names, list(levels), foreign=["other"]) == wanted
+    assert strongest_first(newton, names, ["b"]) == ["b"]
+    assert strongest_first(newton, names, ["other"], foreign=["other"]) == ["other"]
 
 
 @pytest.mark.parametrize(("fitted", "held_out"), [(1, 1), (1, 7), (3, 7)])

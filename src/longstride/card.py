@@ -37,7 +37,7 @@ if TYPE_CHECKING:
 __all__ = ["CARD_VERSION", "Card", "ModelInfo", "load_card", "parse_card", "same_start"]
 
 #: Version of the format; a card with a higher one was written by a newer longstride.
-CARD_VERSION = 2
+CARD_VERSION = 3
 #: First noise levels that differ by more than this factor are of another process, shift or grid.
 _FARTHEST = 1.25
 #: Name of a card in a repository of the hub.
@@ -63,6 +63,7 @@ class Card(Part):
         steps: One report per fitted row; none where all were fitted together.
         search: How a fit of all rows together went, or None.
         end: Whole trajectories on held-out noise.
+        calls: All network calls of the calibration, in samples; None on cards before version 3.
         scheduler: Settings of the pipeline's scheduler, where it was calibrated on a pipeline.
     """
 
@@ -81,6 +82,7 @@ class Card(Part):
     steps: list[RowData]
     search: SearchData | None = None
     end: EndData
+    calls: int | None = None
     scheduler: dict[str, Any] | None = None
 
     @staticmethod
@@ -94,6 +96,7 @@ class Card(Part):
         denoiser: DenoiserLike,
         rows: Iterable[RowReport],
         end: EndReport,
+        calls: int,
         search: Search | None = None,
     ) -> Card:
         """Card of a calibrated ``table``; used by :func:`longstride.calibrate`."""
@@ -120,6 +123,7 @@ class Card(Part):
             steps=[RowData(**json.loads(json.dumps(asdict(row)))) for row in rows],
             search=None if search is None else SearchData(**json.loads(json.dumps(asdict(search)))),
             end=EndData(**json.loads(json.dumps(end_data))),
+            calls=calls,
         )
 
     @property

@@ -36,6 +36,8 @@ IIA = {
     "iia_ipndm": ("iia_ipndm", "ipndm4"),
     "iia_dpmpp_2m": ("iia_dpm_solver", "dpmpp_2m"),
 }
+#: Calibration samples that say which grid is the best of a classical solver.
+_FEW = 48
 #: Steps of the converged solution.
 _FINE = 64
 #: What this package fits beside IIA.
@@ -120,7 +122,7 @@ class Field:
         tables = classical_tables(self.ends, self.model.schedule, solvers=known)
         wanted = [name for name in names if any(key.partition("@")[0] == name for key in tables)]
         tables = {key: table for key, table in tables.items() if key.partition("@")[0] in wanted}
-        few = slice(0, min(96, len(self.noise)))
+        few = slice(0, min(_FEW, len(self.noise)))
         denoiser, goal = self.denoiser.select(few), self.end[few]
 
         def measured(table: SolverTable) -> Array:

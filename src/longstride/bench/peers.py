@@ -115,7 +115,7 @@ def run_peers(
         samplers: dict[Key, Sampler] = {(name, nfe): entry.sampler for name, entry in entries.items()}
         bases = {name: None if name in ("classical", *CLASSICAL, *STAGED) else "classical" for name in entries}
         ends = base_table(model.schedule, "ddim", nfe)
-        measured = measure_samplers(model, study, ends, samplers, bases, folder / "measured", say=say)
+        measured = measure_samplers(model, study, ends, samplers, bases, folder / "measured", say=say, keep=True)
         search = {f"{name}-{nfe}": entry.about for name, entry in entries.items()}
         new = Results({**measured.about, "search": search, "labels": labels}, measured.lines)
         results = merged(load_results(file), new) if file.exists() else new

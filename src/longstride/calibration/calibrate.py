@@ -182,6 +182,7 @@ def calibrate(
     else:
         final, end = gate(batches, table, calibrated, reference)
     say(1, 1, "checking")
+    calls = batches.total_calls()
     rows = [replace(row, accepted=final.rows[row.row - 1] != table.rows[row.row - 1]) for row in rows]
     card = Card.of(
         final,
@@ -192,10 +193,11 @@ def calibrate(
         denoiser=denoiser,
         rows=rows,
         end=end,
+        calls=calls,
         search=search,
     )
     per_step = fit_calls / (len(noise) * (len(table.grid) - 1))
-    return Calibration(final, card, tuple(rows), end, per_step, batches.total_calls(), search)
+    return Calibration(final, card, tuple(rows), end, per_step, calls, search)
 
 
 Settings = IIASettings | GlobalSettings | GaussNewtonSettings

@@ -13,7 +13,7 @@ from longstride.calibration.gate import EndReport, judge
 from longstride.calibration.gauss_newton import Fit, GaussNewton
 from longstride.calibration.reference import Reference
 from longstride.calibration.residuals import RESIDUALS, Residual
-from longstride.calibration.scouting import balanced, classical_starts, first_batches, ranked, strongest
+from longstride.calibration.scouting import balanced, classical_starts, first_batches, ranked, strongest_first
 from longstride.calibration.search import GaussNewtonSettings, Search
 from longstride.calibration.unknowns import Unknowns
 from longstride.card_parts import How
@@ -88,7 +88,7 @@ def finish_filled(
     candidates = {"given": like, **classical_starts(batches, like, floor)}
     plain = newton(RESIDUALS["pixels"], settings.scout_samples)
     errors = ranked(plain, candidates)
-    base = strongest(plain, candidates, list(errors))
+    base = strongest_first(plain, candidates, list(errors))[0]
     residual = balanced(RESIDUALS[settings.residual], batches, candidates[base], reference)
     few, start = newton(residual, refine_samples), free.prepared(filled)
     fit = few.fit(start, refine, say=say) if refine and _finite(few, start) else Fit(start, (), "not refined")

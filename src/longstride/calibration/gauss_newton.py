@@ -8,7 +8,7 @@ by theta, the converged solution :math:`x^*` from the same noise, and a fixed fe
           + \epsilon\, \|\mathrm{diag}(G)^{1/2} (\theta - \theta_0)\|^2, \qquad \rho(e) = c^2 \log(1 + e / c^2).
 
 Errors are heavy-tailed: a few samples switch modes, and would rule a sum of squares. rho is Cauchy's loss; each sample
-weighs :math:`1 / (1 + e / c^2)`, with c² four times the median of e by default. At once the median, a sample at the
+weighs :math:`1 / (1 + e / c^2)`, with c² twice the median of e by default. At once the median, a sample at the
 median would count half already: root mean square would be given up for a little of the median.
 
 A step of Levenberg and Marquardt solves :math:`(G + \lambda\, \mathrm{diag}\, G)\, \delta = J^T r` with

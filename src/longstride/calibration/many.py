@@ -268,6 +268,7 @@ def _filled_entry(
         denoiser=samples.denoiser,
         rows=[],
         end=done.end,
+        calls=batches.total_calls(),
         search=done.search,
     )
     return Entry(how=done.how, card=card)

@@ -27,7 +27,7 @@ __all__ = [
     "first_batches",
     "ranked",
     "scout",
-    "strongest",
+    "strongest_first",
 ]
 
 #: How many of the best classical tables are compared on held-out samples.
@@ -128,12 +128,13 @@ def ranked(newton: GaussNewton, candidates: Mapping[str, SolverTable]) -> dict[s
     return {key: float(np.sqrt(found.mean())) for key, found in squared.items()}
 
 
-def strongest(
+def strongest_first(
     newton: GaussNewton, candidates: Mapping[str, SolverTable], ranking: Sequence[str], foreign: Sequence[str] = ()
-) -> str:
-    """The classical table that a result must beat: of the best few, the one that stands best on the held-out samples.
+) -> list[str]:
+    """The ranking with its best few classical tables in the order in which they stand on the held-out samples.
 
-    These decide on the result too, so that it is never compared with one that a few samples ranked first by chance.
+    The first of them is what a result must beat: the same samples decide on the result, so that it is never compared
+    with one that a few samples ranked first by chance. And no fit starts from such a one.
 
     Args:
         newton: The fit on a few samples.
@@ -142,7 +143,9 @@ def strongest(
         foreign: Names of those that are no classical ones.
     """
     few = [key for key in ranking if key not in foreign][:_STRONG]
-    return next(iter(_squared(newton, {key: candidates[key] for key in few}, newton.held_out)), (few or ranking)[0])
+    finite = _squared(newton, {key: candidates[key] for key in few}, newton.held_out)
+    order = iter([*finite, *(key for key in few if key not in finite)])
+    return [next(order) if key in few else key for key in ranking]
 
 
 def _squared(newton: GaussNewton, candidates: Mapping[str, SolverTable], numbers: Sequence[int]) -> dict[str, Array]:

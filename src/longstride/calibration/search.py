@@ -30,7 +30,7 @@ from longstride.calibration.scouting import (
     first_batches,
     ranked,
     scout,
-    strongest,
+    strongest_first,
 )
 from longstride.calibration.unknowns import Unknowns
 from longstride.errors import InputError, unknown
@@ -71,7 +71,7 @@ class GaussNewtonSettings:
     column: bool = True
     window: int | None = None
     residual: str = "pixels"
-    robust: float = 4.0
+    robust: float = 2.0
     ridge: float = 1e-6
     margin: float = 0.0
     stability: float = 4.0
@@ -178,8 +178,8 @@ def calibrate_gauss_newton(
         candidates |= classical
     plain = newton(few, RESIDUALS["pixels"])
     errors = ranked(plain, candidates)
-    ranking = list(errors)
-    base = strongest(plain, candidates, ranking, foreign)
+    ranking = strongest_first(plain, candidates, list(errors), foreign)
+    base = next((key for key in ranking if key not in foreign), ranking[0])
     residual = balanced(RESIDUALS[settings.residual], batches, candidates[base], reference)
     chosen = chosen_starts(ranking, settings.scouts) if settings.scouts else ranking[:1]
     short = settings.scout_iterations if settings.scouts > 1 else 0

@@ -93,7 +93,7 @@ def demo(
         torch.set_num_threads(threads)
     study = Study(
         contestants=("iia_ddim", "dpmpp_2m", "gauss_newton"),
-        nfes=(5, 8),
+        nfes=(4, 6),
         batch_size=20,
         samples=samples,
         calibration_samples=calibration_samples,

@@ -44,6 +44,8 @@ def card_summary(card: Card) -> Panel:
     parts += [_errors(card), _verdict(card)]
     if card.search is not None:
         parts += _search(card.search)
+    if card.calls is not None:
+        parts.append(Text(f"calibration: {card.calls:,} network calls in samples", style="dim"))
     return Panel(Group(*parts), title=Text(f"card: {_label(card.solver)}"), expand=False, padding=(0, 2))
 
 

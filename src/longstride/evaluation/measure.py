@@ -93,6 +93,7 @@ class Measurer:
         space: Where distances are measured, or None.
         journal: Keeps the batches.
         say: Called with (what is being done, done, total).
+        keep: Whether converged samples stay in the journal, for samplers that are measured another time.
     """
 
     def __init__(
@@ -105,9 +106,11 @@ class Measurer:
         space: FeatureSpace | None,
         journal: Journal,
         say: Callable[[str, int, int], None],
+        keep: bool = False,
     ) -> None:
         self.model, self.guidance, self.reference_steps = model, guidance, reference_steps
         self.extractor, self.space, self.journal, self.say = extractor, space, journal, say
+        self.keep = keep
 
     @property
     def dimensions(self) -> int:
@@ -173,10 +176,14 @@ class Measurer:
         return self._tally(_CONVERGED, seeds, groups, compared=False), tallies
 
     def _batch(self, batch: range, place: str, ends: SolverTable, samplers: Mapping[Key, Sampler]) -> None:
-        """Measure all samplers on one batch; the converged samples are kept until the last of them is done."""
+        """Measure all samplers on one batch; the same table under several names is run once.
+
+        The converged samples are kept until the last is done, or for good where that is wanted.
+        """
         facts: dict[str, Any] = {}
         noise, denoiser = self.model.noise(batch, ends.sigmas[0]), self.model.denoiser(batch, self.guidance)
         target: list[Tensor] = []
+        seen: dict[str, dict[str, Any]] = {}
 
         def solve() -> Tensor:
             samples, error, calls = self.converged(batch, ends, check=max(1, len(batch) // 8))
@@ -194,16 +201,23 @@ class Measurer:
             return {**self._seen(samples), **facts}
 
         def run(one: Sampler) -> dict[str, Any]:
+            same = table_digest(one) if isinstance(one, SolverTable) else ""
+            if same in seen:
+                return seen[same]
             before = denoiser.calls
             samples = sample(denoiser, noise, one) if isinstance(one, SolverTable) else one(denoiser, noise)
             calls = denoiser.calls - before
             found = {"squared": squared_errors(samples, converged()), "calls": np.array(float(calls))}
-            return {**self._seen(samples), **found}
+            made = {**self._seen(samples), **found}
+            if same:
+                seen[same] = made
+            return made
 
         self.journal(f"{place}/teacher", teacher)
         for key, one in samplers.items():
             self.journal(f"{place}/{_slug(key, one)}", lambda one=one: run(one))  # type: ignore[misc]
-        self.journal.discard(f"{place}/target")
+        if not self.keep:
+            self.journal.discard(f"{place}/target")
 
     def _read(self, place: str, batch: range, seeds: range) -> dict[str, Any]:
         return self.journal.read(place.format(number_of(batch, seeds)))

@@ -112,6 +112,7 @@ def measure_samplers(
     *,
     real: ReferenceSet | None = None,
     say: Say = lambda what, done, total: None,
+    keep: bool = False,
 ) -> Results:
     """Draw all samplers from the same fresh noise, and measure them.
 
@@ -124,6 +125,7 @@ def measure_samplers(
         folder: Where finished batches are kept.
         real: Statistics of real pictures; default: the model's own, where it has them.
         say: Called with (what is being done, done, total).
+        keep: Whether the converged samples stay in ``folder``: other samplers, another time, need not solve again.
     """
     journal, extractor, anchor = _opened(model, study, folder, real)
     measurer = Measurer(
@@ -134,6 +136,7 @@ def measure_samplers(
         space=None if anchor is None else anchor.space,
         journal=journal,
         say=say,
+        keep=keep,
     )
     other = None
     if extractor is not None:
