@@ -14,7 +14,7 @@ from longstride.calibration.reference import select
 from longstride.denoiser import Denoiser
 from longstride.errors import InputError
 from longstride.journal import Journal
-from longstride.processes import gather, mine, rank_and_size
+from longstride.processes import gather, is_first, mine, rank_and_size
 from longstride.sampler import DenoiserLike
 from longstride.table import SolverTable
 
@@ -136,6 +136,7 @@ class Batches:
         prepare: Callable[[], object] | None = None,
         *,
         again: bool = False,
+        everywhere: bool = False,
     ) -> dict[str, Array]:
         """What a part of the work gave, from the journal where it is there; its network calls are counted once.
 
@@ -144,6 +145,7 @@ class Batches:
             compute: Does it.
             prepare: Called before ``compute``; its network calls are not counted.
             again: Whether it will be asked for again: it is then held in memory, too, and must be small.
+            everywhere: Whether every process does it, or reads it: the first alone counts its calls.
         """
         if name in self._held:
             return self._held[name]
@@ -155,7 +157,8 @@ class Batches:
             return {**compute(), "calls": np.array(float(self._count() - before))}
 
         found = self.journal(name, counted)
-        self.calls += int(found.pop("calls"))
+        calls = int(found.pop("calls"))
+        self.calls += calls if not everywhere or is_first() else 0
         if again:
             self._held[name] = found
         return found

@@ -107,7 +107,7 @@ def balanced(residual: Residual, batches: Batches, base: SolverTable, reference:
         ends = sample(select(batches.denoiser, few), batches.noise[few], base)
         return {"scale": np.array(residual.balanced(ends, reference.samples[few]).scale)}
 
-    return replace(residual, scale=float(batches.part(f"balance/{residual.name}", find)["scale"]))
+    return replace(residual, scale=float(batches.part(f"balance/{residual.name}", find, everywhere=True)["scale"]))
 
 
 def classical_starts(batches: Batches, table: SolverTable, floor: float) -> dict[str, SolverTable]:
@@ -200,4 +200,4 @@ def _own_levels(batches: Batches, table: SolverTable, floor: float) -> Array:
         solution = solve_dense(select(batches.denoiser, few), batches.noise[few], table, sigma_floor=floor)
         return {"levels": best_levels(solution, table.nfe)}
 
-    return batches.part(f"levels/{table.nfe}", find)["levels"]
+    return batches.part(f"levels/{table.nfe}", find, everywhere=True)["levels"]
