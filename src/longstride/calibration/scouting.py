@@ -32,6 +32,10 @@ __all__ = [
 
 #: How many of the best classical tables are compared on held-out samples.
 _STRONG = 4
+#: A fit from elsewhere goes on in place of the base's own only where its objective is less than this part of that
+#: one's. Short fits on a few samples scatter by about as much; and what starts at the base seldom makes a sample worse
+#: that the base is good at, which the gate asks for.
+_AHEAD = 0.8
 #: Samples whose converged trajectories choose the levels of one grid.
 TRAJECTORIES = 16
 
@@ -62,7 +66,7 @@ def scout(
     iterations: int,
     say: Callable[[], None],
 ) -> Scouted:
-    """Short fits from some tables, and the one that stands best on held-out samples.
+    """Short fits from some tables, and the one that stands best on held-out samples; the base's own, where they tie.
 
     Args:
         newton: The fit on a few samples.
@@ -93,6 +97,8 @@ def scout(
     scale = min(newton.scale(errors) for errors in held.values())
     objectives = {key: robust_mean(errors, scale) for key, errors in held.items()}
     start = min(objectives, key=lambda key: objectives[key])
+    if base in objectives and not objectives[start] < _AHEAD * objectives[base]:
+        start = base
     finite = {key: value for key, value in objectives.items() if np.isfinite(value)}
     return Scouted(start, fits[start], base, finite)
 
