@@ -40,6 +40,18 @@ def test_streamed_batches_solve_the_same_least_squares_problem():
     assert streamed.mse(np.zeros(3)) == pytest.approx((target**2).mean(), rel=1e-12)
 
 
+def test_moved_equations_are_those_of_the_residual_that_is_left():
+    rng = np.random.default_rng(1)
+    vectors, target, beta = rng.normal(size=(3, 40)), rng.normal(size=40), rng.normal(size=3)
+    equations, left = NormalEquations(3), NormalEquations(3)
+    equations.add([torch.from_numpy(v) for v in vectors], torch.from_numpy(target))
+    left.add([torch.from_numpy(v) for v in vectors], torch.from_numpy(target - beta @ vectors))
+    np.testing.assert_allclose(equations.moved(beta).pack(), left.pack(), rtol=1e-11)
+    # A ridge where nothing is away is the one of solve; one beyond all bounds goes where nothing is away.
+    np.testing.assert_allclose(equations.pulled(0.5, np.zeros(3)).solve(0.0), equations.solve(0.5), rtol=1e-11)
+    np.testing.assert_allclose(equations.pulled(1e12, beta).solve(0.0), -beta, rtol=1e-9)
+
+
 def test_the_ridge_pulls_towards_the_base_at_any_scale():
     direction, target = torch.tensor([3.0, 4.0]), torch.tensor([6.0, 8.0])
     for scale in (1e-3, 1.0, 1e3):

@@ -137,19 +137,17 @@ def test_stacked_runs_give_the_same_equations():
 def test_a_moved_model_is_the_one_of_the_other_table_to_second_order(monkeypatch):
     """Half of the way, a quarter of what is missing; at the table itself, nothing is."""
     monkeypatch.setattr(module, "_STEPS", dict.fromkeys(module._STEPS, 1e-6))
-    newton = newton_of(Mixture(), noise_of(24), held_out=8)
-    table = newton.unknowns.prepared(ls.build("unipc", SIGMAS))
-    model = newton._model(table, INFINITE, None)
+    unknowns = Unknowns(4, column=True)
+    table = unknowns.prepared(ls.build("unipc", SIGMAS))
     # What the linear residual leaves out of the gradient is J itself, where the residual is not 0: so it is made 0.
-    ends = ls.sample(Mixture(), noise_of(24), table)
-    exact = GaussNewton(newton.batches, lambda batch: ends[batch.part], newton.unknowns, PIXELS)
-    model = exact._model(table, INFINITE, None)
-    direction = np.random.default_rng(0).normal(size=len(newton.unknowns))
+    newton = newton_of(Mixture(), noise_of(24), ls.sample(Mixture(), noise_of(24), table), unknowns=unknowns)
+    model = newton._model(table, INFINITE, None)
+    direction = np.random.default_rng(0).normal(size=len(unknowns))
     missing = []
     for size in (0.0, 1e-3, 5e-4):
-        other = newton.unknowns.moved(table, size * direction)
-        moved = model.moved(newton.unknowns.values(other))
-        missing.append(np.linalg.norm(moved.moment - exact._model(other, INFINITE, None).equations.moment))
+        other = unknowns.moved(table, size * direction)
+        moved = model.moved(unknowns.values(other))
+        missing.append(np.linalg.norm(moved.moment - newton._model(other, INFINITE, None).equations.moment))
     assert missing[0] <= 1e-6 * missing[1]
     assert missing[1] / missing[2] == pytest.approx(4, rel=0.1)
 
@@ -252,7 +250,7 @@ def test_the_ridge_pulls_to_its_centre():
         table = base
         for _ in range(4):
             equations = newton._equations(unknowns.prepared(table), INFINITE, newton.fitted)
-            newton._pull(equations, unknowns.values(unknowns.prepared(table)) - center)
+            equations = equations.pulled(ridge, unknowns.values(unknowns.prepared(table)) - center)
             table = unknowns.moved(unknowns.prepared(table), equations.solve(0.0))
         found[ridge] = float(np.abs(unknowns.values(table) - center).max())
     assert found[1e3] < 1e-2

@@ -16,7 +16,9 @@ from longstride.bench.paper import Case
 from longstride.bench.peer_tables import contest_table, cost_table, instead_table, ratio_table
 from longstride.bench.peers import load_peers, peer_cases, run_peers
 from longstride.calibration.starts import CLASSICAL
+from longstride.evaluation import measure
 from longstride.evaluation.results import Line, Results, merged
+from longstride.sampler import sample
 
 PEERS = Path(__file__).parent.parent / "benchmarks" / "peers"
 
@@ -56,8 +58,8 @@ def test_the_best_classical_solver_is_one_of_them(outcome):
 @pytest.mark.parametrize(("nfe", "even"), [(4, True), (5, False)])
 def test_heun_takes_part_on_flows_where_its_calls_are_even(tmp_path, nfe, even):
     model = ls.load_model(save_tiny_model(tmp_path / "flow", scheduler=FlowMatchEulerDiscreteScheduler()))
-    field = Field(model, PeerCase(Case("tiny", "Tiny", "tiny"), (nfe,), fitted=4, held_out=4), nfe, seed=0)
-    found = field.classical()
+    field = Field(model, PeerCase(Case("tiny", "Tiny", "tiny"), (nfe,), fitted=4, held_out=4), seed=0)
+    found = field.classical(nfe)
     assert set(found) == {"classical", *CLASSICAL, *(STAGED if even else ())}
     assert found["classical"].about["solver"].partition("@")[0] in CLASSICAL
     if even:
@@ -68,7 +70,7 @@ def test_heun_takes_part_on_flows_where_its_calls_are_even(tmp_path, nfe, even):
 
 
 def test_what_is_found_and_measured_another_time_needs_no_new_solution(outcome, monkeypatch):
-    """Neither of the calibration samples nor of those that are measured; and a table of two names runs once."""
+    """Neither of the calibration samples nor of those that are measured."""
     model, one, out, results = outcome
     monkeypatch.setattr("longstride.bench.peers.YARDSTICKS", {})
     for name in ("bench.field.solve_dense", "evaluation.measure.solve_reference"):
@@ -84,6 +86,21 @@ def test_what_is_found_and_measured_another_time_needs_no_new_solution(outcome, 
     assert before is not None
     assert after is not None
     assert after.value == pytest.approx(before.value, rel=1e-6)
+
+
+def test_a_table_of_two_names_runs_once(outcome, monkeypatch):
+    """``classical`` is one of the solvers: of both, every batch is drawn once, and both say the same."""
+    model, one, out, results = outcome
+    monkeypatch.setattr("longstride.bench.peers.YARDSTICKS", {})
+    twin = results.about["search"]["classical-3"]["solver"].partition("@")[0]
+    for part in [p for name in ("classical", twin) for p in (out / "work").glob(f"**/batches/*/{name}-3-*")]:
+        part.unlink()
+    drawn = []
+    monkeypatch.setattr(measure, "sample", lambda *a: drawn.append(a) or sample(*a))
+    again = run_peers(model, one, out, None, names=("iia_ddim",))
+    assert len(drawn) == 2  # batches
+    for name in ("classical", twin):
+        assert again.value(name, 3, "rmse") == results.value(name, 3, "rmse")
 
 
 def test_a_second_run_makes_no_search(outcome, monkeypatch):

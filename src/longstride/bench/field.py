@@ -1,10 +1,10 @@
-"""Who takes part in the benchmark against peers: finds every sampler of one network and number of calls."""
+"""Who takes part in the benchmark against peers: finds every sampler of one network."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
-from copy import copy
 from dataclasses import dataclass, replace
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -74,52 +74,46 @@ class Entry:
 
 
 class Field:
-    """Finds the samplers of one network and number of calls.
+    """Finds the samplers of one network, from one set of calibration samples for all numbers of calls.
 
     Args:
         model: The network.
         one: What is asked of it.
-        nfe: Network calls.
         seed: Shifts every seed.
         folder: Where the end of the converged solution and errors of classical solvers are kept; None: nowhere.
     """
 
-    def __init__(self, model: Model, one: PeerCase, nfe: int, seed: int, folder: Path | None = None) -> None:
-        self.model, self.one, self.nfe = model, one, nfe
+    def __init__(self, model: Model, one: PeerCase, seed: int, folder: Path | None = None) -> None:
+        self.model, self.one = model, one
         self.seeds = seed_range("calibration", seed, one.fitted + one.held_out)
-        self.ends = base_table(model.schedule, "ddim", nfe)
-        self.noise = model.noise(self.seeds, self.ends.sigmas[0])
+        self.noise = model.noise(self.seeds, self._ends(one.nfes[0]).sigmas[0])
         self.denoiser = model.denoiser(self.seeds, one.case.guidance)
         about = {"model": model.fingerprint, "guidance": one.case.guidance, "samples": len(self.noise), "seed": seed}
         self._journal = Journal(folder, about)
-        self._dense: list[DenseSolution] = []  # one at most; of all that :meth:`at` makes, too
 
-    def at(self, nfe: int) -> Field:
-        """The same with another number of calls; a solution that was found already serves both."""
-        other = copy(self)
-        other.nfe, other.ends = nfe, base_table(self.model.schedule, "ddim", nfe)
-        return other
+    def _ends(self, nfe: int) -> SolverTable:
+        """A table of so many calls between the two levels that all share."""
+        return base_table(self.model.schedule, "ddim", nfe)
 
     @property
     def end(self) -> Tensor:
         """Where the converged solution ends, shape ``(B, *)``."""
         return self._journal.tensor("end", lambda: self.solution.end, like=self.noise)
 
-    @property
+    @cached_property
     def solution(self) -> DenseSolution:
         """Converged solution of the calibration samples; every method is given it."""
-        if not self._dense:
-            parts = [slice(b, b + 32) for b in range(0, len(self.noise), 32)]
-            found = [solve_dense(self.denoiser.select(p), self.noise[p], self.ends, steps=_FINE) for p in parts]
-            states = tuple(torch.cat([one.states[k] for one in found]) for k in range(len(found[0].states)))
-            outputs = tuple(torch.cat([one.outputs[k] for one in found]) for k in range(len(found[0].outputs)))
-            self._dense.append(replace(found[0], states=states, outputs=outputs))
-        return self._dense[0]
+        ends = self._ends(self.one.nfes[0])
+        parts = [slice(b, b + 32) for b in range(0, len(self.noise), 32)]
+        found = [solve_dense(self.denoiser.select(p), self.noise[p], ends, steps=_FINE) for p in parts]
+        states = tuple(torch.cat([one.states[k] for one in found]) for k in range(len(found[0].states)))
+        outputs = tuple(torch.cat([one.outputs[k] for one in found]) for k in range(len(found[0].outputs)))
+        return replace(found[0], states=states, outputs=outputs)
 
-    def classical(self, names: Iterable[str] = tuple({**CLASSICAL, **STAGED})) -> dict[str, Entry]:
+    def classical(self, nfe: int, names: Iterable[str] = tuple({**CLASSICAL, **STAGED})) -> dict[str, Entry]:
         """Classical solvers, each on its best grid, and the best of one call per step as ``classical``."""
         known = {**CLASSICAL, **(STAGED if isinstance(self.model.schedule, Flow) else {})}
-        tables = classical_tables(self.ends, self.model.schedule, solvers=known)
+        tables = classical_tables(self._ends(nfe), self.model.schedule, solvers=known)
         wanted = [name for name in names if any(key.partition("@")[0] == name for key in tables)]
         tables = {key: table for key, table in tables.items() if key.partition("@")[0] in wanted}
         few = slice(0, min(_FEW, len(self.noise)))
@@ -171,14 +165,13 @@ class Field:
 
         return find
 
-    def peer(self, peer: Peer, budget: int | None) -> Callable[[], Entry]:
-        """Another method, with the network calls that it may spend; None: as many as it likes."""
+    def peer(self, peer: Peer, nfe: int, budget: int | None) -> Callable[[], Entry]:
+        """Another method at a number of calls, with the network calls that it may spend; None: as many as it likes."""
 
         def find() -> Entry:
             meter = Meter(budget)
-            task = Task(
-                self.denoiser, self.model.schedule, self.nfe, self.noise, self.solution, self.ends, meter, seed=0
-            )
+            ends, schedule = self._ends(nfe), self.model.schedule
+            task = Task(self.denoiser, schedule, nfe, self.noise, self.solution, ends, meter, seed=0)
             found = peer(task)
             spent = {"calls": meter.calls, "forward": meter.forward, "backward": meter.backward, "budget": budget}
             return Entry(found.sampler, {**spent, **found.about})

@@ -122,21 +122,22 @@ def run_peers(
         save_results(results, file)
         return results
 
-    anywhere = Field(model, one, study.nfes[0], seed, folder / "solution")
+    field = Field(model, one, seed, folder / "solution")
     for nfe in study.nfes:
-        field, what = anywhere.at(nfe), f"{case.slug} at {nfe} calls"
+        what = f"{case.slug} at {nfe} calls"
         known = load_results(file).about["search"] if file.exists() else {}
         spent = known.get(f"gauss_newton-{nfe}", {}).get("calls")
         budget = None if spent is None else int(times * spent)
-        results = measure(nfe, _find(field, ours, methods, folder / "found", what, budget, say))
+        results = measure(nfe, _find(field, nfe, ours, methods, folder / "found", what, budget, say))
     for nfe, wanted in YARDSTICKS.items():
         if nfe not in results.nfes:
-            results = measure(nfe, anywhere.at(nfe).classical(wanted))
+            results = measure(nfe, field.classical(nfe, wanted))
     return results
 
 
 def _find(
     field: Field,
+    nfe: int,
     ours: tuple[str, ...],
     methods: Mapping[str, Any],
     folder: Path,
@@ -148,6 +149,7 @@ def _find(
 
     Args:
         field: Finds them.
+        nfe: Network calls.
         ours: Those of this package.
         methods: Modules of the peers.
         folder: Of what was found before.
@@ -158,7 +160,7 @@ def _find(
     Raises:
         InputError: such a peer, and no calls that our own fit spent.
     """
-    found = field.classical()
+    found = field.classical(nfe)
     for done, name in enumerate((*ours, *methods)):
         say(what, done, len(ours) + len(methods))
         most = None
@@ -170,12 +172,12 @@ def _find(
             if module.BACKPROP and spent is None:
                 raise InputError(f"{name} may spend as many network calls as gauss_newton did: run that first")
             most = spent if module.BACKPROP else None
-            find = field.peer(module.find, most)
+            find = field.peer(module.find, nfe, most)
 
         def given(name: str = name) -> object:
             return field.end if name in ours else field.solution
 
-        found[name] = _kept(folder / f"{name}-{field.nfe}.json", find, given, most)
+        found[name] = _kept(folder / f"{name}-{nfe}.json", find, given, most)
     say(what, 1, 1)
     return found
 

@@ -94,9 +94,7 @@ class Model:
 
     def moved(self, values: Array) -> NormalEquations:
         """The equations of a table with other free numbers, as far as residuals are linear in them."""
-        found = NormalEquations.unpack(self.equations.pack(), len(values))
-        found.moment = found.moment - found.gram @ (values - self.at)
-        return found
+        return self.equations.moved(values - self.at)
 
 
 @dataclass(frozen=True)
@@ -257,11 +255,11 @@ class GaussNewton:
         for _ in range(iterations):
             c2 = self.scale(here[:, 0])
             model, before = self._model(table, c2, known), robust_mean(here[:, 0], c2)
-            known, equations = None, model.moved(model.at)
+            known, equations = None, model.equations
             if not (np.isfinite(equations.gram).all() and np.isfinite(equations.moment).all()):
-                stopped = "a step beside the table is not finite"
+                model, stopped = None, "a step beside the table is not finite"
                 break
-            self._pull(equations, model.at - center)
+            equations = equations.pulled(self.ridge, model.at - center)
             for _ in range(_TRIALS):
                 trial = self.unknowns.moved(table, equations.solve(damping))
                 new = self.errors(trial, self.fitted)
@@ -296,12 +294,6 @@ class GaussNewton:
     def scale(self, squared: Array) -> float:
         """c² of the loss, from squared residuals ``(B,)``; infinite for plain squares."""
         return robust_scale(squared, self.robust)
-
-    def _pull(self, equations: NormalEquations, away: Array) -> None:
-        """Add the ridge, relative to the energy of every column, towards where ``away`` is 0."""
-        energy = self.ridge * np.diag(equations.gram)
-        equations.gram = equations.gram + np.diag(energy)
-        equations.moment = equations.moment - energy * away
 
     def _line(self, here: Array, held: Array, c2: float, damping: float) -> Iteration:
         return Iteration(

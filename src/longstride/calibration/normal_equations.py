@@ -80,7 +80,20 @@ class NormalEquations:
         scaled, *_ = np.linalg.lstsq(gram, self.moment / scale, rcond=1e-13)
         return np.asarray(scaled / scale, np.float64)
 
+    def moved(self, beta: Array) -> NormalEquations:
+        """The equations of the residual that is left at ``beta``: ``g - G beta``, and its energy."""
+        found = NormalEquations(len(beta))
+        found.gram, found.moment, found.count = self.gram, self.moment - self.gram @ beta, self.count
+        found.energy = self.energy - 2 * float(self.moment @ beta) + float(beta @ self.gram @ beta)
+        return found
+
+    def pulled(self, ridge: float, away: Array) -> NormalEquations:
+        """The equations with a ridge, relative to the energy of every direction, towards ``beta = -away``."""
+        pull, found = ridge * np.diag(self.gram), NormalEquations(len(away))
+        found.gram, found.moment = self.gram + np.diag(pull), self.moment - pull * away
+        found.energy, found.count = self.energy, self.count
+        return found
+
     def mse(self, beta: Array) -> float:
         """Mean squared residual at ``beta``, per entry; never below 0."""
-        quadratic = self.energy - 2 * float(self.moment @ beta) + float(beta @ self.gram @ beta)
-        return max(quadratic, 0.0) / max(self.count, 1)
+        return max(self.moved(beta).energy, 0.0) / max(self.count, 1)
