@@ -1,11 +1,12 @@
-"""How long the default calibration takes on the bundled model, from nothing to a card: a whole process, all cores.
+"""How long the default calibration takes on the bundled model, from nothing to a card: whole processes, all cores.
 
-python benchmarks/calibration_time.py --nfe 5 8
+python benchmarks/calibration_time.py --nfe 5 8 --processes 1 2
 """
 
 from __future__ import annotations
 
 import argparse
+import itertools
 import json
 import os
 import subprocess
@@ -25,20 +26,28 @@ ROOT = Path(__file__).resolve().parent.parent
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--nfe", type=int, nargs="+", default=[5, 8])
+    parser.add_argument("--processes", type=int, nargs="+", default=[1], help="that share the cores, by torchrun")
     args = parser.parse_args()
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     one, rows = seconds_per_call(), []
-    for nfe in args.nfe:
+    for nfe, processes in itertools.product(args.nfe, args.processes):
+        many = ["-m", "torch.distributed.run", f"--nproc-per-node={processes}"] if processes > 1 else []
         with tempfile.TemporaryDirectory() as folder:
             out = Path(folder) / "card.json"
-            command = [sys.executable, "-m", "longstride", "calibrate", "garments", f"--nfe={nfe}", f"--out={out}"]
+            command = ["-m", "longstride", "calibrate", "garments", f"--nfe={nfe}", f"--out={out}"]
             begin = time.monotonic()
-            subprocess.run(command, check=True, capture_output=True)
+            subprocess.run([sys.executable, *many, *command], check=True, capture_output=True)
             seconds = time.monotonic() - begin
             card = ls.load_card(out)
-        row = {"nfe": nfe, "seconds": seconds, "calls": card.calls, "accepted": card.end.accepted}
+        row = {
+            "nfe": nfe,
+            "processes": processes,
+            "seconds": seconds,
+            "calls": card.calls,
+            "accepted": card.end.accepted,
+        }
         rows.append(row)
-        print(row, flush=True)
+        print(rows[-1], flush=True)
     about = {"model": "garments", "cores": cores, "ms_per_call_and_sample": 1000 * one}
     path = ROOT / "benchmarks" / "results" / "calibration_time.json"
     write_atomically(path, (json.dumps({**about, "rows": rows}, indent=1) + "\n").encode())

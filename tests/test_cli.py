@@ -472,6 +472,25 @@ def test_evaluate_goes_on_where_it_was(model: Path, card: Path):
     assert {file: file.stat().st_mtime_ns for file in parts} == parts
 
 
+def test_evaluate_measures_the_entries_of_a_book(model: Path, book: Path):
+    """All of one guidance scale, or those at the numbers of calls that others are measured at."""
+    options = (*EVALUATE, "--guidance", 4, "--dimensions", 0)
+    run("evaluate", model, *options, "--card", book, "--solvers", "")
+    results = load_results(Path("evaluation/results.json"))
+    name = book.stem
+    assert (results.contestants, results.nfes) == ([f"{name} (base)", name], [4, 5, 6])
+    for entry in ls.load_book(book).entries:
+        same = entry.card.table.distance(entry.card.base_table) == 0
+        if entry.guidance == 4:
+            assert (results.value(name, entry.nfe, "rmse").change == 0) is same
+    run("evaluate", model, *options, "--card", book, "--solvers", "ddim", "--nfe", "4,7", "--out", "other")
+    results = load_results(Path("other/results.json"))
+    assert [nfe for nfe in (4, 5, 6, 7) if results.value(name, nfe, "rmse")] == [4]
+    message = error("evaluate", model, *options, "--card", book, "--solvers", "ddim", "--nfe", "7,8")
+    assert "holds 4, 5, 6 network calls at guidance 1, 4, and nothing at guidance 4 with 7, 8 network" in message
+    assert "and nothing without guidance: choose" in error("evaluate", model, *EVALUATE, "--card", book)
+
+
 @pytest.mark.parametrize(
     ("options", "expected"),
     [

@@ -133,15 +133,26 @@ def test_levels_outside_the_run_are_refused():
 # Starts
 
 
-def brute_force(solution, steps):
-    """Least sum of DDIM's errors over all paths, every step made by the sampler itself."""
+def brute_force(solution, steps, discount):
+    """The best of all paths: how far DDIM's steps, made by the sampler itself, leave the lines from noise to data."""
     n, cost = len(solution.sigmas), {}
+    data = solution.states[-1] / float(solution.alphas[-1])
+    # A point of the line at which alpha is not 0 yet; the first state may have none.
+    way = solution.states[0] - float(solution.alphas[0]) * data
+
+    def away(state, alpha):
+        """Distance of a point from the line, by its angle to it."""
+        point = (state / alpha - data).flatten(1)
+        cosine = torch.cosine_similarity(point, way.flatten(1), dim=1)
+        return point.norm(dim=1) * (1 - cosine**2).clamp(min=0).sqrt()
+
     for i, j in itertools.combinations(range(n), 2):
         step = ls.build("ddim", solution.sigmas[[i, j]], alphas=solution.alphas[[i, j]])
         found = ls.sample(lambda x, s, i=i: solution.outputs[i], solution.states[i], step)
-        cost[i, j] = float((found - solution.states[j]).square().mean().sqrt())
+        alpha = float(solution.alphas[j])
+        cost[i, j] = float((away(found, alpha) - away(solution.states[j], alpha)).mean())
     paths = [(0, *inner, n - 1) for inner in itertools.combinations(range(1, n - 1), steps - 1)]
-    return min(paths, key=lambda path: sum(cost[pair] for pair in itertools.pairwise(path)))
+    return min(paths, key=lambda path: sum(discount**k * cost[two] for k, two in enumerate(itertools.pairwise(path))))
 
 
 @pytest.mark.parametrize("zero", [False, True])
@@ -152,11 +163,12 @@ def test_the_best_levels_are_those_of_brute_force(family, zero):
         alphas, sigmas = np.append(alphas, 1.0), np.append(sigmas, 0.0)
     base = ls.build("ddim", sigmas, alphas=alphas)
     solution = solve_dense(in_frame(Mixture(), family), noise(sigmas[0], 16), base, steps=9)
-    for steps in (1, 2, 3, 5, 8, 9):
-        levels = best_levels(solution, steps)
-        assert levels.tolist() == [float(solution.sigmas[i]) for i in brute_force(solution, steps)]
-    even = solution.sigmas[[0, 2, 4, 7, 9]]
-    assert best_levels(solution, 4).tolist() != even.tolist()  # the choice is one
+    for steps, discount in itertools.product((1, 2, 3, 5, 8, 9), (1.0, 1.2, 2.0)):
+        levels = best_levels(solution, steps, discount)
+        assert levels.tolist() == [float(solution.sigmas[i]) for i in brute_force(solution, steps, discount)]
+    several = {tuple(best_levels(solution, 4, discount)) for discount in (1.0, 1.2, 2.0)}
+    assert len(several) > 1
+    assert best_levels(solution, 4).tolist() == best_levels(solution, 4, 1.2).tolist()
     for steps in (0, 10):
         with pytest.raises(ls.InputError, match=f"{steps} steps cannot be chosen among 10 levels"):
             best_levels(solution, steps)

@@ -15,7 +15,7 @@ from problems import Gaussian, Mixture, Point
 import longstride as ls
 from longstride.calibration.batches import Batches
 from longstride.calibration.gate import FEWEST, _objection, judge
-from longstride.calibration.gauss_newton import Fit
+from longstride.calibration.gauss_newton import Fit, GaussNewton
 from longstride.calibration.reference import Errors, Reference, squared_errors
 from longstride.calibration.scouting import chosen_starts, strongest_first
 from longstride.calibration.search import GaussNewtonSettings, _growth, most_calls
@@ -413,6 +413,25 @@ def test_every_step_sees_twice_as_many_samples_until_all_are_in():
     assert 48 in seen
     whole = ls.calibrate(Mixture(), noise_of(96), ls.build("ddim", SIGMAS), iterations=4, scout_samples=48)
     assert result.calls < 0.8 * whole.calls
+
+
+def test_the_jacobian_is_made_once_for_every_sample_after_the_short_fits(monkeypatch):
+    """Of the samples of the short fit that goes on, its model does."""
+    made, equations = [], GaussNewton._equations
+
+    def counted(self, table, c2, numbers):
+        made.append(list(numbers))
+        return equations(self, table, c2, numbers)
+
+    monkeypatch.setattr(GaussNewton, "_equations", counted)
+    settings = {"scouts": 2, "scout_samples": 8, "iterations": 3}
+    result = ls.calibrate(Mixture(), noise_of(96), ls.build("ddim", SIGMAS), **settings)
+    first, second, *later = made
+    assert first == second == [0]  # of 48 fitted samples, 8
+    assert len(later) == 3
+    numbers = [number for some in (first, *later) for number in some]
+    assert sorted(numbers) == list(range(len(numbers)))
+    assert [line.samples for line in result.search.iterations][-1] == 48
 
 
 @pytest.mark.parametrize(

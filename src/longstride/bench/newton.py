@@ -58,7 +58,8 @@ def _starts(lab: Lab, quick: bool) -> Iterator[Record]:
     """Where fits from different classical solvers end."""
     nfe = 5
     tables = classical_tables(lab.table("ddim", nfe), lab.model.schedule)
-    for name in ("ddim@quadratic", "unipc3@quadratic", "ipndm3@quadratic", "ddim@karras", "unipc3@karras"):
+    solvers = ("ddim", "ipndm2", "ipndm3", "unipc3")
+    for name in (*(f"{solver}@quadratic" for solver in solvers), "ddim@karras", "unipc3@karras"):
         yield {"start": name, **_record(lab, nfe, tables[name])}
 
 
@@ -83,8 +84,9 @@ def _prior(lab: Lab, nfe: int, names: Iterable[str]) -> Mapping[str, SolverTable
 def _loss(lab: Lab, quick: bool) -> Iterator[Record]:
     """Robust or plain squares, pixels or edges beside them."""
     for nfe in (5,) if quick else (5, 8):
-        for robust, residual in ((1.0, "pixels"), (0.25, "pixels"), (4.0, "pixels"), (0.0, "pixels"), (1.0, "edges")):
-            yield _record(lab, nfe, robust=robust, residual=residual)
+        for robust in (2.0, 0.5, 1.0, 4.0, 0.0):
+            yield _record(lab, nfe, robust=robust, residual="pixels")
+        yield _record(lab, nfe, robust=2.0, residual="edges")
 
 
 def _transfer(lab: Lab, quick: bool) -> Iterator[Record]:

@@ -115,9 +115,12 @@ def memory_table(file: Path) -> str:
 def time_table(file: Path) -> str:
     """How long the default calibration takes on the bundled model."""
     content = json.loads(file.read_text(encoding="utf-8"))
-    rows = [(row["nfe"], f"{row['calls']:,}", f"{row['seconds'] / 60:.1f}") for row in content["rows"]]
+    rows = [
+        (row["nfe"], f"{row['calls']:,}", row["processes"], f"{row['seconds'] / 60:.1f}") for row in content["rows"]
+    ]
     where = f"{content['cores']} cores, {content['ms_per_call_and_sample']:.1f} ms per network call and sample"
-    table = markdown_table(("calls of the sampler", "network calls of its calibration, in samples", "minutes"), rows)
+    head = ("calls of the sampler", "network calls of its calibration, in samples", "processes", "minutes")
+    table = markdown_table(head, rows)
     return f"{table}\n\n({where}; `python benchmarks/calibration_time.py`)"
 
 

@@ -20,6 +20,7 @@ _OURS = {
 }
 _CLASSICAL = {
     "ddim": "DDIM",
+    "ipndm2": "iPNDM-2",
     "ipndm3": "iPNDM-3",
     "ipndm4": "iPNDM-4",
     "deis3": "DEIS-3",

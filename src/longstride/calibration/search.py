@@ -64,7 +64,7 @@ class GaussNewtonSettings:
     """
 
     iterations: int = 3
-    scouts: int = 3
+    scouts: int = 2
     scout_iterations: int = 1
     scout_samples: int = 16
     levels: bool = True
@@ -184,10 +184,9 @@ def calibrate_gauss_newton(
     chosen = chosen_starts(ranking, settings.scouts) if settings.scouts else ranking[:1]
     short = settings.scout_iterations if settings.scouts > 1 else 0
     found = scout(newton(few, residual), candidates, chosen, base, foreign, short, step)
-    fit, lines, model = found.fit, list[Iteration](), None
+    fit, lines = found.fit, list[Iteration]()
     for numbers, count in _growing(batches, settings):
-        fit = newton(numbers, residual).fit(fit.table, count, damping=fit.damping, known=model, say=step)
-        model = fit.model
+        fit = newton(numbers, residual).fit(fit.table, count, damping=fit.damping, known=fit.model, say=step)
         lines += fit.iterations[1 if lines else 0 :]
     search = Search(found.base, errors, found.objectives, found.start, tuple(lines), fit.stopped)
     return replace(fit.table, name=name), candidates[found.base], search

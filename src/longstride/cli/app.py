@@ -12,8 +12,11 @@ from longstride import __version__
 from longstride.cli.common import (
     Device,
     Dtype,
+    Grid,
     Group,
+    Guidance,
     Json,
+    ModelName,
     Negative,
     Seed,
     Size,
@@ -23,6 +26,7 @@ from longstride.cli.common import (
     use_device,
 )
 from longstride.cli.convert import convert
+from longstride.cli.sample import sample
 from longstride.cli.settings import check_nfes, guidances_of, nfes_of
 from longstride.processes import is_first
 
@@ -34,14 +38,6 @@ app = typer.Typer(
     help="Fewer, longer steps: the same diffusion model, the same pictures, a fraction of the network calls.\n\n"
     "Start with [bold]longstride demo[/]; then [bold]longstride calibrate[/] your own model.",
 )
-
-ModelName = Annotated[
-    str, typer.Argument(help="garments, galaxy:hsc32, a diffusers folder, or a hub id such as google/ddpm-cifar10-32.")
-]
-Grid = Annotated[
-    str, typer.Option(help="karras, log_snr, uniform or quadratic; auto: karras for EDM's kind of model, else uniform.")
-]
-Guidance = Annotated[float | None, typer.Option(help="Classifier-free guidance scale; a guided call costs two.")]
 
 
 def _version(wanted: bool) -> None:
@@ -248,86 +244,6 @@ def calibrate(
         )
 
 
-@app.command(epilog="Example: longstride sample garments --card card.json --num 20 --compare")
-@handled
-def sample(
-    model: ModelName,
-    out: Annotated[Path, typer.Option(help="A .png file for one sheet, or a folder for single pictures.")] = Path(
-        "samples.png"
-    ),
-    card: Annotated[Path | None, typer.Option(help="Calibrated sampler to use: a card, or a book and --nfe.")] = None,
-    solver: Annotated[str, typer.Option(help="Classical solver, where no card is given.")] = "dpmpp_2m",
-    nfe: Annotated[
-        int | None, typer.Option(help="Network calls per picture; a card brings its own, else 8.", min=1)
-    ] = None,
-    grid: Grid = "auto",
-    num: Annotated[int, typer.Option(help="Number of pictures.", min=1)] = 20,
-    label: Annotated[int | None, typer.Option(help="One class for all pictures; default: all classes in turn.")] = None,
-    guidance: Guidance = None,
-    compare: Annotated[bool, typer.Option(help="Show base, calibrated and converged from the same noise.")] = False,
-    any_model: Annotated[bool, typer.Option(help="Use a card that was calibrated on other weights.")] = False,
-    batch_size: Annotated[int, typer.Option(help="Most samples per network call.", min=1)] = 64,
-    prompt: Annotated[
-        list[str] | None, typer.Option(help="Of a text-to-image pipeline; may be repeated; implies --pipeline.")
-    ] = None,
-    pipeline: Annotated[bool, typer.Option("--pipeline", help="Draw with the whole diffusers pipeline.")] = False,
-    negative: Negative = None,
-    size: Size = None,
-    dtype: Dtype = "float32",
-    seed: Seed = 0,
-    device: Device = "cpu",
-    as_json: Json = False,
-) -> None:
-    """Draw pictures with a card or with a classical solver."""
-    if pipeline or prompt:
-        from longstride.cli.pipelines import draw_whole
-
-        made = draw_whole(
-            model,
-            out,
-            card=card,
-            solver=solver,
-            nfe=nfe,
-            prompts=prompt or [],
-            negative=negative,
-            guidance=guidance,
-            size=size,
-            num=num,
-            compare=compare,
-            dtype=dtype,
-            device=use_device(device),
-            seed=seed,
-        )
-        _tell(made, as_json)
-        return
-    from longstride.cli.sampling import draw
-
-    made = draw(
-        model=model,
-        out=out,
-        card_path=card,
-        solver=solver,
-        nfe=nfe,
-        grid=grid,
-        num=num,
-        label=label,
-        guidance=guidance,
-        compare=compare,
-        any_model=any_model,
-        batch_size=batch_size,
-        seed=seed,
-        device=use_device(device),
-    )
-    _tell(made, as_json)
-
-
-def _tell(made: dict[str, Any], as_json: bool) -> None:
-    if as_json:
-        print(json.dumps(made))
-    else:
-        print("\n".join(made["lines"]))
-
-
 @app.command(epilog="Example: longstride show card.json")
 @handled
 def show(
@@ -350,3 +266,4 @@ def show(
 
 
 app.command(epilog="Example: longstride convert net.pkl net --run-code-in-file")(convert)
+app.command(epilog="Example: longstride sample garments --card card.json --num 20 --compare")(sample)

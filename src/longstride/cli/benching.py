@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from longstride.cli.app import Guidance, app
-from longstride.cli.common import Device, Group, console, handled, progress_bars, use_device
+from longstride.cli.app import app
+from longstride.cli.common import Device, Group, Guidance, console, handled, progress_bars, use_device
 from longstride.errors import LongstrideError
 from longstride.processes import is_first, join
 

@@ -21,8 +21,11 @@ from longstride.processes import is_first
 __all__ = [
     "Device",
     "Dtype",
+    "Grid",
     "Group",
+    "Guidance",
     "Json",
+    "ModelName",
     "Negative",
     "Seed",
     "Size",
@@ -36,6 +39,13 @@ __all__ = [
 console = Console()
 errors = Console(stderr=True)
 
+ModelName = Annotated[
+    str, typer.Argument(help="garments, galaxy:hsc32, a diffusers folder, or a hub id such as google/ddpm-cifar10-32.")
+]
+Grid = Annotated[
+    str, typer.Option(help="karras, log_snr, uniform or quadratic; auto: karras for EDM's kind of model, else uniform.")
+]
+Guidance = Annotated[float | None, typer.Option(help="Classifier-free guidance scale; a guided call costs two.")]
 Seed = Annotated[
     int, typer.Option(help="Seed of all noise; the same seed gives the same numbers.", min=0, max=2**31 - 1)
 ]

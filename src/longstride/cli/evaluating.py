@@ -7,8 +7,19 @@ from typing import Annotated
 
 import typer
 
-from longstride.cli.app import Grid, Guidance, ModelName, app
-from longstride.cli.common import Device, Json, Seed, console, handled, progress_bars, use_device
+from longstride.cli.app import app
+from longstride.cli.common import (
+    Device,
+    Grid,
+    Guidance,
+    Json,
+    ModelName,
+    Seed,
+    console,
+    handled,
+    progress_bars,
+    use_device,
+)
 from longstride.errors import InputError
 from longstride.grid import final_level
 from longstride.processes import is_first, join
@@ -24,7 +35,7 @@ def evaluate(
     solvers: Annotated[
         str, typer.Option(help="Contestants, with commas; paper: those of the paper; empty: cards only.")
     ] = "ddim,iia_dpmpp_2m,gauss_newton",
-    card: Annotated[list[Path] | None, typer.Option(help="A card to measure too; may be repeated.")] = None,
+    card: Annotated[list[Path] | None, typer.Option(help="A card or a book to measure too; may be repeated.")] = None,
     nfe: Annotated[str, typer.Option(help="Network calls per picture, with commas.")] = "5,6,8,10",
     samples: Annotated[int, typer.Option(help="Evaluation samples, and as many of the teacher.", min=2)] = 1024,
     batch_size: Annotated[int, typer.Option(help="Samples per network call; intervals want 32 batches.", min=1)] = 32,
@@ -48,7 +59,7 @@ def evaluate(
     Finished batches are kept in the folder: the same command goes on after a kill and ends in the same numbers. Under
     torchrun or accelerate launch the processes share the batches.
     """
-    from longstride.card import load_card
+    from longstride.book import CardBook, load_any
     from longstride.cli.render import results_table
     from longstride.evaluation import Study, run_study, save_results
     from longstride.evaluation.contestants import paper
@@ -58,15 +69,16 @@ def evaluate(
     from longstride.zoo import load_model
 
     last = final_level(final)
-    cards = {path.stem: load_card(path) for path in card or ()}
+    cards = {path.stem: load_any(path) for path in card or ()}
     if len(cards) < len(card or ()):
         raise InputError("two cards have files of the same name: rename one, for results are listed by it")
     wanted = [name for name in solvers.split(",") if name]
     if wanted == ["paper"]:
         wanted = list(paper(guidance is not None))
+    theirs = {n for one in cards.values() for n in (one.nfes if isinstance(one, CardBook) else [one.nfe])}
     study = Study(
         contestants=tuple(wanted),
-        nfes=_numbers(nfe) if wanted or not cards else tuple(sorted({c.nfe for c in cards.values()})),
+        nfes=_numbers(nfe) if wanted or not cards else tuple(sorted(theirs)),
         grid=grid,
         final=last,
         samples=samples,

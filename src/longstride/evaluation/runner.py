@@ -17,6 +17,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from longstride.book import CardBook
 from longstride.card import Card
 from longstride.errors import InputError
 from longstride.evaluation.contestants import CONTESTANTS, spacing_of
@@ -58,7 +59,7 @@ def run_study(
     study: Study,
     folder: Path | None = None,
     *,
-    cards: Mapping[str, Card] | None = None,
+    cards: Mapping[str, Card | CardBook] | None = None,
     real: ReferenceSet | None = None,
     say: Say = lambda what, done, total: None,
 ) -> Outcome:
@@ -68,7 +69,8 @@ def run_study(
         model: The pretrained model.
         study: What to compare.
         folder: Where finished batches and cards are kept; the same study goes on there after a kill. Default: nowhere.
-        cards: Further contestants, by name: samplers that were calibrated before, between the same levels.
+        cards: Further contestants, by name: samplers that were calibrated before, between the same levels. Of a book
+            those at the study's guidance, and at its numbers of calls where there are contestants besides.
         real: Statistics of real pictures; default: the model's own, where it has them.
         say: Called with (what is being done, done, total).
 
@@ -180,7 +182,7 @@ def measure_samplers(
 
 
 def _entries(
-    model: Model, study: Study, cards: Mapping[str, Card]
+    model: Model, study: Study, cards: Mapping[str, Card | CardBook]
 ) -> tuple[dict[Key, SolverTable], dict[str, str | None]]:
     """Base tables of the contestants and the tables of cards, and every name's base."""
     tables: dict[Key, SolverTable] = {}
@@ -190,13 +192,14 @@ def _entries(
         for nfe in study.nfes:
             table = study.table(model.schedule, one, nfe)
             tables.setdefault((one.name, table.nfe), table)
-    for name, card in cards.items():
-        card.check_model(model.info(study.guidance))
+    for name, given in cards.items():
         base = f"{name} (base)"
         if name in bases or base in bases or name in (*CONTESTANTS, "teacher"):
             raise InputError(f"two samplers are called {name!r}: rename the card's file")
-        tables[base, card.nfe], bases[base] = card.base_table, None
-        tables[name, card.nfe], bases[name] = card.table, base
+        bases |= {base: None, name: base}
+        for card in _held(name, given, study) if isinstance(given, CardBook) else [given]:
+            card.check_model(model.info(study.guidance))
+            tables[base, card.nfe], tables[name, card.nfe] = card.base_table, card.table
     if not tables:
         raise InputError("a study needs a contestant or a card")
     first = next(iter(tables.values()))
@@ -207,6 +210,21 @@ def _entries(
                 f"{first.sigmas[0]:g} to {first.sigmas[-1]:g}: they have no converged solution in common"
             )
     return tables, bases
+
+
+def _held(name: str, book: CardBook, study: Study) -> list[Card]:
+    """The cards of a book that a study can use.
+
+    Raises:
+        InputError: there is none.
+    """
+    here = [one.card for one in book.entries if one.guidance == study.guidance]
+    found = [card for card in here if not study.contestants or card.nfe in study.nfes]
+    if not found:
+        scale = "without guidance" if study.guidance is None else f"at guidance {study.guidance:g}"
+        calls = "" if not here else f" with {', '.join(map(str, study.nfes))} network calls"
+        raise InputError(f"{name} holds {book.contents}, and nothing {scale}{calls}: choose others")
+    return found
 
 
 def _anchor(model: Model, study: Study, real: ReferenceSet | None) -> ReferenceSet | None:
