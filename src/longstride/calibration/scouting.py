@@ -13,7 +13,7 @@ from longstride.calibration.gauss_newton import Fit, GaussNewton, robust_mean, r
 from longstride.calibration.normal_equations import Array
 from longstride.calibration.reference import Reference, select
 from longstride.calibration.residuals import Residual
-from longstride.calibration.starts import best_levels, classical_tables
+from longstride.calibration.starts import DISCOUNTS, best_levels, classical_tables
 from longstride.errors import InputError
 from longstride.sampler import sample
 from longstride.table import SolverTable
@@ -36,7 +36,7 @@ _STRONG = 4
 #: one's. Short fits on a few samples scatter by about as much; and what starts at the base seldom makes a sample worse
 #: that the base is good at, which the gate asks for.
 _AHEAD = 0.8
-#: Samples whose converged trajectories choose the levels of one grid.
+#: Samples whose converged trajectories choose the levels of grids by dynamic programming.
 TRAJECTORIES = 16
 
 
@@ -198,12 +198,15 @@ def chosen_starts(ranking: Sequence[str], count: int) -> list[str]:
     return sorted([*chosen, *ddim], key=list(ranking).index)
 
 
-def _own_levels(batches: Batches, table: SolverTable, floor: float) -> Array:
-    """Levels of the grid ``dp``, from converged trajectories of a few samples; every process finds the same."""
+def _own_levels(batches: Batches, table: SolverTable, floor: float) -> Mapping[str, Array]:
+    """Levels of the grids by dynamic programming, from converged trajectories of a few samples.
+
+    Every process finds the same.
+    """
     few = slice(0, min(TRAJECTORIES, batches.fitted))
 
     def find() -> dict[str, Array]:
         solution = solve_dense(select(batches.denoiser, few), batches.noise[few], table, sigma_floor=floor)
-        return {"levels": best_levels(solution, table.nfe)}
+        return {name: best_levels(solution, table.nfe, discount) for name, discount in DISCOUNTS.items()}
 
-    return batches.part(f"levels/{table.nfe}", find, everywhere=True)["levels"]
+    return batches.part(f"levels/{table.nfe}", find, everywhere=True)

@@ -39,7 +39,7 @@ from longstride.table import SolverTable
 __all__ = ["GaussNewtonSettings", "Search", "calibrate_gauss_newton", "check_starts", "most_calls"]
 
 #: Classical solvers times grids, at most.
-_MOST_STARTS = 50
+_MOST_STARTS = 63
 
 
 @dataclass(frozen=True)

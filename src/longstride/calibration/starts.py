@@ -1,8 +1,8 @@
 """Where a fit may start: every classical solver on every grid, between the two ends of a table.
 
-The fit is not convex, so where it starts matters; under strong guidance it decides. Beside the usual grids there is one
-that is made for the network: levels by dynamic programming, such that DDIM's own steps along converged trajectories
-leave them by least in all.
+The fit is not convex, so where it starts matters; under strong guidance it decides. Beside the usual grids there are
+two that are made for the network: levels by dynamic programming, such that DDIM's own steps along converged
+trajectories leave them by least in all, and by least where errors of later steps count more.
 
 References:
     Chen, Zhou, Wang, Shen, Lyu, On the Trajectory Regularity of ODE-based Diffusion Sampling, ICML 2024,
@@ -28,13 +28,14 @@ from longstride.schedule import Flow, Schedule
 from longstride.solvers import build, steps_for_nfe
 from longstride.table import SolverTable
 
-__all__ = ["CLASSICAL", "best_levels", "classical_tables"]
+__all__ = ["CLASSICAL", "DISCOUNTS", "best_levels", "classical_tables"]
 
 Array = NDArray[np.float64]
 
-#: How much more than an error of the step before it an error counts; of the published choices, 1 to 1.2, the largest.
-#: Without it, hardly a level lies near the end, and fits from there end in tables with twice the median error.
-_DISCOUNT = 1.2
+#: Grids by dynamic programming: how much more than an error of the step before it an error counts, the least and the
+#: largest of the published choices. With the first hardly a level lies near the end: few errors on straight flows, many
+#: elsewhere.
+DISCOUNTS: Mapping[str, float] = {"dp": 1.0, "dp_late": 1.2}
 #: Classical solvers of one call per step: name, builder and options.
 CLASSICAL: dict[str, tuple[str, dict[str, Any]]] = {
     "ddim": ("ddim", {}),
@@ -53,7 +54,7 @@ def classical_tables(
     like: SolverTable,
     schedule: Schedule | None = None,
     floor: float | None = None,
-    own: Array | None = None,
+    own: Mapping[str, Array] | None = None,
     solvers: Mapping[str, tuple[str, dict[str, Any]]] = CLASSICAL,
 ) -> dict[str, SolverTable]:
     """Classical solvers by ``solver@grid``, with the calls and the first and last level of a table.
@@ -62,7 +63,7 @@ def classical_tables(
         like: The table.
         schedule: The network's; without one, only grids that need no network time are made.
         floor: Least positive level, for tables that end at sigma 0; default: the least of ``like``.
-        own: Levels of the grid ``dp``, see :func:`best_levels`; None: without it.
+        own: Levels of further grids by name, such as those of :data:`DISCOUNTS`; see :func:`best_levels`.
         solvers: Name, builder and options of each.
     """
     final: Final = "zero" if like.sigmas[-1] == 0 else "sigma_min"
@@ -77,10 +78,10 @@ def classical_tables(
             steps = steps_for_nfe(solver, like.nfe, final_zero=final == "zero", **options)
         except InputError:
             continue
-        for spacing in ("karras", "log_snr", "uniform", "quadratic", "shift3", "dp"):
+        for spacing in ("karras", "log_snr", "uniform", "quadratic", "shift3", *(own or {})):
             try:
-                if spacing == "dp":
-                    levels = None if own is None or len(own) != steps + 1 else own.copy()
+                if own is not None and spacing in own:
+                    levels = own[spacing].copy() if len(own[spacing]) == steps + 1 else None
                 elif spacing == "shift3":
                     levels = None if shifted is None else grid("uniform", steps, schedule=shifted, final=final)
                 elif spacing in ("karras", "log_snr"):
@@ -98,13 +99,13 @@ def classical_tables(
     return found
 
 
-def best_levels(solution: DenseSolution, steps: int, discount: float = _DISCOUNT) -> Array:
+def best_levels(solution: DenseSolution, steps: int, discount: float) -> Array:
     r"""Levels, chosen among those of a converged run, that DDIM's steps along it leave it by least on, in all.
 
     Seen as :math:`x / \alpha`, trajectories hardly leave the straight line through their two ends. The cost of a step
     from level i to j is how much farther from that line DDIM ends than the run itself is at j, in the mean over
     samples; where along the line it ends, the next call mends. Dynamic programming finds the path of ``steps`` steps
-    with the least :math:`\sum_k \gamma^k c_k`, gamma > 1: what goes wrong late stays. No network is called.
+    with the least :math:`\sum_k \gamma^k c_k`; with gamma > 1, since what goes wrong late stays. No network is called.
 
     Args:
         solution: A converged run.
