@@ -47,7 +47,7 @@ def main() -> None:
             "accepted": card.end.accepted,
         }
         rows.append(row)
-        print(rows[-1], flush=True)
+        print(row, flush=True)
     about = {"model": "garments", "cores": cores, "ms_per_call_and_sample": 1000 * one}
     path = ROOT / "benchmarks" / "results" / "calibration_time.json"
     write_atomically(path, (json.dumps({**about, "rows": rows}, indent=1) + "\n").encode())

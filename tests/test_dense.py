@@ -168,6 +168,7 @@ def test_the_best_levels_are_those_of_brute_force(family, zero):
         assert levels.tolist() == [float(solution.sigmas[i]) for i in brute_force(solution, steps, discount)]
     several = {tuple(best_levels(solution, 4, discount)) for discount in (1.0, 1.2, 2.0)}
     assert len(several) > 1
+    assert tuple(solution.sigmas[[0, 2, 4, 7, 9]]) not in several  # the choice is one, and not the even one
     for steps in (0, 10):
         with pytest.raises(ls.InputError, match=f"{steps} steps cannot be chosen among 10 levels"):
             best_levels(solution, steps, 1.2)

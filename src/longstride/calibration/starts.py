@@ -71,15 +71,15 @@ def classical_tables(
     high = float(like.sigmas[0])
     # SD3's levels, for flows that do not have them anyway.
     shifted = replace(schedule, shift=3.0) if isinstance(schedule, Flow) and schedule.shift != 3 else None
-    found: dict[str, SolverTable] = {}
+    own, found = own or {}, dict[str, SolverTable]()
     for name, (solver, options) in solvers.items():
         try:
             steps = steps_for_nfe(solver, like.nfe, final_zero=final == "zero", **options)
         except InputError:
             continue
-        for spacing in ("karras", "log_snr", "uniform", "quadratic", "shift3", *(own or {})):
+        for spacing in ("karras", "log_snr", "uniform", "quadratic", "shift3", *own):
             try:
-                if own is not None and spacing in own:
+                if spacing in own:
                     levels = own[spacing].copy() if len(own[spacing]) == steps + 1 else None
                 elif spacing == "shift3":
                     levels = None if shifted is None else grid("uniform", steps, schedule=shifted, final=final)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 
@@ -74,31 +74,23 @@ def sample(
             device=use_device(device),
             seed=seed,
         )
-        _tell(made, as_json)
-        return
-    from longstride.cli.sampling import draw
-
-    made = draw(
-        model=model,
-        out=out,
-        card_path=card,
-        solver=solver,
-        nfe=nfe,
-        grid=grid,
-        num=num,
-        label=label,
-        guidance=guidance,
-        compare=compare,
-        any_model=any_model,
-        batch_size=batch_size,
-        seed=seed,
-        device=use_device(device),
-    )
-    _tell(made, as_json)
-
-
-def _tell(made: dict[str, Any], as_json: bool) -> None:
-    if as_json:
-        print(json.dumps(made))
     else:
-        print("\n".join(made["lines"]))
+        from longstride.cli.sampling import draw
+
+        made = draw(
+            model=model,
+            out=out,
+            card_path=card,
+            solver=solver,
+            nfe=nfe,
+            grid=grid,
+            num=num,
+            label=label,
+            guidance=guidance,
+            compare=compare,
+            any_model=any_model,
+            batch_size=batch_size,
+            seed=seed,
+            device=use_device(device),
+        )
+    print(json.dumps(made) if as_json else "\n".join(made["lines"]))
