@@ -11,7 +11,8 @@ from problems import Gaussian, Mixture, alpha_of, in_frame
 
 import longstride as ls
 from longstride.calibration.dense import DenseSolution, solve_dense
-from longstride.calibration.starts import CLASSICAL, best_levels, classical_tables
+from longstride.calibration.levels import best_levels, step_costs
+from longstride.calibration.starts import CLASSICAL, classical_tables
 
 PROBLEM = Gaussian()
 #: Last level of every frame, and its levels even in the parameter that the slopes are taken in.
@@ -163,15 +164,16 @@ def test_the_best_levels_are_those_of_brute_force(family, zero):
         alphas, sigmas = np.append(alphas, 1.0), np.append(sigmas, 0.0)
     base = ls.build("ddim", sigmas, alphas=alphas)
     solution = solve_dense(in_frame(Mixture(), family), noise(sigmas[0], 16), base, steps=9)
+    cost = step_costs(solution)
     for steps, discount in itertools.product((1, 2, 3, 5, 8, 9), (1.0, 1.2, 2.0)):
-        levels = best_levels(solution, steps, discount)
+        levels = best_levels(solution.sigmas, cost, steps, discount)
         assert levels.tolist() == [float(solution.sigmas[i]) for i in brute_force(solution, steps, discount)]
-    several = {tuple(best_levels(solution, 4, discount)) for discount in (1.0, 1.2, 2.0)}
+    several = {tuple(best_levels(solution.sigmas, cost, 4, discount)) for discount in (1.0, 1.2, 2.0)}
     assert len(several) > 1
     assert tuple(solution.sigmas[[0, 2, 4, 7, 9]]) not in several  # the choice is one, and not the even one
     for steps in (0, 10):
         with pytest.raises(ls.InputError, match=f"{steps} steps cannot be chosen among 10 levels"):
-            best_levels(solution, steps, 1.2)
+            best_levels(solution.sigmas, cost, steps, 1.2)
 
 
 SCHEDULES = {

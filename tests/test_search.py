@@ -428,7 +428,7 @@ def test_the_jacobian_is_made_once_for_every_sample_after_the_short_fits(monkeyp
     settings = {"scouts": 2, "scout_samples": 8, "iterations": 3}
     result = ls.calibrate(Mixture(), noise_of(96), ls.build("ddim", SIGMAS), **settings)
     first, second, *later = made
-    assert first == second == [0]  # of 48 fitted samples, 8
+    assert first == second == [0, 1]  # batches: of 48 fitted samples, 8
     assert len(later) == 3
     numbers = [number for some in (first, *later) for number in some]
     assert sorted(numbers) == list(range(len(numbers)))

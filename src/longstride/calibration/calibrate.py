@@ -137,9 +137,9 @@ def calibrate(
     work |= {"reference": reference_steps if reference is None else digest(reference.samples)}
     work |= {"starts": {key: table_digest(start) for key, start in (starts or {}).items()}}
     kept = Journal(None if journal is None else Path(journal), work)
-    # Short fits see a few samples; runs of few samples make their calls together, so that nothing is lost by it.
+    # Short fits see a few samples, which two processes can share; runs of few samples make their calls together.
     most, whole = len(noise) if batch_size is None else batch_size, isinstance(chosen, GaussNewtonSettings)
-    size = min(most, chosen.scout_samples) if isinstance(chosen, GaussNewtonSettings) else batch_size
+    size = min(most, -(-chosen.scout_samples // 2)) if isinstance(chosen, GaussNewtonSettings) else batch_size
     batches = Batches(denoiser, noise, held, size, kept)
     batches.check_network(table)
     say = progress or (lambda done, total, what: None)

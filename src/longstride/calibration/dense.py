@@ -26,9 +26,12 @@ from longstride.schedule import Family, alpha_of_sigma
 from longstride.solvers import SOLVERS
 from longstride.table import SolverTable
 
-__all__ = ["DenseSolution", "solve_dense"]
+__all__ = ["FINE", "DenseSolution", "solve_dense"]
 
 Array = NDArray[np.float64]
+
+#: Steps of a solution where nothing else is said.
+FINE = 64
 
 
 @dataclass(frozen=True, eq=False)
@@ -100,7 +103,7 @@ def solve_dense(
     noise: Tensor,
     table: SolverTable,
     *,
-    steps: int = 64,
+    steps: int = FINE,
     solver: str = "unipc",
     sigma_floor: float | None = None,
 ) -> DenseSolution:

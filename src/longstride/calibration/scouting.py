@@ -7,13 +7,14 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from longstride.calibration.batches import Batches
-from longstride.calibration.dense import solve_dense
+from longstride.calibration.batches import Batch, Batches
+from longstride.calibration.dense import FINE, solve_dense
 from longstride.calibration.gauss_newton import Fit, GaussNewton, robust_mean, robust_scale
+from longstride.calibration.levels import best_levels, step_costs
 from longstride.calibration.normal_equations import Array
-from longstride.calibration.reference import Reference, select
+from longstride.calibration.reference import Reference, refine, select
 from longstride.calibration.residuals import Residual
-from longstride.calibration.starts import DISCOUNTS, best_levels, classical_tables
+from longstride.calibration.starts import DISCOUNTS, classical_tables
 from longstride.errors import InputError
 from longstride.sampler import sample
 from longstride.table import SolverTable
@@ -199,14 +200,14 @@ def chosen_starts(ranking: Sequence[str], count: int) -> list[str]:
 
 
 def _own_levels(batches: Batches, table: SolverTable, floor: float) -> Mapping[str, Array]:
-    """Levels of the grids by dynamic programming, from converged trajectories of a few samples.
+    """Levels of the grids by dynamic programming, from converged trajectories of a few samples; see ``levels``."""
+    numbers, found = first_batches(batches, TRAJECTORIES), dict[int, Array]()
+    sigmas = refine(table, 0, table.nfe, FINE, floor).sigmas
+    for batch in (b for b in batches.mine if b.number in numbers):
 
-    Every process finds the same.
-    """
-    few = slice(0, min(TRAJECTORIES, batches.fitted))
+        def find(batch: Batch = batch) -> dict[str, Array]:
+            return {"cost": step_costs(solve_dense(batch.denoiser, batch.noise, table, steps=FINE, sigma_floor=floor))}
 
-    def find() -> dict[str, Array]:
-        solution = solve_dense(select(batches.denoiser, few), batches.noise[few], table, sigma_floor=floor)
-        return {name: best_levels(solution, table.nfe, discount) for name, discount in DISCOUNTS.items()}
-
-    return batches.part(f"levels/{table.nfe}", find, everywhere=True)
+        found[batch.number] = batches.part(f"levels/{batch.number}", find)["cost"]
+    cost = np.sum(batches.gather(found, numbers, lambda b: (len(sigmas), len(sigmas))), axis=0)
+    return {name: best_levels(sigmas, cost, table.nfe, discount) for name, discount in DISCOUNTS.items()}

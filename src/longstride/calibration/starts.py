@@ -2,11 +2,8 @@
 
 The fit is not convex, so where it starts matters; under strong guidance it decides. Beside the usual grids there are
 two that are made for the network: levels by dynamic programming, such that DDIM's own steps along converged
-trajectories leave them by least in all; errors of later steps count a little more, or more than that.
-
-References:
-    Chen, Zhou, Wang, Shen, Lyu, On the Trajectory Regularity of ODE-based Diffusion Sampling, ICML 2024,
-    arXiv 2405.11326, for levels by dynamic programming.
+trajectories leave them by least in all; errors of later steps count a little more, or more than that
+(:mod:`longstride.calibration.levels`).
 """
 
 from __future__ import annotations
@@ -16,19 +13,15 @@ from dataclasses import replace
 from typing import Any
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
-from torch import Tensor
 
-from longstride.calibration.dense import DenseSolution
-from longstride.calibration.normal_equations import double
 from longstride.errors import InputError
 from longstride.grid import Final, grid
 from longstride.schedule import Flow, Schedule
 from longstride.solvers import build, steps_for_nfe
 from longstride.table import SolverTable
 
-__all__ = ["CLASSICAL", "DISCOUNTS", "best_levels", "classical_tables"]
+__all__ = ["CLASSICAL", "DISCOUNTS", "classical_tables"]
 
 Array = NDArray[np.float64]
 
@@ -62,7 +55,7 @@ def classical_tables(
         like: The table.
         schedule: The network's; without one, only grids that need no network time are made.
         floor: Least positive level, for tables that end at sigma 0; default: the least of ``like``.
-        own: Levels of further grids by name, such as those of :data:`DISCOUNTS`; see :func:`best_levels`.
+        own: Levels of further grids by name, such as those of :data:`DISCOUNTS`.
         solvers: Name, builder and options of each.
     """
     final: Final = "zero" if like.sigmas[-1] == 0 else "sigma_min"
@@ -96,58 +89,3 @@ def classical_tables(
             if np.array_equal(table.alphas[[0, -1]], like.alphas[[0, -1]]):
                 found[f"{name}@{spacing}"] = table
     return found
-
-
-def best_levels(solution: DenseSolution, steps: int, discount: float) -> Array:
-    r"""Levels, chosen among those of a converged run, that DDIM's steps along it leave it by least on, in all.
-
-    Seen as :math:`x / \alpha`, trajectories hardly leave the straight line through their two ends. The cost of a step
-    from level i to j is how much farther from that line DDIM ends than the run itself is at j, in the mean over
-    samples; where along the line it ends, the next call mends. Dynamic programming finds the path of ``steps`` steps
-    with the least :math:`\sum_k \gamma^k c_k`; with gamma > 1, since what goes wrong late stays. No network is called.
-
-    Args:
-        solution: A converged run.
-        steps: Steps N; fewer than it has.
-        discount: Gamma.
-
-    Returns:
-        Shape ``(N + 1,)``, from its first level to its last.
-
-    Raises:
-        InputError: it has too few levels.
-    """
-    n = len(solution.sigmas)
-    if not 1 <= steps < n:
-        raise InputError(f"{steps} steps cannot be chosen among {n} levels")
-    states = [double(x).flatten(1) for x in solution.states]
-    end = states[-1] / float(solution.alphas[-1])
-    # Where alpha begins at 0 the first state is the direction of the noise, and its point lies infinitely far.
-    line = states[0] - float(solution.alphas[0]) * end
-    line = line / line.norm(dim=1, keepdim=True)
-
-    def aside(x: Tensor) -> Tensor:
-        across: Tensor = x - (x * line).sum(1, keepdim=True) * line
-        return across
-
-    own = [
-        aside(x / alpha - end).norm(dim=1) if alpha > 0 else torch.zeros(len(x)).to(x)
-        for x, alpha in zip(states, solution.alphas.tolist(), strict=True)
-    ]
-    ratios = torch.from_numpy(solution.sigmas / np.maximum(solution.alphas, 1e-300)).to(end)
-    cost = np.full((n, n), np.inf)
-    for i in range(min(n - 1, len(solution.outputs))):
-        output = double(solution.outputs[i]).flatten(1)
-        still = aside(output - end)
-        turning = aside((states[i] - float(solution.alphas[i]) * output) / float(solution.sigmas[i]))
-        for j in range(i + 1, n):
-            cost[i, j] = float(((still + ratios[j] * turning).norm(dim=1) - own[j]).mean())
-    left, choices = np.append(np.full(n - 1, np.inf), 0.0), []
-    for _ in range(steps):
-        total = cost + discount * left
-        choices.append(total.argmin(1))
-        left = total.min(1)
-    path = [0]
-    for choice in reversed(choices):
-        path.append(int(choice[path[-1]]))
-    return solution.sigmas[path].copy()
