@@ -28,7 +28,7 @@ def outcome(tmp_path_factory):
     folder = tmp_path_factory.mktemp("peers")
     model = ls.load_model(save_tiny_model(folder / "tiny"))
     case = Case("tiny", "Tiny", "tiny", samples=80, batch_size=20, calibration_samples=20)
-    one = PeerCase(case, (3,), fitted=12, held_out=8)
+    one = PeerCase(case, (3,), samples=20, fitted=12, held_out=8)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("longstride.bench.peers.YARDSTICKS", {5: ("ddim",)})
         results = run_peers(model, one, folder / "out", PEERS, names=(*IIA, *OURS, "gits", "pas", "ld3"))
@@ -58,7 +58,7 @@ def test_the_best_classical_solver_is_one_of_them(outcome):
 @pytest.mark.parametrize(("nfe", "even"), [(4, True), (5, False)])
 def test_heun_takes_part_on_flows_where_its_calls_are_even(tmp_path, nfe, even):
     model = ls.load_model(save_tiny_model(tmp_path / "flow", scheduler=FlowMatchEulerDiscreteScheduler()))
-    field = Field(model, PeerCase(Case("tiny", "Tiny", "tiny"), (nfe,), fitted=4, held_out=4), seed=0)
+    field = Field(model, PeerCase(Case("tiny", "Tiny", "tiny"), (nfe,), samples=8, fitted=4, held_out=4), seed=0)
     found = field.classical(nfe)
     assert set(found) == {"classical", *CLASSICAL, *(STAGED if even else ())}
     assert found["classical"].about["solver"].partition("@")[0] in CLASSICAL

@@ -18,6 +18,7 @@ from longstride.calibration.dense import DenseSolution, solve_dense
 from longstride.calibration.gauss_newton import robust_mean, robust_scale
 from longstride.calibration.normal_equations import Array
 from longstride.calibration.reference import Errors, Reference, squared_errors, start_of
+from longstride.calibration.search import FITTED, HELD_OUT
 from longstride.calibration.starts import CLASSICAL, classical_tables
 from longstride.evaluation.contestants import base_table
 from longstride.evaluation.measure import Sampler
@@ -53,15 +54,17 @@ class PeerCase:
     Attributes:
         case: Name, model, guidance and evaluation samples.
         nfes: Network calls.
-        fitted: Calibration samples that are fitted.
-        held_out: Further ones that decide.
+        samples: Calibration samples; peers may use all.
+        fitted: Those that our own fit sees: the first.
+        held_out: The next ones, that decide on it.
         backprop: Whether the peers that need gradients of the network take part.
     """
 
     case: Case
     nfes: tuple[int, ...]
-    fitted: int = 128
-    held_out: int = 48
+    samples: int = 176
+    fitted: int = FITTED
+    held_out: int = HELD_OUT
     backprop: bool = True
 
 
@@ -85,7 +88,7 @@ class Field:
 
     def __init__(self, model: Model, one: PeerCase, seed: int, folder: Path | None = None) -> None:
         self.model, self.one = model, one
-        self.seeds = seed_range("calibration", seed, one.fitted + one.held_out)
+        self.seeds = seed_range("calibration", seed, one.samples)
         self.noise = model.noise(self.seeds, self._ends(one.nfes[0]).sigmas[0])
         self.denoiser = model.denoiser(self.seeds, one.case.guidance)
         about = {"model": model.fingerprint, "guidance": one.case.guidance, "samples": len(self.noise), "seed": seed}

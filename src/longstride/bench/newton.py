@@ -84,9 +84,9 @@ def _prior(lab: Lab, nfe: int, names: Iterable[str]) -> Mapping[str, SolverTable
 def _loss(lab: Lab, quick: bool) -> Iterator[Record]:
     """Robust or plain squares, pixels or edges beside them."""
     for nfe in (5,) if quick else (5, 8):
-        for robust in (2.0, 0.5, 1.0, 4.0, 0.0):
+        for robust in (1.0, 0.25, 4.0, 0.0):
             yield _record(lab, nfe, robust=robust, residual="pixels")
-        yield _record(lab, nfe, robust=2.0, residual="edges")
+        yield _record(lab, nfe, robust=1.0, residual="edges")
 
 
 def _transfer(lab: Lab, quick: bool) -> Iterator[Record]:

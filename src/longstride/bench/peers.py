@@ -95,7 +95,7 @@ def run_peers(
         contestants=(),
         samples=case.samples,
         batch_size=case.batch_size * 2,
-        calibration_samples=one.fitted + one.held_out,
+        calibration_samples=one.samples,
         guidance=case.guidance,
         nfes=nfes or one.nfes,
         seed=seed,

@@ -5,11 +5,13 @@ by theta, the converged solution :math:`x^*` from the same noise, and a fixed fe
 (:mod:`longstride.calibration.residuals`),
 
 .. math:: \min_\theta\; \mathbb E\, \rho\big(\|\varphi(x^*) - \varphi(x_K(\theta))\|^2\big)
-          + \epsilon\, \|\mathrm{diag}(G)^{1/2} (\theta - \theta_0)\|^2, \qquad \rho(e) = c^2 \log(1 + e / c^2).
+          + \epsilon\, \|\mathrm{diag}(G)^{1/2} (\theta - \theta_0)\|^2, \qquad
+          \rho(e) = 2 c^2 \big(\sqrt{1 + e / c^2} - 1\big).
 
-Errors are heavy-tailed: a few samples switch modes, and would rule a sum of squares. rho is Cauchy's loss; each sample
-weighs :math:`1 / (1 + e / c^2)`, with c² twice the median of e by default. At once the median, a sample at the
-median would count half already: root mean square would be given up for a little of the median.
+Errors are heavy-tailed: a few samples switch modes, and would rule a sum of squares. Under rho, Charbonnier's loss, a
+sample weighs :math:`1 / \sqrt{1 + e / c^2}`, with c² the median of e by default: what is far off counts by its
+distance and no more by its square. It must count: under losses that pull the less the farther a sample is off, such as
+Cauchy's, fits let single samples switch modes for a little less error of all others.
 
 A step of Levenberg and Marquardt solves :math:`(G + \lambda\, \mathrm{diag}\, G)\, \delta = J^T r` with
 :math:`G = J^T J`. Columns of J are difference quotients of roll-outs, so the network may be compiled, quantised or
@@ -20,8 +22,8 @@ When samples are added, these go on for the old ones: after a step :math:`\delta
 
 References:
     Nocedal & Wright, Numerical Optimization, 2006, Sec. 10.3; Bertsekas, Incremental least squares methods and the
-    extended Kalman filter, 1996, for samples that come in later; Black & Rangarajan, On the unification of line
-    processes, outlier rejection, and robust statistics, 1996, for rho.
+    extended Kalman filter, 1996, for samples that come in later; Charbonnier, Blanc-Féraud, Aubert & Barlaud, Two
+    deterministic half-quadratic regularization algorithms for computed imaging, ICIP 1994, for rho.
 """
 
 from __future__ import annotations
@@ -123,8 +125,10 @@ def robust_scale(squared: Array, factor: float = 1.0) -> float:
 
 
 def robust_mean(squared: Array, c2: float) -> float:
-    """Mean of Cauchy's loss ``c² log(1 + e / c²)`` over squared errors ``(B,)``; their plain mean for infinite c²."""
-    return float(np.mean(squared if np.isinf(c2) else c2 * np.log1p(squared / c2)))
+    """Mean of the robust loss over squared errors ``(B,)``; their plain mean for infinite c²."""
+    with np.errstate(invalid="ignore"):
+        loss = 2 * squared / (1 + np.sqrt(1 + squared / c2))
+    return float(np.mean(np.where(np.isinf(squared), np.inf, loss)))
 
 
 class GaussNewton:
@@ -206,7 +210,7 @@ class GaussNewton:
                 ends = runs.ends(moved, self.batch_size)
                 here = self.residual(runs.end)
                 left = self.residual(self.targets(batch)) - here
-                weight = (1 / (1 + double(left).square().sum(1) / c2)).sqrt()[:, None].to(left)
+                weight = (1 + double(left).square().sum(1) / c2).pow(-0.25)[:, None].to(left)
                 quotients = iter(
                     (self.residual(end) - here) * (weight / h) for end, h in zip(ends, steps[free], strict=True)
                 )

@@ -36,8 +36,19 @@ from longstride.calibration.unknowns import Unknowns
 from longstride.errors import InputError, unknown
 from longstride.table import SolverTable
 
-__all__ = ["GaussNewtonSettings", "Search", "calibrate_gauss_newton", "check_starts", "most_calls"]
+__all__ = [
+    "FITTED",
+    "HELD_OUT",
+    "GaussNewtonSettings",
+    "Search",
+    "calibrate_gauss_newton",
+    "check_starts",
+    "most_calls",
+]
 
+#: Samples that are fitted and held out where nothing else is said. With 128 fitted ones errors were the same, with 64
+#: they were 2 % larger.
+FITTED, HELD_OUT = 96, 48
 #: Classical solvers times grids, at most.
 _MOST_STARTS = 63
 
@@ -71,7 +82,7 @@ class GaussNewtonSettings:
     column: bool = True
     window: int | None = None
     residual: str = "pixels"
-    robust: float = 2.0
+    robust: float = 1.0
     ridge: float = 1e-6
     margin: float = 0.0
     stability: float = 4.0

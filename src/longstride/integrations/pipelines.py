@@ -20,6 +20,7 @@ import torch
 from torch import Tensor
 
 from longstride.calibration.calibrate import Calibration, Progress, calibrate
+from longstride.calibration.search import FITTED, HELD_OUT
 from longstride.card import ModelInfo
 from longstride.denoiser import DIFFUSERS_PREDICTIONS, Denoiser, DynamicThreshold, as_denoiser
 from longstride.errors import InputError, LongstrideError
@@ -113,8 +114,8 @@ def calibrate_pipeline(
     prompts: Sequence[str] | None = None,
     guidance_scale: float | None = None,
     negative_prompt: str | None = None,
-    samples: int = 128,
-    held_out: int = 48,
+    samples: int = FITTED,
+    held_out: int = HELD_OUT,
     batch_size: int | None = None,
     seed: int = 0,
     options: Mapping[str, Any] | None = None,
