@@ -177,7 +177,7 @@ def first_batches(batches: Batches, samples: int) -> list[int]:
 
 
 def chosen_starts(ranking: Sequence[str], count: int) -> list[str]:
-    """The best start, the next best of other solvers on other grids, and the best of DDIM's.
+    """The best start, and the next best of other solvers on other grids.
 
     How good a start is says little of where a fit from it ends; one with other levels and weights may end elsewhere.
 
@@ -185,18 +185,15 @@ def chosen_starts(ranking: Sequence[str], count: int) -> list[str]:
         ranking: Names ``solver@grid``, best first; others are a solver and a grid of their own.
         count: How many to choose.
     """
-    if count == 1:
-        return list(ranking[:1])
     kinds = {key: (key.partition("@")[0].rstrip("234"), key.partition("@")[2] or key) for key in ranking}
-    ddim = [key for key in ranking if kinds[key][0] == "ddim"][:1]
-    others, chosen = [key for key in ranking if kinds[key][0] != "ddim"], list[str]()
+    chosen = list[str]()
     # Apart in solver and grid, among the better half; then, where there are no more of these, in the solver alone.
-    for part, among in ((1, others[: (len(others) + 1) // 2]), (0, others)):
+    for part, among in ((1, ranking[: (len(ranking) + 1) // 2]), (0, ranking)):
         for key in among:
             apart = all(kinds[key][n] != kinds[old][n] for old in chosen for n in {0, part})
-            if apart and len(chosen) < count - len(ddim):
+            if apart and len(chosen) < count:
                 chosen.append(key)
-    return sorted([*chosen, *ddim], key=list(ranking).index)
+    return sorted(chosen, key=list(ranking).index)
 
 
 def _own_levels(batches: Batches, table: SolverTable, floor: float) -> Mapping[str, Array]:
