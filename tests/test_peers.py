@@ -28,7 +28,7 @@ def outcome(tmp_path_factory):
     folder = tmp_path_factory.mktemp("peers")
     model = ls.load_model(save_tiny_model(folder / "tiny"))
     case = Case("tiny", "Tiny", "tiny", samples=80, batch_size=20, calibration_samples=20)
-    one = PeerCase(case, (3,), samples=20, fitted=12, held_out=8)
+    one = PeerCase(case, (3,), samples=24, fitted=12, held_out=8)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("longstride.bench.peers.YARDSTICKS", {5: ("ddim",)})
         results = run_peers(model, one, folder / "out", PEERS, names=(*IIA, *OURS, "gits", "pas", "ld3"))

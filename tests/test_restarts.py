@@ -150,8 +150,7 @@ def test_two_processes_fit_what_one_fits_to_the_bit(tmp_path, undisturbed_togeth
     assert (folder / "result").read_text() == (undisturbed_together / "result").read_text()
     each = [sum(map(int, file.read_text().split())) for file in sorted(folder.glob("calls-*"))]
     assert len(each) == 2
-    levels = 64 * 12 + 12  # the trajectories that choose levels: whoever comes first, or both
-    assert 2 <= sum(each) - sum(samples_called(undisturbed_together)) <= 2 + levels
+    assert sum(each) == sum(samples_called(undisturbed_together)) + 2  # each process looks at the network twice
     assert max(each) < 0.75 * sum(each)
 
 

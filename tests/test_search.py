@@ -268,7 +268,10 @@ def test_what_a_search_says_of_itself(found):
     search, base = found.search, found.card.base_table
     assert search.base == next(iter(search.classical))  # no start of others was passed, so the best one is the base
     assert set(search.scouts) >= {search.start}
-    assert any(name.startswith("ddim") for name in search.scouts)
+    assert len(search.scouts) == 2
+    first, second = (name.split("@") for name in search.scouts)
+    assert first[0] != second[0]
+    assert first[1] != second[1]
     solver, _, spacing = search.base.partition("@")
     again = classical_tables(base, SCHEDULE, 0.05, dict.fromkeys(DISCOUNTS, base.sigmas))
     assert base.distance(again[f"{solver}@{spacing}"]) == 0.0

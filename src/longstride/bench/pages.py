@@ -121,7 +121,9 @@ def time_table(file: Path) -> str:
     where = f"{content['cores']} cores, {content['ms_per_call_and_sample']:.1f} ms per network call and sample"
     head = ("calls of the sampler", "network calls of its calibration, in samples", "processes", "minutes")
     table = markdown_table(head, rows)
-    return f"{table}\n\n({where}; `python benchmarks/calibration_time.py`)"
+    asked = {name: sorted({str(row[name]) for row in content["rows"]}, key=int) for name in ("nfe", "processes")}
+    options = " ".join(f"--{name} {' '.join(values)}" for name, values in asked.items())
+    return f"{table}\n\n({where}; `python benchmarks/calibration_time.py {options}`)"
 
 
 def overhead_table(file: Path) -> str:

@@ -96,7 +96,8 @@ def calibrate(
         reference_steps: Steps of that solution.
         sigma_floor: Least positive level that the network knows, below which no fine solution looks; default: the
             schedule's, or the table's own where a plain callable has none.
-        batch_size: Most samples per network call; default: all at once.
+        batch_size: Most samples per network call; default: all at once. In ``"gauss_newton"`` the Jacobian alone
+            makes such calls, all others see half of ``scout_samples``.
         model: What the card says of the model; default: unnamed.
         seed: Seed that made ``noise``, for the card.
         journal: Folder where finished batches are kept, so that a calibration that was killed goes on and ends in the
@@ -137,7 +138,7 @@ def calibrate(
     work |= {"reference": reference_steps if reference is None else digest(reference.samples)}
     work |= {"starts": {key: table_digest(start) for key, start in (starts or {}).items()}}
     kept = Journal(None if journal is None else Path(journal), work)
-    # Short fits see a few samples, which two processes can share; runs of few samples make their calls together.
+    # Short fits see a few samples, which two processes can share; runs for the Jacobian make their calls together.
     most, whole = len(noise) if batch_size is None else batch_size, isinstance(chosen, GaussNewtonSettings)
     size = min(most, -(-chosen.scout_samples // 2)) if isinstance(chosen, GaussNewtonSettings) else batch_size
     batches = Batches(denoiser, noise, held, size, kept)

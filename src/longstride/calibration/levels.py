@@ -1,7 +1,7 @@
 r"""Levels that are made for a network: by dynamic programming, along its converged trajectories.
 
 Seen as :math:`x / \alpha`, trajectories hardly leave the straight line through their two ends. The cost of a step from
-one level to another is how much farther from that line DDIM ends than the trajectory itself is there, in the mean over
+one level to another is how much farther from that line DDIM ends than the trajectory itself is there, summed over
 samples; where along the line it ends, the next call mends.
 
 References:

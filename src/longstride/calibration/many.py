@@ -17,7 +17,7 @@ from longstride.calibration.calibrate import Progress, calibrate
 from longstride.calibration.filled import finish_filled
 from longstride.calibration.filling import fill_nfe
 from longstride.calibration.reference import Reference, least_level
-from longstride.calibration.search import GaussNewtonSettings
+from longstride.calibration.search import FITTED, HELD_OUT, GaussNewtonSettings
 from longstride.calibration.shared_reference import shared_reference
 from longstride.card import Card, ModelInfo
 from longstride.errors import InputError
@@ -100,8 +100,8 @@ def calibrate_book(
     guidances: Sequence[float | None] = (None,),
     *,
     anchors: Sequence[int] | None = None,
-    seeds: range = range(176),
-    held_out: int = 48,
+    seeds: range = range(FITTED + HELD_OUT),
+    held_out: int = HELD_OUT,
     refine: int = 2,
     refine_samples: int = 64,
     spacing: str = "auto",

@@ -36,8 +36,9 @@ _STRONG = 4
 #: A fit from elsewhere goes on in place of the base's own only where its objective is less than this part of that
 #: one's. Short fits on a few samples scatter by about as much; and what starts at the base seldom makes a sample worse
 #: that the base is good at, which the gate asks for.
-_AHEAD = 0.8
-#: Samples whose converged trajectories choose the levels of grids by dynamic programming.
+_AHEAD = 0.9
+#: Samples whose converged trajectories choose the levels of grids by dynamic programming, and whose errors balance the
+#: parts of a residual.
 TRAJECTORIES = 16
 
 
@@ -177,7 +178,7 @@ def first_batches(batches: Batches, samples: int) -> list[int]:
 
 
 def chosen_starts(ranking: Sequence[str], count: int) -> list[str]:
-    """The best start, and the next best of other solvers on other grids.
+    """The best start, and the next best of other solvers on other grids in the better half; else of other solvers.
 
     How good a start is says little of where a fit from it ends; one with other levels and weights may end elsewhere.
 
@@ -201,9 +202,11 @@ def _own_levels(batches: Batches, table: SolverTable, floor: float) -> Mapping[s
     numbers, found = first_batches(batches, TRAJECTORIES), dict[int, Array]()
     sigmas = refine(table, 0, table.nfe, FINE, floor).sigmas
     for batch in (b for b in batches.mine if b.number in numbers):
+        few = slice(0, TRAJECTORIES - batch.part.start)
 
-        def find(batch: Batch = batch) -> dict[str, Array]:
-            return {"cost": step_costs(solve_dense(batch.denoiser, batch.noise, table, steps=FINE, sigma_floor=floor))}
+        def find(batch: Batch = batch, few: slice = few) -> dict[str, Array]:
+            denoiser, noise = select(batch.denoiser, few), batch.noise[few]
+            return {"cost": step_costs(solve_dense(denoiser, noise, table, steps=FINE, sigma_floor=floor))}
 
         found[batch.number] = batches.part(f"levels/{batch.number}", find)["cost"]
     cost = np.sum(batches.gather(found, numbers, lambda b: (len(sigmas), len(sigmas))), axis=0)

@@ -19,6 +19,7 @@ import torch
 from torch import Tensor
 
 from longstride.calibration.batches import Batch, Batches
+from longstride.calibration.dense import FINE
 from longstride.calibration.gauss_newton import GaussNewton, Iteration
 from longstride.calibration.reference import Reference
 from longstride.calibration.residuals import RESIDUALS, Residual
@@ -220,9 +221,9 @@ def most_calls(nfe: int, fitted: int, held_out: int, settings: GaussNewtonSettin
     steps = sum(now - before or now for before, now in pairwise(sizes)) + (
         few * settings.scouts * settings.scout_iterations if settings.scouts > 1 else 0
     )
-    # A few trials of every step, every start, the levels of the grid that is made for the network, and the check.
+    # A few trials of every step, every start, the trajectories that choose levels, and the check.
     trials = (settings.iterations * fitted + settings.scouts * few + 2 * held_out * (settings.iterations + 2)) * nfe * 2
-    tried = (_MOST_STARTS * few * nfe + 2 * reference_steps * TRAJECTORIES) if settings.scouts else few * nfe
+    tried = (_MOST_STARTS * few * nfe + (FINE + 1) * TRAJECTORIES) if settings.scouts else few * nfe
     return int(steps * (free + nfe)) + trials + tried + (fitted + held_out + 8) * reference_steps + 12 * held_out * nfe
 
 

@@ -2,8 +2,8 @@
 
 The fit is not convex, so where it starts matters; under strong guidance it decides. Beside the usual grids there are
 two that are made for the network: levels by dynamic programming, such that DDIM's own steps along converged
-trajectories leave them by least in all; errors of later steps count a little more, or more than that
-(:mod:`longstride.calibration.levels`).
+trajectories leave them by least in all (:mod:`longstride.calibration.levels`). ``dp`` weighs an error 1.1 times as much
+as one a step earlier, ``dp_late`` 1.2 times.
 """
 
 from __future__ import annotations
