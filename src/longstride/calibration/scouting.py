@@ -178,23 +178,19 @@ def first_batches(batches: Batches, samples: int) -> list[int]:
 
 
 def chosen_starts(ranking: Sequence[str], count: int) -> list[str]:
-    """The best start, and the next best of other solvers on other grids in the better half; else of other solvers.
+    """The best start, and the best on each of the next best other grids.
 
-    How good a start is says little of where a fit from it ends; one with other levels and weights may end elsewhere.
+    How good a start is says little of where a fit from it ends. Weights find their best for the levels that they are
+    given, from any solver's; levels do not move far, so that starts on one grid mostly end in one place.
 
     Args:
-        ranking: Names ``solver@grid``, best first; others are a solver and a grid of their own.
+        ranking: Names ``solver@grid``, best first; others are a grid of their own.
         count: How many to choose.
     """
-    kinds = {key: (key.partition("@")[0].rstrip("234"), key.partition("@")[2] or key) for key in ranking}
-    chosen = list[str]()
-    # Apart in solver and grid, among the better half; then, where there are no more of these, in the solver alone.
-    for part, among in ((1, ranking[: (len(ranking) + 1) // 2]), (0, ranking)):
-        for key in among:
-            apart = all(kinds[key][n] != kinds[old][n] for old in chosen for n in {0, part})
-            if apart and len(chosen) < count:
-                chosen.append(key)
-    return sorted(chosen, key=list(ranking).index)
+    by_grid: dict[str, str] = {}
+    for key in ranking:
+        by_grid.setdefault(key.partition("@")[2] or key, key)
+    return list(by_grid.values())[:count]
 
 
 def _own_levels(batches: Batches, table: SolverTable, floor: float) -> Mapping[str, Array]:

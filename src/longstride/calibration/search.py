@@ -2,7 +2,7 @@
 
 1. Every classical solver on every grid is run on a few samples. Of the best few, the one that is best on held-out noise
    is the base: what the result must beat.
-2. From a few of them, of different solvers on different grids, short fits on some of the samples.
+2. From the best on each of the best grids, short fits on some of the samples.
 3. The one that stands best on held-out noise is fitted on twice as many samples at every step, until all are in. First
    steps need no more: they go far in a direction that a few samples tell. The Jacobian is made for new samples only; of
    earlier ones the quadratic model is kept. So all steps together cost little more than one on all samples.
@@ -76,7 +76,7 @@ class GaussNewtonSettings:
     """
 
     iterations: int = 3
-    scouts: int = 2
+    scouts: int = 3
     scout_iterations: int = 1
     scout_samples: int = 16
     levels: bool = True
