@@ -14,7 +14,7 @@ from torch import Tensor
 from longstride.bench.paper import Case
 from longstride.bench.peer_task import Meter, Peer, Task
 from longstride.calibration import calibrate
-from longstride.calibration.dense import DenseSolution, solve_dense
+from longstride.calibration.dense import FINE, DenseSolution, solve_dense
 from longstride.calibration.gauss_newton import robust_mean, robust_scale
 from longstride.calibration.normal_equations import Array
 from longstride.calibration.reference import Errors, Reference, squared_errors, start_of
@@ -39,8 +39,6 @@ IIA = {
 }
 #: Calibration samples that say which grid is the best of a classical solver.
 _FEW = 48
-#: Steps of the converged solution.
-_FINE = 64
 #: What this package fits beside IIA.
 OURS = ("global", "gauss_newton")
 #: Of several calls per step: the one that diffusers offers for flows.
@@ -108,7 +106,7 @@ class Field:
         """Converged solution of the calibration samples; every method is given it."""
         ends = self._ends(self.one.nfes[0])
         parts = [slice(b, b + 32) for b in range(0, len(self.noise), 32)]
-        found = [solve_dense(self.denoiser.select(p), self.noise[p], ends, steps=_FINE) for p in parts]
+        found = [solve_dense(self.denoiser.select(p), self.noise[p], ends, steps=FINE) for p in parts]
         states = tuple(torch.cat([one.states[k] for one in found]) for k in range(len(found[0].states)))
         outputs = tuple(torch.cat([one.outputs[k] for one in found]) for k in range(len(found[0].outputs)))
         return replace(found[0], states=states, outputs=outputs)
@@ -157,7 +155,7 @@ class Field:
                 table,
                 method=method,
                 held_out=len(noise) - few,
-                reference=Reference(target, float("nan"), _FINE, start_of(noise, table)),
+                reference=Reference(target, float("nan"), FINE, start_of(noise, table)),
                 batch_size=32,
                 model=self.model.info(self.one.case.guidance),
             )

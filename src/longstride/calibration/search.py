@@ -47,8 +47,7 @@ __all__ = [
     "most_calls",
 ]
 
-#: Samples that are fitted and held out where nothing else is said. With 128 fitted ones errors were the same, with 64
-#: they were 2 % larger.
+#: Samples that are fitted and held out where nothing else is said; more fitted ones hardly help.
 FITTED, HELD_OUT = 96, 48
 #: Classical solvers times grids, at most.
 _MOST_STARTS = 63
