@@ -1,6 +1,7 @@
 """How long the default calibration takes on the bundled model, from nothing to a card: whole processes, all cores.
 
 python benchmarks/calibration_time.py --nfe 5 8 --processes 1 2
+python benchmarks/calibration_time.py --nfe 5 8 --device cuda  # into calibration_time_cuda.json
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ from pathlib import Path
 import torch
 
 import longstride as ls
+from longstride.bench.memory import device_name
 from longstride.files import write_atomically
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -27,14 +29,28 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--nfe", type=int, nargs="+", default=[5, 8])
     parser.add_argument("--processes", type=int, nargs="+", default=[1], help="that share the cores, by torchrun")
+    parser.add_argument("--device", default="cpu", help="as in longstride calibrate")
     args = parser.parse_args()
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    one, rows = seconds_per_call(), []
+    one, rows = seconds_per_call(args.device), []
+    kind = torch.device(args.device).type
+    about = {"model": "garments", "cores": cores, "ms_per_call_and_sample": 1000 * one}
+    if kind != "cpu":
+        about["device"] = device_name(torch.zeros(1, device=args.device))
+    path = ROOT / "benchmarks" / "results" / f"calibration_time{'' if kind == 'cpu' else f'_{kind}'}.json"
     for nfe, processes in itertools.product(args.nfe, args.processes):
         many = ["-m", "torch.distributed.run", f"--nproc-per-node={processes}"] if processes > 1 else []
         with tempfile.TemporaryDirectory() as folder:
             out = Path(folder) / "card.json"
-            command = ["-m", "longstride", "calibrate", "garments", f"--nfe={nfe}", f"--out={out}"]
+            command = [
+                "-m",
+                "longstride",
+                "calibrate",
+                "garments",
+                f"--nfe={nfe}",
+                f"--out={out}",
+                f"--device={args.device}",
+            ]
             begin = time.monotonic()
             subprocess.run([sys.executable, *many, *command], check=True, capture_output=True)
             seconds = time.monotonic() - begin
@@ -48,20 +64,18 @@ def main() -> None:
         }
         rows.append(row)
         print(row, flush=True)
-    about = {"model": "garments", "cores": cores, "ms_per_call_and_sample": 1000 * one}
-    path = ROOT / "benchmarks" / "results" / "calibration_time.json"
-    write_atomically(path, (json.dumps({**about, "rows": rows}, indent=1) + "\n").encode())
+        write_atomically(path, (json.dumps({**about, "rows": rows}, indent=1) + "\n").encode())
 
 
-def seconds_per_call() -> float:
+def seconds_per_call(device: str) -> float:
     """Time of one network call per sample, at 32 samples, on all cores: says how fast the machine is."""
-    model = ls.load_model("garments")
+    model = ls.load_model("garments", device=device)
     denoiser, noise = model.denoiser(range(32)), model.noise(range(32), 1.0)
     times = []
     with torch.inference_mode():
         for _ in range(5):
             begin = time.perf_counter()
-            denoiser(noise, 1.0)
+            float(denoiser(noise, 1.0).sum())  # waits for the device
             times.append(time.perf_counter() - begin)
     return sorted(times)[len(times) // 2] / len(noise)
 

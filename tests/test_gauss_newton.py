@@ -12,7 +12,8 @@ from problems import Gaussian, Mixture, Point
 import longstride as ls
 from longstride.calibration import unknowns as module
 from longstride.calibration.batches import Batches
-from longstride.calibration.gauss_newton import GaussNewton, robust_mean, robust_scale
+from longstride.calibration.fits import robust_mean, robust_scale
+from longstride.calibration.gauss_newton import GaussNewton
 from longstride.calibration.residuals import RESIDUALS
 from longstride.calibration.stability import EPSILON, gain, largest_weights
 from longstride.calibration.unknowns import Unknowns

@@ -13,7 +13,14 @@ from tiny_models import save_tiny_model
 import longstride as ls
 from longstride.bench.field import IIA, OURS, STAGED, Field, PeerCase
 from longstride.bench.paper import Case
-from longstride.bench.peer_tables import contest_table, cost_table, instead_table, ratio_table
+from longstride.bench.peer_tables import (
+    contest_table,
+    cost_table,
+    growth_table,
+    instead_table,
+    published_table,
+    ratio_table,
+)
 from longstride.bench.peers import load_peers, peer_cases, run_peers
 from longstride.calibration.starts import CLASSICAL
 from longstride.evaluation import measure
@@ -148,6 +155,21 @@ def test_backprop_with_more_calls_stands_beside_the_same_with_as_many(outcome, m
     assert "| LD3, 3 × the calls |" in contest_table(after, "rmse", None)
     with pytest.raises(ls.InputError, match="no peer that learns by backprop is to be run on tiny"):
         run_peers(model, one, out, PEERS, names=("gits",), times=3)
+
+
+def test_as_many_iterations_as_published_whatever_they_cost(outcome, monkeypatch):
+    model, one, out, before = outcome
+    monkeypatch.setattr("longstride.bench.peers.YARDSTICKS", {})
+    monkeypatch.setattr(load_peers(PEERS, ("ld3",), True)["ld3"], "PUBLISHED_ITERATIONS", 20)
+    after = run_peers(model, one, out, PEERS, names=("ld3", "gauss_newton"), times=None)
+    found = after.about["search"]["ld3_published-3"]
+    assert set(after.contestants) >= {*before.contestants, "ld3_published"}
+    assert found["budget"] is None
+    assert found["iterations"] == 20
+    assert found["backward"] == 20 * 2 * 3  # batches of 2, through all three calls
+    rows = published_table(after).splitlines()[2:]
+    assert [row.split(" | ")[:2] for row in rows] == [["| 3", "LD3, as published"], ["| 3", "**longstride**"]]
+    assert growth_table(after).splitlines()[2:] == [f"| 3 | {' | '.join(rows[1][:-2].split(' | ')[-3:])} |"]
 
 
 def test_tables_show_the_least_in_bold():

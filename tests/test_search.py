@@ -14,8 +14,9 @@ from problems import Gaussian, Mixture, Point
 
 import longstride as ls
 from longstride.calibration.batches import Batches
+from longstride.calibration.fits import Fit
 from longstride.calibration.gate import FEWEST, _objection, judge
-from longstride.calibration.gauss_newton import Fit, GaussNewton
+from longstride.calibration.gauss_newton import GaussNewton
 from longstride.calibration.reference import Errors, Reference, squared_errors
 from longstride.calibration.scouting import chosen_starts, strongest_first
 from longstride.calibration.search import GaussNewtonSettings, _growth, most_calls

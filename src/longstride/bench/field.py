@@ -15,7 +15,7 @@ from longstride.bench.paper import Case
 from longstride.bench.peer_task import Meter, Peer, Task
 from longstride.calibration import calibrate
 from longstride.calibration.dense import FINE, DenseSolution, solve_dense
-from longstride.calibration.gauss_newton import robust_mean, robust_scale
+from longstride.calibration.fits import robust_mean, robust_scale
 from longstride.calibration.normal_equations import Array
 from longstride.calibration.reference import Errors, Reference, squared_errors, start_of
 from longstride.calibration.search import FITTED, HELD_OUT

@@ -8,10 +8,17 @@ from types import TracebackType
 import psutil
 import torch
 
-__all__ = ["PeakMemory"]
+__all__ = ["PeakMemory", "device_name"]
 
 #: Seconds between two looks.
 _EVERY = 0.02
+
+
+def device_name(tensor: torch.Tensor) -> str | None:
+    """Name of the accelerator that holds ``tensor``, such as ``"NVIDIA H100 80GB HBM3"``; None on a CPU."""
+    if tensor.device.type == "cuda":
+        return str(torch.cuda.get_device_name(tensor.device))
+    return None if tensor.device.type == "cpu" else tensor.device.type
 
 
 class PeakMemory:

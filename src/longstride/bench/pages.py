@@ -57,6 +57,9 @@ def write_pages(root: Path, results: Path, *, check: bool = False) -> list[str]:
             sections |= ablation_sections(file)
         elif file.stem not in _FILES and not file.stem.endswith("_quality"):
             sections |= _sections(file.stem, file)
+    # Runs on other devices have folders of their own, and their name before that of the results.
+    for file in sorted(results.glob("*/peers_*.json")):
+        sections |= {f"{file.parent.name}:{key}": write for key, write in _sections(file.stem, file).items()}
     return [page for page in PAGES if (root / page).exists() and not fill(root / page, sections, check=check)]
 
 

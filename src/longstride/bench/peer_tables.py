@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 from longstride.bench.markdown import markdown_table, number
@@ -65,6 +65,8 @@ def peer_sections(
         f"{slug}:ratios": of(ratio_table),
         f"{slug}:instead": of(instead_table),
         f"{slug}:cost": of(cost_table),
+        f"{slug}:published": of(published_table),
+        f"{slug}:growth": of(growth_table),
         f"{slug}:yardstick": of(yardstick),
     }
 
@@ -143,10 +145,35 @@ def cost_table(results: Results) -> str:
     for name, label in labels.items():
         about = results.about["search"].get(f"{name}-{nfe}")
         if about is not None:
-            cost = f"{about['calls']:,.0f}", f"{about['seconds']:.0f}", f"{about['memory_mib']:.0f}"
-            rows.append([label, "yes" if about.get("backward") else "no", *cost])
-    head = [f"search at {nfe} calls", "backprop", "network calls in samples", "seconds", "memory, MiB"]
-    return markdown_table(head, rows)
+            rows.append([label, "yes" if about.get("backward") else "no", *_cost(about)])
+    return markdown_table([f"search at {nfe} calls", "backprop", *_COST], rows)
+
+
+_COST = ("network calls in samples", "seconds", "memory, MiB")
+
+
+def _cost(about: Mapping[str, Any]) -> tuple[str, str, str]:
+    return f"{about['calls']:,.0f}", f"{about['seconds']:.0f}", f"{about['memory_mib']:.0f}"
+
+
+def published_table(results: Results) -> str:
+    """The fit beside peers that learn by backprop with as many iterations as published: quality and cost."""
+    search, rows = results.about["search"], []
+    labels = {key: text for key, text in names(results).items() if key.endswith("_published") or key == "gauss_newton"}
+    for nfe in _fitted(results):
+        there = [name for name in labels if f"{name}-{nfe}" in search]
+        for name in there if len(there) > 1 else ():
+            lines = [results.value(name, nfe, measure) for measure in ("rmse", "median", "fd_teacher")]
+            quality = ["–" if line is None else number(line.value) for line in lines]
+            rows.append([nfe, labels[name], *quality, *_cost(search[f"{name}-{nfe}"])])
+    return markdown_table(["network calls", "", "RMSE", "median", "FD", *_COST], rows)
+
+
+def growth_table(results: Results) -> str:
+    """What the fit takes at each number of calls."""
+    search = results.about["search"]
+    rows = [(nfe, *_cost(search[f"gauss_newton-{nfe}"])) for nfe in _fitted(results)]
+    return markdown_table(["calls of the sampler", *_COST], rows)
 
 
 def yardstick(results: Results) -> str:

@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Any
 
 from longstride.bench.field import IIA, OURS, STAGED, Entry, Field, PeerCase
-from longstride.bench.memory import PeakMemory
+from longstride.bench.memory import PeakMemory, device_name
 from longstride.bench.paper import CASES, Case
 from longstride.calibration.starts import CLASSICAL
 from longstride.card_parts import TableData
@@ -68,7 +68,7 @@ def run_peers(
     *,
     nfes: tuple[int, ...] = (),
     names: tuple[str, ...] = (),
-    times: float = 1.0,
+    times: float | None = 1.0,
     seed: int = 0,
     say: Say = lambda what, done, total: None,
 ) -> Results:
@@ -83,7 +83,8 @@ def run_peers(
         names: Samplers to find besides the classical ones, of :data:`PEERS`, :data:`IIA` and :data:`OURS`; default:
             all.
         times: Other than 1: those that learn by backprop alone, with so many times the calls that our own fit spent;
-            they stand beside the others as ``NAME_xTIMES``.
+            they stand beside the others as ``NAME_xTIMES``. None: those alone, with as many iterations as published,
+            as ``NAME_published``.
         seed: Shifts every seed.
         say: Called with (what is being done, done, total).
 
@@ -104,8 +105,9 @@ def run_peers(
     ours = tuple(name for name in (*IIA, *OURS) if not names or name in names)
     labels = {name: module.LABEL for name, module in methods.items()}
     if times != 1:
-        ours, methods = (), {f"{name}_x{times:g}": one for name, one in methods.items() if one.BACKPROP}
-        labels = {name: f"{module.LABEL}, {times:g} × the calls" for name, module in methods.items()}
+        suffix, what = ("published", "as published") if times is None else (f"x{times:g}", f"{times:g} × the calls")
+        ours, methods = (), {f"{name}_{suffix}": one for name, one in methods.items() if one.BACKPROP}
+        labels = {name: f"{module.LABEL}, {what}" for name, module in methods.items()}
         if not methods:
             raise InputError(f"no peer that learns by backprop is to be run on {case.slug}: leave times at 1")
     folder = out / "work" / f"peers_{case.slug}"
@@ -127,8 +129,8 @@ def run_peers(
         what = f"{case.slug} at {nfe} calls"
         known = load_results(file).about["search"] if file.exists() else {}
         spent = known.get(f"gauss_newton-{nfe}", {}).get("calls")
-        budget = None if spent is None else int(times * spent)
-        results = measure(nfe, _find(field, nfe, ours, methods, folder / "found", what, budget, say))
+        budget = None if spent is None or times is None else int(times * spent)
+        results = measure(nfe, _find(field, nfe, ours, methods, folder / "found", what, budget, times is None, say))
     for nfe, wanted in YARDSTICKS.items():
         if nfe not in results.nfes:
             results = measure(nfe, field.classical(nfe, wanted))
@@ -143,6 +145,7 @@ def _find(
     folder: Path,
     what: str,
     budget: int | None,
+    unlimited: bool,
     say: Say,
 ) -> dict[str, Entry]:
     """All samplers of a network and number of calls; tables that were found before are read.
@@ -155,6 +158,7 @@ def _find(
         folder: Of what was found before.
         what: What is said to be done.
         budget: Network calls of peers that learn by backprop where our own fit is not among ``ours``.
+        unlimited: They may spend as many as they like.
         say: Called with (what, done, total).
 
     Raises:
@@ -169,7 +173,7 @@ def _find(
         else:
             module = methods[name]
             spent = found["gauss_newton"].about["calls"] if "gauss_newton" in found else budget
-            if module.BACKPROP and spent is None:
+            if module.BACKPROP and spent is None and not unlimited:
                 raise InputError(f"{name} may spend as many network calls as gauss_newton did: run that first")
             most = spent if module.BACKPROP else None
             find = field.peer(module.find, nfe, most)
@@ -177,12 +181,14 @@ def _find(
         def given(name: str = name) -> object:
             return field.end if name in ours else field.solution
 
-        found[name] = _kept(folder / f"{name}-{nfe}.json", find, given, most)
+        found[name] = _kept(folder / f"{name}-{nfe}.json", find, given, most, device_name(field.noise))
     say(what, 1, 1)
     return found
 
 
-def _kept(file: Path, find: Callable[[], Entry], given: Callable[[], object], budget: int | None) -> Entry:
+def _kept(
+    file: Path, find: Callable[[], Entry], given: Callable[[], object], budget: int | None, device: str | None
+) -> Entry:
     """What was found before with the same budget, or is found now; samplers that are no tables are found every time.
 
     What is given to all is made before: neither its time nor its memory is the sampler's.
@@ -195,7 +201,7 @@ def _kept(file: Path, find: Callable[[], Entry], given: Callable[[], object], bu
         begin = time.perf_counter()
         entry = find()
         seconds = time.perf_counter() - begin
-    entry.about |= {"seconds": seconds, "memory_mib": memory.peak_mib}
+    entry.about |= {"seconds": seconds, "memory_mib": memory.peak_mib, "device": device}
     entry.about = json.loads(json.dumps(entry.about, default=float))
     if isinstance(entry.sampler, SolverTable):
         content = {"table": TableData.of(entry.sampler).model_dump(), "about": entry.about}

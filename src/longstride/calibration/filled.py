@@ -9,8 +9,9 @@ import numpy as np
 from torch import Tensor
 
 from longstride.calibration.batches import Batch, Batches
+from longstride.calibration.fits import Fit
 from longstride.calibration.gate import EndReport, judge
-from longstride.calibration.gauss_newton import Fit, GaussNewton
+from longstride.calibration.gauss_newton import GaussNewton
 from longstride.calibration.reference import Reference
 from longstride.calibration.residuals import RESIDUALS, Residual
 from longstride.calibration.scouting import balanced, classical_starts, first_batches, ranked, strongest_first

@@ -9,7 +9,8 @@ import numpy as np
 
 from longstride.calibration.batches import Batch, Batches
 from longstride.calibration.dense import FINE, solve_dense
-from longstride.calibration.gauss_newton import Fit, GaussNewton, robust_mean, robust_scale
+from longstride.calibration.fits import Fit, robust_mean, robust_scale
+from longstride.calibration.gauss_newton import GaussNewton
 from longstride.calibration.levels import best_levels, step_costs
 from longstride.calibration.normal_equations import Array
 from longstride.calibration.reference import Reference, refine, select

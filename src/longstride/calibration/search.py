@@ -20,7 +20,8 @@ from torch import Tensor
 
 from longstride.calibration.batches import Batch, Batches
 from longstride.calibration.dense import FINE
-from longstride.calibration.gauss_newton import GaussNewton, Iteration
+from longstride.calibration.fits import Iteration
+from longstride.calibration.gauss_newton import GaussNewton
 from longstride.calibration.reference import Reference
 from longstride.calibration.residuals import RESIDUALS, Residual
 from longstride.calibration.scouting import (

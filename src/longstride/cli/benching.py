@@ -112,13 +112,17 @@ def peers(
     times: Annotated[
         float, typer.Option(help="Only peers with backprop, with so many times the calls of our own fit.", min=0.1)
     ] = 1.0,
+    published: Annotated[
+        bool, typer.Option("--published", help="Only peers with backprop, with as many iterations as published.")
+    ] = False,
     samples: Annotated[int | None, typer.Option(help="Evaluation samples; default: the case's.", min=80)] = None,
     device: Device = "cpu",
 ) -> None:
     """Classical solvers, IIA, our own fits and published peers: the same networks, noise and network calls.
 
-    Peers that learn by backprop may spend as many network calls as our own calibration did, or --times as many. What is
-    measured is added to the results file of its network; gauss_newton, global and iia_ddim are names of samplers too.
+    Peers that learn by backprop may spend as many network calls as our own calibration did, --times as many, or what
+    they need as --published. What is measured is added to the results file of its network; gauss_newton, global and
+    iia_ddim are names of samplers too.
     """
     from longstride.bench.peers import peer_cases, run_peers
     from longstride.cli.render import results_table
@@ -138,7 +142,9 @@ def peers(
                 continue
             chosen = one if samples is None else replace(one, case=replace(one.case, samples=samples))
             nfes, names = tuple(nfe or ()), tuple(peer or ())
-            found = run_peers(loaded, chosen, out, folder, nfes=nfes, names=names, times=times, say=say)
+            found = run_peers(
+                loaded, chosen, out, folder, nfes=nfes, names=names, times=None if published else times, say=say
+            )
             console.print(results_table(found))
     print(f"results in {out}")
 
