@@ -1,7 +1,7 @@
 """How long the default calibration takes on the bundled model, from nothing to a card: whole processes, all cores.
 
 python benchmarks/calibration_time.py --nfe 5 8 --processes 1 2
-python benchmarks/calibration_time.py --nfe 5 8 --device cuda  # into calibration_time_cuda.json
+python benchmarks/calibration_time.py --nfe 5 8 --device cuda  # into results/cuda
 """
 
 from __future__ import annotations
@@ -36,8 +36,9 @@ def main() -> None:
     kind = torch.device(args.device).type
     about = {"model": "garments", "cores": cores, "ms_per_call_and_sample": 1000 * one}
     if kind != "cpu":
-        about["device"] = device_name(torch.zeros(1, device=args.device))
-    path = ROOT / "benchmarks" / "results" / f"calibration_time{'' if kind == 'cpu' else f'_{kind}'}.json"
+        about["device"] = device_name(torch.device(args.device))
+    path = ROOT / "benchmarks" / "results" / ("" if kind == "cpu" else kind) / "calibration_time.json"
+    path.parent.mkdir(exist_ok=True)
     for nfe, processes in itertools.product(args.nfe, args.processes):
         many = ["-m", "torch.distributed.run", f"--nproc-per-node={processes}"] if processes > 1 else []
         with tempfile.TemporaryDirectory() as folder:

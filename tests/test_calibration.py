@@ -10,6 +10,7 @@ import torch
 from problems import Gaussian, Mixture
 
 import longstride as ls
+from longstride.calibration import normal_equations
 from longstride.calibration.batches import Batches
 from longstride.calibration.directions import differences, increments, split
 from longstride.calibration.gate import gate
@@ -28,7 +29,9 @@ def noise_of(count: int, seed: int, *shape: int) -> torch.Tensor:
 # Normal equations
 
 
-def test_streamed_batches_solve_the_same_least_squares_problem():
+@pytest.mark.parametrize("entries", [7, 40, 1000])
+def test_streamed_batches_solve_the_same_least_squares_problem(entries, monkeypatch):
+    monkeypatch.setattr(normal_equations, "_ENTRIES", entries)  # held in float64 at once; a batch has 35 to 115
     rng = np.random.default_rng(0)
     vectors, target = rng.normal(size=(3, 40, 5)), rng.normal(size=(40, 5))
     streamed = NormalEquations(3)

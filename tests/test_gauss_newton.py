@@ -311,6 +311,32 @@ def test_of_all_iterates_the_one_that_is_best_on_held_out_samples_is_kept():
     assert fit.table.distance(base) == 0.0
 
 
+def test_an_iterate_that_single_samples_make_worse_than_the_bound_is_passed_over():
+    """Unless all are: what is left to choose from must not be empty."""
+    problem, x = Mixture(), noise_of(64)
+    start = ls.build("ddim", SIGMAS)
+    newton = newton_of(problem, x, held_out=32)
+    free = newton.fit(start, 3)
+    steps = [line.held_out_rmse for line in free.iterations]
+    assert len(steps) > 2
+    assert free.table.distance(newton.unknowns.prepared(start)) > 0
+    measured = newton.errors
+
+    def spoilt(table, numbers):
+        """As it is, but for one sample that the last iterate leaves far off, which its robust residual hardly shows."""
+        found = measured(table, numbers).copy()
+        if numbers == newton.held_out and table.distance(free.table) == 0:
+            found[0, 1] += len(found) * steps[0] ** 2
+        return found
+
+    newton.errors = spoilt
+    kept = newton.fit(start, 3, most=1.01 * steps[0])
+    assert 0 < kept.table.distance(free.table)
+    assert float(np.sqrt(measured(kept.table, newton.held_out)[:, 1].mean())) < steps[0]
+    for bound in (0.0, float("inf")):
+        assert newton.fit(start, 3, most=bound).table.distance(free.table) == 0
+
+
 @pytest.mark.parametrize("value", [float("nan"), float("inf"), 1e38])
 def test_runs_beside_the_table_that_are_not_finite_are_survived(value):
     """The network knows the base's own levels alone; whatever is moved, it answers with what no sum survives."""

@@ -16,9 +16,9 @@ from longstride.bench.paper import Case
 from longstride.bench.peer_tables import (
     contest_table,
     cost_table,
+    full_table,
     growth_table,
     instead_table,
-    published_table,
     ratio_table,
 )
 from longstride.bench.peers import load_peers, peer_cases, run_peers
@@ -155,20 +155,22 @@ def test_backprop_with_more_calls_stands_beside_the_same_with_as_many(outcome, m
     assert "| LD3, 3 × the calls |" in contest_table(after, "rmse", None)
     with pytest.raises(ls.InputError, match="no peer that learns by backprop is to be run on tiny"):
         run_peers(model, one, out, PEERS, names=("gits",), times=3)
+    with pytest.raises(ls.InputError, match="full schedules are not to be cut to 3 times our calls"):
+        run_peers(model, one, out, PEERS, times=3, full=True)
 
 
-def test_as_many_iterations_as_published_whatever_they_cost(outcome, monkeypatch):
+def test_full_schedules_whatever_they_cost(outcome, monkeypatch):
     model, one, out, before = outcome
     monkeypatch.setattr("longstride.bench.peers.YARDSTICKS", {})
     monkeypatch.setattr(load_peers(PEERS, ("ld3",), True)["ld3"], "PUBLISHED_ITERATIONS", 20)
-    after = run_peers(model, one, out, PEERS, names=("ld3", "gauss_newton"), times=None)
-    found = after.about["search"]["ld3_published-3"]
-    assert set(after.contestants) >= {*before.contestants, "ld3_published"}
+    after = run_peers(model, one, out, PEERS, names=("ld3", "gauss_newton"), full=True)
+    found = after.about["search"]["ld3_full-3"]
+    assert set(after.contestants) >= {*before.contestants, "ld3_full"}
     assert found["budget"] is None
     assert found["iterations"] == 20
     assert found["backward"] == 20 * 2 * 3  # batches of 2, through all three calls
-    rows = published_table(after).splitlines()[2:]
-    assert [row.split(" | ")[:2] for row in rows] == [["| 3", "LD3, as published"], ["| 3", "**longstride**"]]
+    rows = full_table(after).splitlines()[2:]
+    assert [row.split(" | ")[:2] for row in rows] == [["| 3", "LD3, full schedule"], ["| 3", "**longstride**"]]
     assert growth_table(after).splitlines()[2:] == [f"| 3 | {' | '.join(rows[1][:-2].split(' | ')[-3:])} |"]
 
 

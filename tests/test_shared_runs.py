@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import weakref
+
 import numpy as np
 import pytest
 import torch
@@ -93,13 +95,32 @@ def test_many_runs_fill_a_batch_and_none_is_larger():
         denoiser.sizes.clear()
         shared.ends(tables, batch_size)
         assert sum(denoiser.sizes) == 3 * sum(table.nfe - one.k for one in moved)
-        calls = 0
+        fewest = 0
         for k in range(1, table.nfe):
             here = sum(one.k <= k for one in moved)
             alone = sum(one.kind == "level" and one.k == k for one in moved)
-            calls += -(-(here - alone) // together) + alone
-        assert len(denoiser.sizes) == calls
+            fewest += -(-(here - alone) // together) + alone
+        assert len(denoiser.sizes) == fewest
         assert max(denoiser.sizes) <= max(batch_size or 3, 3)
+
+
+@pytest.mark.parametrize("batch_size", [None, 9])
+def test_a_run_that_has_ended_is_let_go(batch_size, monkeypatch):
+    """Its last state is kept and nothing else, and of runs on their way only what their own rows still read."""
+    base, _ = BASES["ve"]
+    unknowns = Unknowns(base.nfe, column=True)
+    table, _, moves = one_by_one(base, unknowns)
+    seen, finish = [], SharedRuns._finish
+
+    def watched(self, runs):
+        assert all(ref() is None for ref in seen)
+        seen.extend(weakref.ref(run) for run in runs)
+        finish(self, runs)
+        assert {len(run.history.outputs) for run in runs} == {0}
+
+    monkeypatch.setattr(SharedRuns, "_finish", watched)
+    SharedRuns(Mixture(), noise_of(base), table).ends([unknowns.moved(table, move) for move in moves], batch_size)
+    assert len(seen) == len(moves)
 
 
 def test_tables_with_other_levels_are_called_at_their_own():

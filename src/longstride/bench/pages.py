@@ -38,7 +38,8 @@ def write_pages(root: Path, results: Path, *, check: bool = False) -> list[str]:
 
     Args:
         root: The checkout.
-        results: Folder of the results files.
+        results: Folder of the results files; those of other devices stand in folders in it, whose names, of small
+            letters and digits, come before their markers: ``h100:peers_galaxy_hsc32:full``.
         check: Only compare.
 
     Returns:
@@ -57,9 +58,10 @@ def write_pages(root: Path, results: Path, *, check: bool = False) -> list[str]:
             sections |= ablation_sections(file)
         elif file.stem not in _FILES and not file.stem.endswith("_quality"):
             sections |= _sections(file.stem, file)
-    # Runs on other devices have folders of their own, and their name before that of the results.
     for file in sorted(results.glob("*/peers_*.json")):
         sections |= {f"{file.parent.name}:{key}": write for key, write in _sections(file.stem, file).items()}
+    for file in sorted(results.glob("*/calibration_time.json")):
+        sections[f"{file.parent.name}:calibration_time"] = partial(time_table, file)
     return [page for page in PAGES if (root / page).exists() and not fill(root / page, sections, check=check)]
 
 
@@ -121,11 +123,13 @@ def time_table(file: Path) -> str:
     rows = [
         (row["nfe"], f"{row['calls']:,}", row["processes"], f"{row['seconds'] / 60:.1f}") for row in content["rows"]
     ]
-    where = f"{content['cores']} cores, {content['ms_per_call_and_sample']:.1f} ms per network call and sample"
+    device = content.get("device", f"{content['cores']} cores")
+    where = f"{device}, {content['ms_per_call_and_sample']:.1f} ms per network call and sample"
     head = ("calls of the sampler", "network calls of its calibration, in samples", "processes", "minutes")
     table = markdown_table(head, rows)
     asked = {name: sorted({str(row[name]) for row in content["rows"]}, key=int) for name in ("nfe", "processes")}
     options = " ".join(f"--{name} {' '.join(values)}" for name, values in asked.items())
+    options += " --device cuda" if "device" in content else ""
     return f"{table}\n\n({where}; `python benchmarks/calibration_time.py {options}`)"
 
 

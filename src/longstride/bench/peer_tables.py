@@ -65,7 +65,7 @@ def peer_sections(
         f"{slug}:ratios": of(ratio_table),
         f"{slug}:instead": of(instead_table),
         f"{slug}:cost": of(cost_table),
-        f"{slug}:published": of(published_table),
+        f"{slug}:full": of(full_table),
         f"{slug}:growth": of(growth_table),
         f"{slug}:yardstick": of(yardstick),
     }
@@ -156,10 +156,10 @@ def _cost(about: Mapping[str, Any]) -> tuple[str, str, str]:
     return f"{about['calls']:,.0f}", f"{about['seconds']:.0f}", f"{about['memory_mib']:.0f}"
 
 
-def published_table(results: Results) -> str:
-    """The fit beside peers that learn by backprop with as many iterations as published: quality and cost."""
+def full_table(results: Results) -> str:
+    """The fit beside peers that learn by backprop with their full schedules: quality and cost."""
     search, rows = results.about["search"], []
-    labels = {key: text for key, text in names(results).items() if key.endswith("_published") or key == "gauss_newton"}
+    labels = {key: text for key, text in names(results).items() if key.endswith("_full") or key == "gauss_newton"}
     for nfe in _fitted(results):
         there = [name for name in labels if f"{name}-{nfe}" in search]
         for name in there if len(there) > 1 else ():

@@ -19,6 +19,8 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from longstride.bench.field import IIA, OURS, STAGED, Entry, Field, PeerCase
 from longstride.bench.memory import PeakMemory, device_name
 from longstride.bench.paper import CASES, Case
@@ -68,7 +70,8 @@ def run_peers(
     *,
     nfes: tuple[int, ...] = (),
     names: tuple[str, ...] = (),
-    times: float | None = 1.0,
+    times: float = 1.0,
+    full: bool = False,
     seed: int = 0,
     say: Say = lambda what, done, total: None,
 ) -> Results:
@@ -83,14 +86,17 @@ def run_peers(
         names: Samplers to find besides the classical ones, of :data:`PEERS`, :data:`IIA` and :data:`OURS`; default:
             all.
         times: Other than 1: those that learn by backprop alone, with so many times the calls that our own fit spent;
-            they stand beside the others as ``NAME_xTIMES``. None: those alone, with as many iterations as published,
-            as ``NAME_published``.
+            they stand beside the others as ``NAME_xTIMES``.
+        full: Those alone, with all iterations of their schedules whatever these cost, as ``NAME_full``.
         seed: Shifts every seed.
         say: Called with (what is being done, done, total).
 
     Raises:
-        InputError: no such sampler, or no calls that our own fit spent.
+        InputError: no such sampler, no calls that our own fit spent, or a budget for those that learn by backprop where
+            there are none.
     """
+    if full and times != 1:
+        raise InputError(f"full schedules are not to be cut to {times:g} times our calls: choose one of both")
     case = one.case
     study = Study(
         contestants=(),
@@ -104,12 +110,12 @@ def run_peers(
     methods = load_peers(peers, names, one.backprop)
     ours = tuple(name for name in (*IIA, *OURS) if not names or name in names)
     labels = {name: module.LABEL for name, module in methods.items()}
-    if times != 1:
-        suffix, what = ("published", "as published") if times is None else (f"x{times:g}", f"{times:g} × the calls")
+    if full or times != 1:
+        suffix, what = ("full", "full schedule") if full else (f"x{times:g}", f"{times:g} × the calls")
         ours, methods = (), {f"{name}_{suffix}": one for name, one in methods.items() if one.BACKPROP}
         labels = {name: f"{module.LABEL}, {what}" for name, module in methods.items()}
         if not methods:
-            raise InputError(f"no peer that learns by backprop is to be run on {case.slug}: leave times at 1")
+            raise InputError(f"no peer that learns by backprop is to be run on {case.slug}: give them no budget")
     folder = out / "work" / f"peers_{case.slug}"
     file = out / f"peers_{case.slug}.json"
 
@@ -129,8 +135,8 @@ def run_peers(
         what = f"{case.slug} at {nfe} calls"
         known = load_results(file).about["search"] if file.exists() else {}
         spent = known.get(f"gauss_newton-{nfe}", {}).get("calls")
-        budget = None if spent is None or times is None else int(times * spent)
-        results = measure(nfe, _find(field, nfe, ours, methods, folder / "found", what, budget, times is None, say))
+        budget = None if spent is None or full else int(times * spent)
+        results = measure(nfe, _find(field, nfe, ours, methods, folder / "found", what, budget, full, say))
     for nfe, wanted in YARDSTICKS.items():
         if nfe not in results.nfes:
             results = measure(nfe, field.classical(nfe, wanted))
@@ -145,7 +151,7 @@ def _find(
     folder: Path,
     what: str,
     budget: int | None,
-    unlimited: bool,
+    full: bool,
     say: Say,
 ) -> dict[str, Entry]:
     """All samplers of a network and number of calls; tables that were found before are read.
@@ -158,7 +164,7 @@ def _find(
         folder: Of what was found before.
         what: What is said to be done.
         budget: Network calls of peers that learn by backprop where our own fit is not among ``ours``.
-        unlimited: They may spend as many as they like.
+        full: They may spend as many as they like.
         say: Called with (what, done, total).
 
     Raises:
@@ -173,7 +179,7 @@ def _find(
         else:
             module = methods[name]
             spent = found["gauss_newton"].about["calls"] if "gauss_newton" in found else budget
-            if module.BACKPROP and spent is None and not unlimited:
+            if module.BACKPROP and spent is None and not full:
                 raise InputError(f"{name} may spend as many network calls as gauss_newton did: run that first")
             most = spent if module.BACKPROP else None
             find = field.peer(module.find, nfe, most)
@@ -181,15 +187,17 @@ def _find(
         def given(name: str = name) -> object:
             return field.end if name in ours else field.solution
 
-        found[name] = _kept(folder / f"{name}-{nfe}.json", find, given, most, device_name(field.noise))
+        found[name] = _kept(folder / f"{name}-{nfe}.json", find, given, most, field.noise.device)
     say(what, 1, 1)
     return found
 
 
 def _kept(
-    file: Path, find: Callable[[], Entry], given: Callable[[], object], budget: int | None, device: str | None
+    file: Path, find: Callable[[], Entry], given: Callable[[], object], budget: int | None, device: torch.device
 ) -> Entry:
-    """What was found before with the same budget, or is found now; samplers that are no tables are found every time.
+    """What was found before with the same budget, on whatever device, or is found now.
+
+    Samplers that are no tables are found every time.
 
     What is given to all is made before: neither its time nor its memory is the sampler's.
     """
@@ -197,11 +205,11 @@ def _kept(
     if raw is not None and raw["about"].get("budget") == budget:
         return Entry(TableData(**raw["table"]).table(file.stem, {}), raw["about"])
     given()
-    with PeakMemory() as memory:
+    with PeakMemory(device) as memory:
         begin = time.perf_counter()
         entry = find()
         seconds = time.perf_counter() - begin
-    entry.about |= {"seconds": seconds, "memory_mib": memory.peak_mib, "device": device}
+    entry.about |= {"seconds": seconds, "memory_mib": memory.peak_mib, "device": device_name(device)}
     entry.about = json.loads(json.dumps(entry.about, default=float))
     if isinstance(entry.sampler, SolverTable):
         content = {"table": TableData.of(entry.sampler).model_dump(), "about": entry.about}

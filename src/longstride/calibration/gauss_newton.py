@@ -136,9 +136,8 @@ class GaussNewton:
                 here = self.residual(runs.end)
                 left = self.residual(self.targets(batch)) - here
                 weight = (1 + double(left).square().sum(1) / c2).pow(-0.25)[:, None].to(left)
-                quotients = iter(
-                    (self.residual(end) - here) * (weight / h) for end, h in zip(ends, steps[free], strict=True)
-                )
+                ends.reverse()  # popped, so that no end is held beside its quotient
+                quotients = iter((self.residual(ends.pop()) - here) * (weight / h) for h in steps[free])
                 zero = torch.zeros_like(left)
                 equations = NormalEquations(p)
                 equations.add([next(quotients) if may else zero for may in free], left * weight)
@@ -157,6 +156,7 @@ class GaussNewton:
         patience: int = 2,
         damping: float = FIRST_DAMPING,
         known: Model | None = None,
+        most: float = float("inf"),
         say: Callable[[], None] = lambda: None,
     ) -> Fit:
         """Go from ``start`` downhill.
@@ -166,6 +166,7 @@ class GaussNewton:
             iterations: Most accepted steps.
             damping: Lambda of the first step.
             known: The model of the last step of a fit on some of the batches: the first step makes it for others only.
+            most: Iterates whose root-mean-square error on held-out samples is larger are not chosen while others are.
             patience: Ends after so many steps in a row that raise the objective on held-out samples.
             say: Called after every step.
 
@@ -207,7 +208,10 @@ class GaussNewton:
             damping = max(damping / 5, 1e-7)
             say()
             # The scale of the loss falls with the errors: iterates are compared on one.
-            now, then = (robust_mean(e[:, 0], c2) for e in (held, self.errors(best, self.held_out)))
+            now, then = (
+                (float(np.sqrt(errors[:, 1].mean())) > most, robust_mean(errors[:, 0], c2))
+                for errors in (held, self.errors(best, self.held_out))
+            )
             if now < then:
                 best, worse = table, 0
             else:

@@ -18,6 +18,9 @@ __all__ = ["NormalEquations", "double"]
 
 Array = NDArray[np.float64]
 
+#: Entries of every direction that are held in float64 at once.
+_ENTRIES = 2**14
+
 
 def double(tensor: Tensor) -> Tensor:
     """The tensor in float64, on its own device where that has float64 (Apple's has not)."""
@@ -42,8 +45,12 @@ class NormalEquations:
 
     def add(self, directions: Sequence[Tensor], residual: Tensor) -> None:
         """Add a batch: ``p`` direction tensors and the residual, all of one shape."""
-        stacked = double(torch.stack([t.flatten() for t in (*directions, residual)]))
-        products = (stacked @ stacked.T).cpu().numpy()
+        flat = [tensor.flatten() for tensor in (*directions, residual)]
+        total = double(residual.new_zeros(len(flat), len(flat)))
+        for begin in range(0, residual.numel(), _ENTRIES):  # float64 copies of all at once would be most of the memory
+            stacked = double(torch.stack([tensor[begin : begin + _ENTRIES] for tensor in flat]))
+            total += stacked @ stacked.T
+        products = total.cpu().numpy()
         self.gram += products[:-1, :-1]
         self.moment += products[:-1, -1]
         self.energy += float(products[-1, -1])

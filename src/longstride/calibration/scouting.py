@@ -37,7 +37,7 @@ _STRONG = 4
 #: A fit from elsewhere goes on in place of the base's own only where its objective is less than this part of that
 #: one's. Short fits on a few samples scatter by about as much; and what starts at the base seldom makes a sample worse
 #: that the base is good at, which the gate asks for.
-_AHEAD = 0.8
+_AHEAD = 0.85
 #: Samples whose converged trajectories choose the levels of grids by dynamic programming, and whose errors balance the
 #: parts of a residual.
 TRAJECTORIES = 16

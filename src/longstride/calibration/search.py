@@ -196,9 +196,13 @@ def calibrate_gauss_newton(
     chosen = chosen_starts(ranking, settings.scouts) if settings.scouts else ranking[:1]
     short = settings.scout_iterations if settings.scouts > 1 else 0
     found = scout(newton(few, residual), candidates, chosen, base, foreign, short, step)
-    fit, lines = found.fit, list[Iteration]()
-    for numbers, count in _growing(batches, settings):
-        fit = newton(numbers, residual).fit(fit.table, count, damping=fit.damping, known=fit.model, say=step)
+    fit, lines, stages = found.fit, list[Iteration](), _growing(batches, settings)
+    # The gate would refuse what single samples make worse than the base: if an earlier iterate is not, it is taken.
+    held = plain.errors(candidates[found.base], plain.held_out)[:, 1]
+    bound = (1 + settings.margin) * float(np.sqrt(held.mean()))
+    for numbers, count in stages:
+        most = bound if numbers == stages[-1][0] else np.inf
+        fit = newton(numbers, residual).fit(fit.table, count, damping=fit.damping, known=fit.model, most=most, say=step)
         lines += fit.iterations[1 if lines else 0 :]
     search = Search(found.base, errors, found.objectives, found.start, tuple(lines), fit.stopped)
     return replace(fit.table, name=name), candidates[found.base], search

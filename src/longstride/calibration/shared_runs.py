@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -60,27 +61,44 @@ class SharedRuns:
     def ends(self, tables: Sequence[SolverTable], batch_size: int | None = None) -> list[Tensor]:
         """Last states of other tables.
 
+        As many as fill a network call go to their ends together, so that outputs are held of these and of the known
+        run alone.
+
         Args:
             tables: They have the known table's first level and number of calls.
             batch_size: Most samples per network call where several runs make theirs together; default: one run each.
+
+        Returns:
+            Their last states ``(b, *)``, in the order of the tables.
         """
-        runs = [self._start(table) for table in tables]
         together = max(1, (batch_size or 0) // self.size)
+        first = [first_difference(table, self.known) for table in tables]
+        # Neighbours make most calls together: those that start alike, and of these the ones at the known levels.
+        same = [np.array_equal(table.sigmas, self.known.sigmas) for table in tables]
+        order = sorted(range(len(tables)), key=lambda n: (first[n], not same[n]))
+        found: dict[int, Tensor] = {}
+        for begin in range(0, len(order), together):
+            runs = {n: self._start(tables[n], first[n]) for n in order[begin : begin + together]}
+            self._finish(list(runs.values()))
+            found |= {n: run.x for n, run in runs.items()}
+        return [found[n] for n in range(len(tables))]
+
+    def _start(self, table: SolverTable, first: int) -> Run:
+        """A run of ``table`` that stands before its first call that is not known."""
+        run = self._points[first - 1].fork(table)
+        run.keep = False
+        run.advance()
+        return run
+
+    def _finish(self, runs: Sequence[Run]) -> None:
+        """Take runs to their ends; those at the same level make their network call together."""
         for k in range(self.known.nfe):
             waiting: dict[float, list[Run]] = {}
             for run in runs:
                 if run.k == k and run.k < run.table.nfe:
                     waiting.setdefault(run.sigma, []).append(run)
             for group in waiting.values():
-                for begin in range(0, len(group), together):
-                    self._step(group[begin : begin + together])
-        return [run.x for run in runs]
-
-    def _start(self, table: SolverTable) -> Run:
-        """A run of ``table`` that stands before its first call that is not known."""
-        run = self._points[first_difference(table, self.known) - 1].fork(table)
-        run.advance()
-        return run
+                self._step(group)
 
     def _step(self, runs: Sequence[Run]) -> None:
         """One network call for several runs at the same level."""

@@ -112,8 +112,8 @@ def peers(
     times: Annotated[
         float, typer.Option(help="Only peers with backprop, with so many times the calls of our own fit.", min=0.1)
     ] = 1.0,
-    published: Annotated[
-        bool, typer.Option("--published", help="Only peers with backprop, with as many iterations as published.")
+    full: Annotated[
+        bool, typer.Option("--full", help="Only peers with backprop, with their full schedules, whatever these cost.")
     ] = False,
     samples: Annotated[int | None, typer.Option(help="Evaluation samples; default: the case's.", min=80)] = None,
     device: Device = "cpu",
@@ -121,7 +121,7 @@ def peers(
     """Classical solvers, IIA, our own fits and published peers: the same networks, noise and network calls.
 
     Peers that learn by backprop may spend as many network calls as our own calibration did, --times as many, or what
-    they need as --published. What is measured is added to the results file of its network; gauss_newton, global and
+    their --full schedules need. What is measured is added to the results file of its network; gauss_newton, global and
     iia_ddim are names of samplers too.
     """
     from longstride.bench.peers import peer_cases, run_peers
@@ -142,9 +142,7 @@ def peers(
                 continue
             chosen = one if samples is None else replace(one, case=replace(one.case, samples=samples))
             nfes, names = tuple(nfe or ()), tuple(peer or ())
-            found = run_peers(
-                loaded, chosen, out, folder, nfes=nfes, names=names, times=None if published else times, say=say
-            )
+            found = run_peers(loaded, chosen, out, folder, nfes=nfes, names=names, times=times, full=full, say=say)
             console.print(results_table(found))
     print(f"results in {out}")
 
