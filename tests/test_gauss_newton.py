@@ -331,7 +331,7 @@ def test_an_iterate_that_single_samples_make_worse_than_the_bound_is_passed_over
 
     newton.errors = spoilt
     kept = newton.fit(start, 3, most=1.01 * steps[0])
-    assert 0 < kept.table.distance(free.table)
+    assert kept.table.distance(free.table) > 0
     assert float(np.sqrt(measured(kept.table, newton.held_out)[:, 1].mean())) < steps[0]
     for bound in (0.0, float("inf")):
         assert newton.fit(start, 3, most=bound).table.distance(free.table) == 0
