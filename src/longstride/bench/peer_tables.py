@@ -153,7 +153,8 @@ _COST = ("network calls in samples", "seconds", "memory, MiB")
 
 
 def _cost(about: Mapping[str, Any]) -> tuple[str, str, str]:
-    return f"{about['calls']:,.0f}", f"{about['seconds']:.0f}", f"{about['memory_mib']:.0f}"
+    memory = about["memory_mib"]
+    return f"{about['calls']:,.0f}", f"{about['seconds']:.0f}", "–" if memory is None else f"{memory:.0f}"
 
 
 def full_table(results: Results) -> str:

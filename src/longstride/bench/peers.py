@@ -92,8 +92,8 @@ def run_peers(
         say: Called with (what is being done, done, total).
 
     Raises:
-        InputError: no such sampler, no calls that our own fit spent, or a budget for those that learn by backprop where
-            there are none.
+        InputError: no such sampler, no calls that our own fit spent, ``full`` or ``times`` where no peer learns by
+            backprop, or both.
     """
     if full and times != 1:
         raise InputError(f"full schedules are not to be cut to {times:g} times our calls: choose one of both")
@@ -115,7 +115,7 @@ def run_peers(
         ours, methods = (), {f"{name}_{suffix}": one for name, one in methods.items() if one.BACKPROP}
         labels = {name: f"{module.LABEL}, {what}" for name, module in methods.items()}
         if not methods:
-            raise InputError(f"no peer that learns by backprop is to be run on {case.slug}: give them no budget")
+            raise InputError(f"no peer that learns by backprop is to be run on {case.slug}: leave out full, and times at 1")
     folder = out / "work" / f"peers_{case.slug}"
     file = out / f"peers_{case.slug}.json"
 

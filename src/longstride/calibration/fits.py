@@ -61,7 +61,8 @@ class Fit:
     """Result of :meth:`GaussNewton.fit`.
 
     Attributes:
-        table: The one of all iterates, the start included, with the least objective on the held-out samples.
+        table: The one of all iterates, the start included, with the least objective on the held-out samples, of those
+            within the bound on their error where any is.
         iterations: One line per accepted step; the first line is the start.
         stopped: Why it ended, in words.
         damping: Where a fit on further samples goes on.

@@ -3,7 +3,7 @@
 1. Every classical solver on every grid is run on a few samples. Of the best few, the one that is best on held-out noise
    is the base: what the result must beat.
 2. From the best on each of the best grids, short fits on some of the samples.
-3. The one that stands best on held-out noise is fitted on twice as many samples at every step, until all are in. First
+3. The one that stands best on held-out noise is fitted on up to twice as many samples at every step, until all are in. First
    steps need no more: they go far in a direction that a few samples tell. The Jacobian is made for new samples only; of
    earlier ones the quadratic model is kept. So all steps together cost little more than one on all samples.
 """
@@ -197,7 +197,8 @@ def calibrate_gauss_newton(
     short = settings.scout_iterations if settings.scouts > 1 else 0
     found = scout(newton(few, residual), candidates, chosen, base, foreign, short, step)
     fit, lines, stages = found.fit, list[Iteration](), _growing(batches, settings)
-    # The gate would refuse what single samples make worse than the base: if an earlier iterate is not, it is taken.
+    # The gate would refuse what single samples make worse than the base: of the last iterates, one that is not so is
+    # taken before one that is.
     held = plain.errors(candidates[found.base], plain.held_out)[:, 1]
     bound = (1 + settings.margin) * float(np.sqrt(held.mean()))
     for numbers, count in stages:
