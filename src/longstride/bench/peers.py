@@ -115,7 +115,7 @@ def run_peers(
         ours, methods = (), {f"{name}_{suffix}": one for name, one in methods.items() if one.BACKPROP}
         labels = {name: f"{module.LABEL}, {what}" for name, module in methods.items()}
         if not methods:
-            raise InputError(f"no peer that learns by backprop is to be run on {case.slug}: leave out full, and times at 1")
+            raise InputError(f"no peer that learns by backprop is to be run on {case.slug}: leave out full and times")
     folder = out / "work" / f"peers_{case.slug}"
     file = out / f"peers_{case.slug}.json"
 

@@ -3,9 +3,9 @@
 1. Every classical solver on every grid is run on a few samples. Of the best few, the one that is best on held-out noise
    is the base: what the result must beat.
 2. From the best on each of the best grids, short fits on some of the samples.
-3. The one that stands best on held-out noise is fitted on up to twice as many samples at every step, until all are in. First
-   steps need no more: they go far in a direction that a few samples tell. The Jacobian is made for new samples only; of
-   earlier ones the quadratic model is kept. So all steps together cost little more than one on all samples.
+3. The one that stands best on held-out noise is fitted on up to twice as many samples at every step, until all are in.
+   First steps need no more: they go far in a direction that a few samples tell. The Jacobian is made for new samples
+   only; of earlier ones the quadratic model is kept. So all steps together cost little more than one on all samples.
 """
 
 from __future__ import annotations
