@@ -33,25 +33,17 @@ def main() -> None:
     args = parser.parse_args()
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     one, rows = seconds_per_call(args.device), []
-    kind = torch.device(args.device).type
     about = {"model": "garments", "cores": cores, "ms_per_call_and_sample": 1000 * one}
-    if kind != "cpu":
-        about["device"] = device_name(torch.device(args.device))
-    path = ROOT / "benchmarks" / "results" / ("" if kind == "cpu" else kind) / "calibration_time.json"
-    path.parent.mkdir(exist_ok=True)
+    folder, device = ROOT / "benchmarks" / "results", torch.device(args.device)
+    if name := device_name(device):
+        about["device"], folder = name, folder / device.type
+    folder.mkdir(exist_ok=True)
     for nfe, processes in itertools.product(args.nfe, args.processes):
         many = ["-m", "torch.distributed.run", f"--nproc-per-node={processes}"] if processes > 1 else []
-        with tempfile.TemporaryDirectory() as folder:
-            out = Path(folder) / "card.json"
-            command = [
-                "-m",
-                "longstride",
-                "calibrate",
-                "garments",
-                f"--nfe={nfe}",
-                f"--out={out}",
-                f"--device={args.device}",
-            ]
+        with tempfile.TemporaryDirectory() as scratch:
+            out = Path(scratch) / "card.json"
+            command = ["-m", "longstride", "calibrate", "garments", f"--nfe={nfe}", f"--out={out}"]
+            command.append(f"--device={args.device}")
             begin = time.monotonic()
             subprocess.run([sys.executable, *many, *command], check=True, capture_output=True)
             seconds = time.monotonic() - begin
@@ -65,7 +57,8 @@ def main() -> None:
         }
         rows.append(row)
         print(row, flush=True)
-        write_atomically(path, (json.dumps({**about, "rows": rows}, indent=1) + "\n").encode())
+        content = json.dumps({**about, "rows": rows}, indent=1) + "\n"
+        write_atomically(folder / "calibration_time.json", content.encode())
 
 
 def seconds_per_call(device: str) -> float:

@@ -48,21 +48,23 @@ def write_pages(root: Path, results: Path, *, check: bool = False) -> list[str]:
     Raises:
         InputError: a page that is compared has a marker that no results file is there for.
     """
-    sections: dict[str, Callable[[], str]] = {
-        name: partial(write, results / f"{name}.json")
-        for name, write in _FILES.items()
-        if (results / f"{name}.json").exists()
-    }
-    for file in sorted(results.glob("*.json")):
-        if file.name.startswith(("ablations_", "newton_")):
-            sections |= ablation_sections(file)
-        elif file.stem not in _FILES and not file.stem.endswith("_quality"):
-            sections |= _sections(file.stem, file)
-    for file in sorted(results.glob("*/peers_*.json")):
-        sections |= {f"{file.parent.name}:{key}": write for key, write in _sections(file.stem, file).items()}
-    for file in sorted(results.glob("*/calibration_time.json")):
-        sections[f"{file.parent.name}:calibration_time"] = partial(time_table, file)
+    sections = _of_folder(results)
+    for folder in sorted(path for path in results.glob("*") if path.is_dir()):
+        sections |= {f"{folder.name}:{key}": write for key, write in _of_folder(folder).items()}
     return [page for page in PAGES if (root / page).exists() and not fill(root / page, sections, check=check)]
+
+
+def _of_folder(results: Path) -> dict[str, Callable[[], str]]:
+    """What can be said of the results files of a folder, by the names of its markers."""
+    sections: dict[str, Callable[[], str]] = {}
+    for file in sorted(results.glob("*.json")):
+        if file.stem in _FILES:
+            sections[file.stem] = partial(_FILES[file.stem], file)
+        elif file.name.startswith(("ablations_", "newton_")):
+            sections |= ablation_sections(file)
+        elif not file.stem.endswith("_quality"):
+            sections |= _sections(file.stem, file)
+    return sections
 
 
 def _sections(slug: str, file: Path) -> dict[str, Callable[[], str]]:
@@ -129,7 +131,7 @@ def time_table(file: Path) -> str:
     table = markdown_table(head, rows)
     asked = {name: sorted({str(row[name]) for row in content["rows"]}, key=int) for name in ("nfe", "processes")}
     options = " ".join(f"--{name} {' '.join(values)}" for name, values in asked.items())
-    options += " --device cuda" if "device" in content else ""
+    options += f" --device {file.parent.name}" if "device" in content else ""
     return f"{table}\n\n({where}; `python benchmarks/calibration_time.py {options}`)"
 
 

@@ -37,6 +37,7 @@ from torch import Tensor
 from longstride.calibration.batches import Batch, Batches
 from longstride.calibration.fits import FIRST_DAMPING, Fit, Iteration, Model, robust_mean, robust_scale
 from longstride.calibration.normal_equations import Array, NormalEquations, double
+from longstride.calibration.reference import Errors
 from longstride.calibration.residuals import Residual
 from longstride.calibration.shared_runs import SharedRuns
 from longstride.calibration.unknowns import Unknowns
@@ -209,7 +210,7 @@ class GaussNewton:
             say()
             # The scale of the loss falls with the errors: iterates are compared on one.
             now, then = (
-                (float(np.sqrt(errors[:, 1].mean())) > most, robust_mean(errors[:, 0], c2))
+                (Errors.of(errors[:, 1]).rmse > most, robust_mean(errors[:, 0], c2))
                 for errors in (held, self.errors(best, self.held_out))
             )
             if now < then:

@@ -22,7 +22,7 @@ from longstride.calibration.batches import Batch, Batches
 from longstride.calibration.dense import FINE
 from longstride.calibration.fits import Iteration
 from longstride.calibration.gauss_newton import GaussNewton
-from longstride.calibration.reference import Reference
+from longstride.calibration.reference import Errors, Reference
 from longstride.calibration.residuals import RESIDUALS, Residual
 from longstride.calibration.scouting import (
     TRAJECTORIES,
@@ -199,8 +199,7 @@ def calibrate_gauss_newton(
     fit, lines, stages = found.fit, list[Iteration](), _growing(batches, settings)
     # The gate would refuse what single samples make worse than the base: of the last iterates, one that is not so is
     # taken before one that is.
-    held = plain.errors(candidates[found.base], plain.held_out)[:, 1]
-    bound = (1 + settings.margin) * float(np.sqrt(held.mean()))
+    bound = (1 + settings.margin) * Errors.of(plain.errors(candidates[found.base], plain.held_out)[:, 1]).rmse
     for numbers, count in stages:
         most = bound if numbers == stages[-1][0] else np.inf
         fit = newton(numbers, residual).fit(fit.table, count, damping=fit.damping, known=fit.model, most=most, say=step)
