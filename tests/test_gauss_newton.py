@@ -36,6 +36,13 @@ def newton_of(problem, x, targets=None, held_out=8, batch_size=None, unknowns=No
     return GaussNewton(batches, lambda batch: targets[batch.part], chosen, PIXELS, **settings)
 
 
+def only_the_last_row_differs(table, other):
+    """It makes no network call, so a fit finds it whatever becomes of calls beside the start's."""
+    same = np.array_equal(table.sigmas, other.sigmas)
+    same &= np.allclose(table.a[:-1], other.a[:-1], atol=1e-12) and np.allclose(table.b[:-1], other.b[:-1], atol=1e-12)
+    return same and np.abs(table.b[-1] - other.b[-1]).max() > 1e-3
+
+
 def rmse(problem, table, x):
     return float((ls.sample(problem, x, table) - problem.solution(x, FIRST, LAST)).square().mean().sqrt())
 
@@ -259,7 +266,7 @@ def test_the_ridge_pulls_to_its_centre():
     assert found[1e-3] > 10 * found[1e3]
 
 
-@pytest.mark.parametrize(("far", "bound"), [(1.0, 0.02), (30.0, 0.1), (3000.0, 0.4)])
+@pytest.mark.parametrize(("far", "bound"), [(1.0, 0.05), (30.0, 0.1), (3000.0, 0.4)])
 def test_a_few_absurd_targets_do_not_rule_the_fit(far, bound):
     """However far off, a sample pulls with its distance at most; under plain squares nothing but these counts."""
     problem, x = Mixture(), noise_of(168)
@@ -283,7 +290,8 @@ def test_no_accepted_step_raises_the_objective(solver, robust):
     problem, x, table = Mixture(), noise_of(48), ls.build(solver, SIGMAS)
     newton = newton_of(problem, x, robust=robust)
     for _ in range(4):
-        before = newton.errors(table, newton.fitted)[:, 0]
+        start = newton.unknowns.prepared(table)
+        before = newton.errors(start, newton.fitted)[:, 0]
         fit = newton.fit(table, 1)
         if len(fit.iterations) == 1:
             assert fit.stopped == "no step lowers the objective"
@@ -291,7 +299,10 @@ def test_no_accepted_step_raises_the_objective(solver, robust):
         first, second = fit.iterations
         c2 = robust_scale(before, robust)
         assert first.objective == pytest.approx(robust_mean(before, c2), rel=1e-9)
-        assert second.objective < first.objective
+        solved = newton.errors(newton.solved(start, c2, newton.unknowns.values(start)), newton.fitted)[:, 0]
+        assert robust_mean(solved, c2) <= (1 + 1e-9) * first.objective
+        c2 = robust_scale(solved, robust)
+        assert second.objective < robust_mean(solved, c2)
         if second.held_out < first.held_out:
             after = newton.errors(fit.table, newton.fitted)[:, 0]
             assert second.objective == pytest.approx(robust_mean(after, c2), rel=1e-9)
@@ -326,7 +337,7 @@ def test_an_iterate_that_single_samples_make_worse_than_the_bound_is_passed_over
         """As it is, but for one sample that the last iterate leaves far off, which its robust residual hardly shows."""
         found = measured(table, numbers).copy()
         if numbers == newton.held_out and table.distance(free.table) == 0:
-            found[0, 1] += len(found) * steps[0] ** 2
+            found[0, 1] += 2 * len(found) * steps[0] ** 2
         return found
 
     newton.errors = spoilt
@@ -350,7 +361,7 @@ def test_runs_beside_the_table_that_are_not_finite_are_survived(value):
     targets = Mixture().solution(x, FIRST, LAST)
     newton = newton_of(brittle, x, targets, unknowns=Unknowns(4, column=True))
     fit = newton.fit(table, 4)
-    assert fit.table.distance(table) < 1e-12
+    assert only_the_last_row_differs(fit.table, table)
     assert np.isfinite([line.held_out for line in fit.iterations]).all()
     assert fit.stopped in ("a step beside the table is not finite", "no step lowers the objective")
 
@@ -370,7 +381,7 @@ def test_a_step_that_overflows_on_held_out_samples_alone_is_not_taken():
     newton = newton_of(brittle, x, targets, unknowns=Unknowns(4, levels=False), batch_size=16)
     fit = newton.fit(table, 4)
     assert fit.stopped == "a step is not finite on held-out samples"
-    assert fit.table.distance(table) < 1e-12
+    assert only_the_last_row_differs(fit.table, table)
     assert len(fit.iterations) == 1
 
 

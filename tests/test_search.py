@@ -19,7 +19,7 @@ from longstride.calibration.gate import FEWEST, _objection, judge
 from longstride.calibration.gauss_newton import GaussNewton
 from longstride.calibration.reference import Errors, Reference, squared_errors
 from longstride.calibration.scouting import chosen_starts, strongest_first
-from longstride.calibration.search import GaussNewtonSettings, _growth, most_calls
+from longstride.calibration.settings import GaussNewtonSettings, growth, most_calls
 from longstride.calibration.starts import DISCOUNTS, classical_tables
 from longstride.calibration.trajectory import GlobalSettings, calibrate_global
 from longstride.table import Row
@@ -269,6 +269,10 @@ def test_what_a_search_says_of_itself(found):
     search, base = found.search, found.card.base_table
     assert search.base == next(iter(search.classical))  # no start of others was passed, so the best one is the base
     assert set(search.scouts) >= {search.start}
+    assert set(search.finals) == set(search.scouts)  # so few calls pay for all of them
+    assert min(search.finals, key=lambda name: search.finals[name].score) == search.start
+    assert search.finals[search.start].score == 1.0
+    assert search.finals[search.start].rmse == pytest.approx(found.end.calibrated.rmse, rel=1e-9)
     assert len({name.partition("@")[2] for name in search.scouts}) == len(search.scouts) == 3
     solver, _, spacing = search.base.partition("@")
     again = classical_tables(base, SCHEDULE, 0.05, dict.fromkeys(DISCOUNTS, base.sigmas))
@@ -286,6 +290,9 @@ def test_a_card_of_a_search_comes_back(found, tmp_path):
     assert card.table.distance(found.table) == 0.0
     assert card.steps == []
     assert card.search.start == found.search.start
+    assert {name: final.detail for name, final in card.search.finals.items()} == {
+        name: final.detail for name, final in found.search.finals.items()
+    }
     assert [line.damping for line in card.search.iterations] == [line.damping for line in found.search.iterations]
     assert card.end.stability.gain == found.end.stability.gain
     assert card.end.stability.gain <= 4 * card.end.stability.base_gain
@@ -398,7 +405,8 @@ def test_the_calls_that_are_announced_are_an_upper_bound(found):
 
 def test_every_step_sees_twice_as_many_samples_until_all_are_in():
     """Of 48 fitted samples, with short fits on 8: 16, 24, and then all."""
-    result = ls.calibrate(Mixture(), noise_of(96), ls.build("ddim", SIGMAS), iterations=4, scout_samples=8)
+    settings = {"iterations": 4, "scout_samples": 8, "final_calls": 0}
+    result = ls.calibrate(Mixture(), noise_of(96), ls.build("ddim", SIGMAS), **settings)
     seen = [line.samples for line in result.search.iterations]
     assert seen[0] == 16  # the start
     assert seen[1:] == sorted(seen[1:])
@@ -417,7 +425,7 @@ def test_the_jacobian_is_made_once_for_every_sample_after_the_short_fits(monkeyp
         return equations(self, table, c2, numbers)
 
     monkeypatch.setattr(GaussNewton, "_equations", counted)
-    settings = {"scouts": 2, "scout_samples": 8, "iterations": 3}
+    settings = {"scouts": 2, "scout_samples": 8, "iterations": 3, "final_calls": 0}
     result = ls.calibrate(Mixture(), noise_of(96), ls.build("ddim", SIGMAS), **settings)
     first, second, *later = made
     assert first == second == [0, 1]  # batches: of 48 fitted samples, 8
@@ -431,7 +439,7 @@ def test_the_jacobian_is_made_once_for_every_sample_after_the_short_fits(monkeyp
     ("fitted", "sizes"), [(512, [128, 256, 512]), (128, [32, 64, 128]), (40, [32, 32, 40]), (9, [9] * 3)]
 )
 def test_the_last_step_sees_all_samples_however_many(fitted, sizes):
-    assert _growth(fitted, GaussNewtonSettings()) == sizes
+    assert growth(fitted, GaussNewtonSettings()) == sizes
 
 
 def test_the_base_is_the_strongest_of_the_best_few_on_the_samples_that_decide():
@@ -475,10 +483,11 @@ def test_a_fit_reports_how_far_it_is():
     ("settings", "message"),
     [
         ({"residual": "pixel"}, "unknown residual 'pixel': did you mean 'pixels'"),
-        ({"iterations": 0}, "at least one iteration and sample .*iterations=0"),
+        ({"iterations": 0}, "at least one iteration and sample, .*iterations=0"),
         ({"scout_iterations": 0}, "scout_iterations=0"),
         ({"scout_samples": 0}, "scout_samples=0"),
-        ({"scouts": -1}, "scouts >= 0, got .*scouts=-1"),
+        ({"scouts": -1}, "scouts and final_calls >= 0, got .*scouts=-1"),
+        ({"final_calls": -1}, "scouts and final_calls >= 0, got .*final_calls=-1"),
         ({"robust": float("nan")}, "finite robust.*robust=nan"),
         ({"ridge": -1.0}, "ridge=-1.0"),
         ({"margin": float("inf")}, "margin=inf"),

@@ -199,6 +199,14 @@ class IterationData(Part):
     samples: int | None = None
 
 
+class FinalData(Part):
+    """A finished fit on held-out samples; see :class:`longstride.calibration.finals.Final`."""
+
+    rmse: Finite
+    detail: Finite
+    score: Finite
+
+
 class SearchData(Part):
     """How a fit went; see :class:`longstride.calibration.search.Search`."""
 
@@ -208,6 +216,7 @@ class SearchData(Part):
     start: str
     iterations: list[IterationData]
     stopped: str
+    finals: dict[str, FinalData] = Field(default_factory=dict)
 
 
 class EndData(Part):

@@ -18,7 +18,7 @@ from longstride.calibration.dense import FINE, DenseSolution, solve_dense
 from longstride.calibration.fits import robust_mean, robust_scale
 from longstride.calibration.normal_equations import Array
 from longstride.calibration.reference import Errors, Reference, squared_errors, start_of
-from longstride.calibration.search import FITTED, HELD_OUT
+from longstride.calibration.settings import FITTED, HELD_OUT
 from longstride.calibration.starts import CLASSICAL, classical_tables
 from longstride.evaluation.contestants import base_table
 from longstride.evaluation.measure import Sampler

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from longstride.calibration.search import GaussNewtonSettings
+from longstride.calibration.settings import GaussNewtonSettings
 from longstride.calibration.unknowns import Unknowns
 from longstride.evaluation.plots import log_axes, pyplot, save_figure
 from longstride.evaluation.results import load_results

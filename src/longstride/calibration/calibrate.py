@@ -15,7 +15,8 @@ from longstride.calibration.gate import EndReport, gate, judge
 from longstride.calibration.iia import PUBLISHED, IIASettings, calibrate_iia
 from longstride.calibration.reference import Reference, least_level
 from longstride.calibration.rows import RowReport
-from longstride.calibration.search import GaussNewtonSettings, Search, calibrate_gauss_newton, check_starts
+from longstride.calibration.search import Search, calibrate_gauss_newton, check_starts
+from longstride.calibration.settings import GaussNewtonSettings
 from longstride.calibration.shared_reference import check_reference, shared_reference
 from longstride.calibration.trajectory import GlobalSettings, calibrate_global
 from longstride.card import Card, ModelInfo
@@ -103,7 +104,7 @@ def calibrate(
         journal: Folder where finished batches are kept, so that a calibration that was killed goes on and ends in the
             same numbers. Delete it once the result is saved. Default: nothing is kept.
         progress: Called after every row.
-        **settings: Of :class:`~longstride.calibration.search.GaussNewtonSettings`,
+        **settings: Of :class:`~longstride.calibration.settings.GaussNewtonSettings`,
             :class:`~longstride.calibration.trajectory.GlobalSettings` or
             :class:`~longstride.calibration.iia.IIASettings`, in place of the method's own.
 

@@ -15,7 +15,8 @@ from longstride.calibration.gauss_newton import GaussNewton
 from longstride.calibration.reference import Reference
 from longstride.calibration.residuals import RESIDUALS, Residual
 from longstride.calibration.scouting import balanced, classical_starts, first_batches, ranked, strongest_first
-from longstride.calibration.search import GaussNewtonSettings, Search
+from longstride.calibration.search import Search
+from longstride.calibration.settings import GaussNewtonSettings
 from longstride.calibration.unknowns import Unknowns
 from longstride.card_parts import How
 from longstride.table import SolverTable

@@ -16,9 +16,11 @@ Cauchy's, fits let single samples switch modes for a little less error of all ot
 A step of Levenberg and Marquardt solves :math:`(G + \lambda\, \mathrm{diag}\, G)\, \delta = J^T r` with
 :math:`G = J^T J`. Columns of J are difference quotients of roll-outs, so the network may be compiled, quantised or
 somebody else's. Free numbers of state k leave the calls before it as they are, so these are made once: a step costs
-about :math:`K^3 / 6` calls per sample. Only G and :math:`J^T r` are kept, summed in float64 over batches and processes.
-When samples are added, these go on for the old ones: after a step :math:`\delta` the same model has
-:math:`J^T r - G \delta`, as in an extended Kalman filter. The trial of a step is measured on all.
+about :math:`K^3 / 6` calls per sample. The last row makes no call at all: wherever a step leads, it is solved for
+(:mod:`longstride.calibration.last_row`), so that steps are judged by the best that can end there. Only G and
+:math:`J^T r` are kept, summed in float64 over batches and processes. When samples are added, these go on for the old
+ones: after a step :math:`\delta` the same model has :math:`J^T r - G \delta`, as in an extended Kalman filter. The
+trial of a step is measured on all.
 
 References:
     Nocedal & Wright, Numerical Optimization, 2006, Sec. 10.3; Bertsekas, Incremental least squares methods and the
@@ -36,6 +38,7 @@ from torch import Tensor
 
 from longstride.calibration.batches import Batch, Batches
 from longstride.calibration.fits import FIRST_DAMPING, Fit, Iteration, Model, robust_mean, robust_scale
+from longstride.calibration.last_row import LastRows, Terms
 from longstride.calibration.normal_equations import Array, NormalEquations, double
 from longstride.calibration.reference import Errors
 from longstride.calibration.residuals import Residual
@@ -93,10 +96,14 @@ class GaussNewton:
     def errors(self, table: SolverTable, numbers: Sequence[int]) -> Array:
         """Squared residual and squared error of every sample of some batches, shape ``(B, 2)``; infinite if it is.
 
-        A table is measured once on every batch, however often it is asked for, and in whatever form.
+        A table is measured once on every batch, however often it is asked for, and in whatever form; pixels are, too,
+        where another table has all but the weights of the last row in common.
         """
-        found: dict[int, Array] = {}
         table = self.unknowns.prepared(table)
+        if self.residual.linear:
+            squared = self._last_rows(table, numbers).squared
+            return np.stack([squared, squared], 1)
+        found: dict[int, Array] = {}
         for batch in (b for b in self.batches.mine if b.number in numbers):
 
             def measure(batch: Batch = batch) -> dict[str, Array]:
@@ -113,6 +120,41 @@ class GaussNewton:
         pixels = double(samples - target).square().flatten(1).mean(1)
         found: Array = torch.stack([features, pixels], 1).cpu().numpy()
         return np.where(np.isnan(found), np.inf, found)
+
+    def _last_rows(self, table: SolverTable, numbers: Sequence[int]) -> LastRows:
+        """What samples of some batches say of the last row of ``table``."""
+        terms, found = Terms.of(table, self.unknowns), dict[int, Array]()
+        weights, n = terms.weights(table), len(terms)
+        for batch in (b for b in self.batches.mine if b.number in numbers):
+
+            def measure(batch: Batch = batch) -> dict[str, Array]:
+                rows = LastRows.measured(batch.denoiser, batch.noise, table, terms, self.targets(batch))
+                return {"rows": rows.pack(), "weights": weights}
+
+            seen = self.batches.part(f"ends/{terms.key(table)[:20]}/{batch.number}", measure, again=True)
+            found[batch.number] = LastRows.unpack(seen["rows"], n).moved(weights - seen["weights"]).pack()
+        parts = self.batches.gather(found, list(numbers), lambda b: (b, n * n + n + 1))
+        return LastRows.unpack(np.concatenate(parts), n)
+
+    def solved(self, table: SolverTable, c2: float, center: Array) -> SolverTable:
+        """``table`` with the last row that is best on the fitted samples; itself where residuals are not linear in it.
+
+        Args:
+            table: As it is prepared.
+            c2: c² of the loss.
+            center: Free numbers that the ridge pulls to, shape ``(p,)``.
+        """
+        rows = self._last_rows(table, self.fitted) if self.residual.linear else None
+        if rows is None or not np.isfinite(rows.squared).all():
+            return table
+        terms = Terms.of(table, self.unknowns)
+        weights, free = terms.weights(table), terms.free(table, self.unknowns)
+        away = weights - terms.weights(self.unknowns.with_values(table, center))
+        new = weights + rows.best(c2, free, self.ridge, away)
+        far = terms.too_far(weights, new)
+        if far.any():  # as in every step, a first state does not change its sign, nor its weight by any factor
+            new = weights + rows.best(c2, free & ~far, self.ridge, away)
+        return terms.table(table, new)
 
     def _model(self, table: SolverTable, c2: float, known: Model | None) -> Model:
         """The model of a step from ``table``: over batches that ``known`` covers that one, moved; over others anew."""
@@ -174,15 +216,17 @@ class GaussNewton:
         Raises:
             InputError: the start itself does not end in finite samples.
         """
-        table = self.unknowns.prepared(start)
-        here, held = self.errors(table, self.fitted), self.errors(table, self.held_out)
+        best = self.unknowns.prepared(start)
+        here, held = self.errors(best, self.fitted), self.errors(best, self.held_out)
         if not (np.isfinite(here).all() and np.isfinite(held).all()):
             raise InputError(f"{start.name} does not end in finite samples at {start.nfe} calls: choose another start")
         c2 = self.scale(here[:, 0])
-        center = self.unknowns.values(table) if self.center is None else self.center
+        center = self.unknowns.values(best) if self.center is None else self.center
         stopped = f"{iterations} steps"
         lines = [self._line(here, held, c2, damping)]
-        best, worse, model = table, 0, known
+        table, worse, model = self.solved(best, c2, center), 0, known
+        here = self.errors(table, self.fitted)
+        best = table if self._better(table, best, c2, most) else best
         for _ in range(iterations):
             c2 = self.scale(here[:, 0])
             model, before = self._model(table, c2, known), robust_mean(here[:, 0], c2)
@@ -192,7 +236,7 @@ class GaussNewton:
                 break
             equations = equations.pulled(self.ridge, model.at - center)
             for _ in range(_TRIALS):
-                trial = self.unknowns.moved(table, equations.solve(damping))
+                trial = self.solved(self.unknowns.moved(table, equations.solve(damping)), c2, center)
                 new = self.errors(trial, self.fitted)
                 if np.isfinite(new).all() and robust_mean(new[:, 0], c2) < before:
                     break
@@ -208,12 +252,7 @@ class GaussNewton:
             lines.append(self._line(here, held, c2, damping))
             damping = max(damping / 5, 1e-7)
             say()
-            # The scale of the loss falls with the errors: iterates are compared on one.
-            now, then = (
-                (Errors.of(errors[:, 1]).rmse > most, robust_mean(errors[:, 0], c2))
-                for errors in (held, self.errors(best, self.held_out))
-            )
-            if now < then:
+            if self._better(table, best, c2, most):
                 best, worse = table, 0
             else:
                 worse += 1
@@ -224,6 +263,15 @@ class GaussNewton:
                 stopped = "converged"
                 break
         return Fit(best, tuple(lines), stopped, damping, model)
+
+    def _better(self, table: SolverTable, best: SolverTable, c2: float, most: float) -> bool:
+        """Whether a table is better on held-out samples than the best one so far; see :meth:`fit` for ``most``.
+
+        The scale of the loss falls with the errors: both are compared on one.
+        """
+        held = (self.errors(one, self.held_out) for one in (table, best))
+        now, then = ((Errors.of(e[:, 1]).rmse > most, robust_mean(e[:, 0], c2)) for e in held)
+        return now < then
 
     def scale(self, squared: Array) -> float:
         """c² of the loss, from squared residuals ``(B,)``; infinite for plain squares."""

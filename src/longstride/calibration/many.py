@@ -17,7 +17,7 @@ from longstride.calibration.calibrate import Progress, calibrate
 from longstride.calibration.filled import finish_filled
 from longstride.calibration.filling import fill_nfe
 from longstride.calibration.reference import Reference, least_level
-from longstride.calibration.search import FITTED, HELD_OUT, GaussNewtonSettings
+from longstride.calibration.settings import FITTED, HELD_OUT, GaussNewtonSettings
 from longstride.calibration.shared_reference import shared_reference
 from longstride.card import Card, ModelInfo
 from longstride.errors import InputError
@@ -138,7 +138,7 @@ def calibrate_book(
         journal: Folder where finished batches are kept, so that what was killed goes on. Delete it once the book is
             saved. Default: nothing is kept.
         progress: Called with (steps done, steps in all, what is being done).
-        **settings: Of :class:`~longstride.calibration.search.GaussNewtonSettings`.
+        **settings: Of :class:`~longstride.calibration.settings.GaussNewtonSettings`.
 
     Raises:
         InputError: no settings, anchors that are not among the numbers of calls or leave out an end, an unknown

@@ -47,6 +47,11 @@ class Residual:
     beside: Callable[[Tensor], Tensor] | None = None
     scale: float = 1.0
 
+    @property
+    def linear(self) -> bool:
+        """Whether features are linear in the samples, and their squared distances mean squared errors."""
+        return self.beside is None
+
     def __call__(self, samples: Tensor) -> Tensor:
         """Features ``(B, F)`` of samples ``(B, *)``."""
         pixels = samples.flatten(1) / math.sqrt(samples[0].numel())

@@ -45,17 +45,15 @@ TRAJECTORIES = 16
 
 @dataclass(frozen=True)
 class Scouted:
-    """Where the fit on all samples starts.
+    """Where fits on all samples start.
 
     Attributes:
-        start: Name of the best short fit's start.
-        fit: That fit.
+        fits: Short fits by their start, in the order in which they go on.
         base: Name of the classical table that the result must beat.
         objectives: Robust objective on held-out samples after each short fit, by its start.
     """
 
-    start: str
-    fit: Fit
+    fits: Mapping[str, Fit]
     base: str
     objectives: Mapping[str, float]
 
@@ -69,7 +67,7 @@ def scout(
     iterations: int,
     say: Callable[[], None],
 ) -> Scouted:
-    """Short fits from some tables, and the one that stands best on held-out samples; the base's own, where they tie.
+    """Short fits from some tables, best on held-out samples first; the base's own before those that tie with it.
 
     Args:
         newton: The fit on a few samples.
@@ -99,11 +97,9 @@ def scout(
     held = {key: newton.errors(fit.table, newton.held_out)[:, 0] for key, fit in fits.items()}
     scale = min(newton.scale(errors) for errors in held.values())
     objectives = {key: robust_mean(errors, scale) for key, errors in held.items()}
-    start = min(objectives, key=lambda key: objectives[key])
-    if base in objectives and not objectives[start] < _AHEAD * objectives[base]:
-        start = base
+    order = sorted(objectives, key=lambda key: objectives[key] * (_AHEAD if key == base else 1))
     finite = {key: value for key, value in objectives.items() if np.isfinite(value)}
-    return Scouted(start, fits[start], base, finite)
+    return Scouted({key: fits[key] for key in order}, base, finite)
 
 
 def balanced(residual: Residual, batches: Batches, base: SolverTable, reference: Reference) -> Residual:

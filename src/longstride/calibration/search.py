@@ -6,26 +6,26 @@
 3. The one that stands best on held-out noise is fitted on up to twice as many samples at every step, until all are in.
    First steps need no more: they go far in a direction that a few samples tell. The Jacobian is made for new samples
    only; of earlier ones the quadratic model is kept. So all steps together cost little more than one on all samples.
+4. Where few calls make that cheap the others are, too, and the best of them is used (:mod:`.finals`): how a short fit
+   stands says little of where it ends.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
-from itertools import pairwise
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from longstride.calibration.batches import Batch, Batches
-from longstride.calibration.dense import FINE
-from longstride.calibration.fits import Iteration
+from longstride.calibration.finals import Final, best_final
+from longstride.calibration.fits import Fit, Iteration
 from longstride.calibration.gauss_newton import GaussNewton
 from longstride.calibration.reference import Errors, Reference
 from longstride.calibration.residuals import RESIDUALS, Residual
 from longstride.calibration.scouting import (
-    TRAJECTORIES,
     balanced,
     chosen_starts,
     classical_starts,
@@ -34,70 +34,12 @@ from longstride.calibration.scouting import (
     scout,
     strongest_first,
 )
+from longstride.calibration.settings import GaussNewtonSettings, growth, most_finals
 from longstride.calibration.unknowns import Unknowns
-from longstride.errors import InputError, unknown
+from longstride.errors import InputError
 from longstride.table import SolverTable
 
-__all__ = [
-    "FITTED",
-    "HELD_OUT",
-    "GaussNewtonSettings",
-    "Search",
-    "calibrate_gauss_newton",
-    "check_starts",
-    "most_calls",
-]
-
-#: Samples that are fitted and held out where nothing else is said; more fitted ones hardly help.
-FITTED, HELD_OUT = 96, 48
-#: Classical solvers times grids, at most.
-_MOST_STARTS = 63
-
-
-@dataclass(frozen=True)
-class GaussNewtonSettings:
-    """Settings of the Gauss–Newton calibration.
-
-    Attributes:
-        iterations: Most steps of the fit that follows the short ones.
-        scouts: How many classical solvers short fits start from; 0: the table that was passed is the only start.
-        scout_iterations: Steps of a short fit.
-        scout_samples: Samples that classical solvers are compared on, and that short fits see.
-        levels: Whether inner levels are free.
-        column: Whether the weight of the first state in every row is.
-        window: Rows weigh so many of the latest outputs, and the recurrence of the base stays; None: all outputs.
-        residual: What is compared, one of :data:`~longstride.calibration.residuals.RESIDUALS`.
-        robust: c² of the robust loss as a multiple of the median error; 0: plain squares.
-        ridge: Pull towards the start, relative to the energy of each unknown.
-        margin: The root-mean-square error on held-out noise may be above the base's by this part at most, or the base
-            is kept; that most samples gain must be sure besides, see :func:`~longstride.calibration.gate.judge`.
-        stability: The gain may be this many times the base's at most, or the base is kept; see
-            :mod:`longstride.calibration.stability`.
-    """
-
-    iterations: int = 3
-    scouts: int = 3
-    scout_iterations: int = 1
-    scout_samples: int = 16
-    levels: bool = True
-    column: bool = True
-    window: int | None = None
-    residual: str = "pixels"
-    robust: float = 1.0
-    ridge: float = 1e-6
-    margin: float = 0.0
-    stability: float = 4.0
-
-    def __post_init__(self) -> None:
-        counts = (self.iterations, self.scout_iterations, self.scout_samples)
-        if min(counts) < 1 or self.scouts < 0:
-            raise InputError(f"expected at least one iteration and sample and scouts >= 0, got {self}")
-        if not all(0 <= x < np.inf for x in (self.robust, self.ridge, self.margin)) or not self.stability > 0:
-            raise InputError(f"expected finite robust, ridge and margin >= 0 and stability > 0, got {self}")
-        if self.window is not None and self.window < 1:
-            raise InputError(f"expected a window of at least 1 output, or None for all, got {self.window}")
-        if self.residual not in RESIDUALS:
-            raise unknown("residual", self.residual, RESIDUALS)
+__all__ = ["Search", "calibrate_gauss_newton", "check_starts"]
 
 
 @dataclass(frozen=True)
@@ -108,9 +50,10 @@ class Search:
         base: Name of the best classical start, ``solver@grid``, or ``"given"``.
         classical: Root-mean-square error of every start on the scouting samples, best first by the robust mean.
         scouts: Robust objective on held-out samples after each short fit, by its start.
-        start: Where that fit started.
+        start: Where the fit that is used started.
         iterations: The start, and its steps; each says how many samples it saw.
         stopped: Why it ended.
+        finals: How fits on all samples stand, by their start; empty for one alone.
     """
 
     base: str
@@ -119,6 +62,7 @@ class Search:
     start: str
     iterations: tuple[Iteration, ...]
     stopped: str
+    finals: Mapping[str, Final] = field(default_factory=dict)
 
 
 def calibrate_gauss_newton(
@@ -173,7 +117,8 @@ def calibrate_gauss_newton(
             fitted=fitted,
         )
 
-    done, total = 0, settings.scouts * settings.scout_iterations + settings.iterations
+    count = most_finals(table.nfe, batches.fitted, batches.samples - batches.fitted, settings)
+    done, total = 0, settings.scouts * settings.scout_iterations + settings.iterations * count
 
     def step() -> None:
         nonlocal done
@@ -196,39 +141,26 @@ def calibrate_gauss_newton(
     chosen = chosen_starts(ranking, settings.scouts) if settings.scouts else ranking[:1]
     short = settings.scout_iterations if settings.scouts > 1 else 0
     found = scout(newton(few, residual), candidates, chosen, base, foreign, short, step)
-    fit, lines, stages = found.fit, list[Iteration](), _growing(batches, settings)
     # The gate would refuse what single samples make worse than the base: of the last iterates, one that is not so is
     # taken before one that is.
     bound = (1 + settings.margin) * Errors.of(plain.errors(candidates[found.base], plain.held_out)[:, 1]).rmse
-    for numbers, count in stages:
-        most = bound if numbers == stages[-1][0] else np.inf
-        fit = newton(numbers, residual).fit(fit.table, count, damping=fit.damping, known=fit.model, most=most, say=step)
-        lines += fit.iterations[1 if lines else 0 :]
-    search = Search(found.base, errors, found.objectives, found.start, tuple(lines), fit.stopped)
-    return replace(fit.table, name=name), candidates[found.base], search
-
-
-def most_calls(nfe: int, fitted: int, held_out: int, settings: GaussNewtonSettings, reference_steps: int = 64) -> int:
-    """Network calls in samples that a calibration makes at most, its reference included and guidance not.
-
-    Args:
-        nfe: Network calls K of the table; a step costs about ``K³ / 6`` per sample.
-        fitted: Samples that are fitted.
-        held_out: Samples that decide.
-        settings: Of the calibration.
-        reference_steps: Steps of the converged solution.
-    """
-    reach = settings.window or nfe
-    free = sum((min(k, reach) + settings.levels + settings.column) * (nfe - k) for k in range(1, nfe))
-    few = min(settings.scout_samples, fitted)
-    sizes = [0, *_growth(fitted, settings)]
-    steps = sum(now - before or now for before, now in pairwise(sizes)) + (
-        few * settings.scouts * settings.scout_iterations if settings.scouts > 1 else 0
+    stages, fits, lines = _growing(batches, settings), dict[str, Fit](), dict[str, list[Iteration]]()
+    for start in list(found.fits)[:count]:
+        if start not in found.objectives:
+            continue  # it is not finite on held-out samples
+        fit, lines[start] = found.fits[start], []
+        for numbers, steps in stages:
+            most = bound if numbers == stages[-1][0] else np.inf
+            fit = newton(numbers, residual).fit(
+                fit.table, steps, damping=fit.damping, known=fit.model, most=most, say=step
+            )
+            lines[start] += fit.iterations[1 if lines[start] else 0 :]
+        fits[start] = fit
+    start, finals = best_final(
+        batches, {key: fit.table for key, fit in fits.items()}, reference, floor=floor, most=bound
     )
-    # A few trials of every step, every start, the trajectories that choose levels, and the check.
-    trials = (settings.iterations * fitted + settings.scouts * few + 2 * held_out * (settings.iterations + 2)) * nfe * 2
-    tried = (_MOST_STARTS * few * nfe + (FINE + 1) * TRAJECTORIES) if settings.scouts else few * nfe
-    return int(steps * (free + nfe)) + trials + tried + (fitted + held_out + 8) * reference_steps + 12 * held_out * nfe
+    search = Search(found.base, errors, found.objectives, start, tuple(lines[start]), fits[start].stopped, finals)
+    return replace(fits[start].table, name=name), candidates[found.base], search
 
 
 def check_starts(starts: Mapping[str, SolverTable], table: SolverTable) -> None:
@@ -254,16 +186,10 @@ def check_starts(starts: Mapping[str, SolverTable], table: SolverTable) -> None:
             )
 
 
-def _growth(fitted: int, settings: GaussNewtonSettings) -> list[int]:
-    """Samples of every step: all at the last, half as many at every one before, but twice the scouts' at least."""
-    halves = [-(-fitted // 2**n) for n in reversed(range(settings.iterations))]
-    return [min(fitted, max(half, 2 * settings.scout_samples)) for half in halves]
-
-
 def _growing(batches: Batches, settings: GaussNewtonSettings) -> list[tuple[list[int], int]]:
     """Batches to fit, and for how many steps."""
     stages: list[tuple[list[int], int]] = []
-    for count in _growth(batches.fitted, settings):
+    for count in growth(batches.fitted, settings):
         numbers = first_batches(batches, count)
         if stages and stages[-1][0] == numbers:
             stages[-1] = (numbers, stages[-1][1] + 1)

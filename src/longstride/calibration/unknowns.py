@@ -31,13 +31,13 @@ from longstride.nodes import Nodes
 from longstride.schedule import alpha_of_ratio
 from longstride.table import Row, SolverTable
 
-__all__ = ["Unknown", "Unknowns", "falling"]
+__all__ = ["FARTHEST", "Unknown", "Unknowns", "falling"]
 
 Array = NDArray[np.float64]
 Kind = Literal["weight", "level", "column"]
 #: Farthest that a level moves in log(sigma / alpha) at once, and the weight of the first state in its logarithm: where
 #: that weight is small, a step of least squares would multiply it by anything.
-_FARTHEST = 1.0
+FARTHEST = 1.0
 #: Largest part of its room that a level moves by: tanh itself rounds to 1, and two neighbours would meet.
 _LARGEST_PART = 1 - 1e-4
 #: A level that is closer than this to a neighbour, in log(sigma / alpha), has no room.
@@ -98,6 +98,11 @@ class Unknowns:
         """Steps of the difference quotients, shape ``(p,)``."""
         return np.array([one.step for one in self.all])
 
+    @property
+    def last(self) -> list[Unknown]:
+        """Those of the last row, which no network call follows."""
+        return [one for one in self.all if one.k == self.nfe]
+
     def prepared(self, table: SolverTable) -> SolverTable:
         """``table`` in the form whose numbers are free: unrolled, unless a window keeps its recurrence."""
         return table if self.window is not None else table.unrolled()
@@ -114,7 +119,7 @@ class Unknowns:
             if one.kind == "weight":
                 outputs[one.j] = outputs.get(one.j, 0.0) + value
             elif one.kind == "column" and abs(states.get(0, 0.0)) > _NOTHING:
-                states[0] *= float(np.exp(np.clip(value, -_FARTHEST, _FARTHEST)))
+                states[0] *= float(np.exp(np.clip(value, -FARTHEST, FARTHEST)))
             elif one.kind == "level" and room[one.k] > 0:
                 part = np.clip(np.tanh(value / room[one.k]), -_LARGEST_PART, _LARGEST_PART)
                 logs[one.k] += room[one.k] * part
@@ -197,7 +202,7 @@ class Unknowns:
         gaps = np.abs(np.diff(np.log(_ratios(table))))
         nearer = np.minimum(gaps[:-1], gaps[1:])
         room = np.zeros(table.nfe + 1)
-        room[1:-1] = np.where(nearer < _CLOSEST, 0.0, np.minimum(nearer / 2, _FARTHEST))
+        room[1:-1] = np.where(nearer < _CLOSEST, 0.0, np.minimum(nearer / 2, FARTHEST))
         return room
 
 

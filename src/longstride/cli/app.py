@@ -185,7 +185,7 @@ def calibrate(
     settings |= {"directions": directions, "r": r, "substeps": substeps, "fine": fine}
     given = {key: value for key, value in settings.items() if value is not None}
     if pipeline or prompts is not None:
-        from longstride.calibration.search import FITTED, HELD_OUT
+        from longstride.calibration.settings import FITTED, HELD_OUT
         from longstride.cli.pipelines import calibrate_whole
 
         whole = calibrate_whole(

@@ -13,7 +13,7 @@ from longstride.calibration import METHODS, Calibration, calibrate
 from longstride.calibration.calibrate import default_settings
 from longstride.calibration.iia import PUBLISHED, IIASettings
 from longstride.calibration.many import anchors_of, calibrate_book
-from longstride.calibration.search import FITTED, HELD_OUT, GaussNewtonSettings, most_calls
+from longstride.calibration.settings import FITTED, HELD_OUT, GaussNewtonSettings, most_calls
 from longstride.cli.common import console, progress_bars, use_device
 from longstride.errors import InputError, unknown
 from longstride.evaluation.contestants import base_table

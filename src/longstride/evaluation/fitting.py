@@ -13,7 +13,7 @@ import numpy as np
 from longstride.calibration import Reference, calibrate
 from longstride.calibration.batches import Batches
 from longstride.calibration.reference import least_level
-from longstride.calibration.search import GaussNewtonSettings
+from longstride.calibration.settings import GaussNewtonSettings
 from longstride.calibration.shared_reference import shared_reference
 from longstride.card import Card, load_card
 from longstride.errors import CardError

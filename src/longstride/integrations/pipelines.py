@@ -20,7 +20,7 @@ import torch
 from torch import Tensor
 
 from longstride.calibration.calibrate import Calibration, Progress, calibrate
-from longstride.calibration.search import FITTED, HELD_OUT
+from longstride.calibration.settings import FITTED, HELD_OUT
 from longstride.card import ModelInfo
 from longstride.denoiser import DIFFUSERS_PREDICTIONS, Denoiser, DynamicThreshold, as_denoiser
 from longstride.errors import InputError, LongstrideError

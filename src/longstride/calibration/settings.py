@@ -1,0 +1,109 @@
+"""Settings of the Gauss–Newton calibration, and what they cost: samples of every step, and network calls."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from itertools import pairwise
+
+import numpy as np
+
+from longstride.calibration.dense import FINE
+from longstride.calibration.residuals import RESIDUALS
+from longstride.calibration.scouting import TRAJECTORIES
+from longstride.errors import InputError, unknown
+
+__all__ = ["FITTED", "HELD_OUT", "GaussNewtonSettings", "growth", "most_calls", "most_finals"]
+
+#: Samples that are fitted and held out where nothing else is said; more fitted ones hardly help.
+FITTED, HELD_OUT = 96, 48
+#: Classical solvers times grids, at most.
+_MOST_STARTS = 63
+
+
+@dataclass(frozen=True)
+class GaussNewtonSettings:
+    """Settings of the Gauss–Newton calibration.
+
+    Attributes:
+        iterations: Most steps of the fit that follows the short ones.
+        scouts: How many classical solvers short fits start from; 0: the table that was passed is the only start.
+        scout_iterations: Steps of a short fit.
+        scout_samples: Samples that classical solvers are compared on, and that short fits see.
+        final_calls: Network calls in samples that fits on all samples after the first may take in all; 0: none is made.
+        levels: Whether inner levels are free.
+        column: Whether the weight of the first state in every row is.
+        window: Rows weigh so many of the latest outputs, and the recurrence of the base stays; None: all outputs.
+        residual: What is compared, one of :data:`~longstride.calibration.residuals.RESIDUALS`.
+        robust: c² of the robust loss as a multiple of the median error; 0: plain squares.
+        ridge: Pull towards the start, relative to the energy of each unknown.
+        margin: The root-mean-square error on held-out noise may be above the base's by this part at most, or the base
+            is kept; that most samples gain must be sure besides, see :func:`~longstride.calibration.gate.judge`.
+        stability: The gain may be this many times the base's at most, or the base is kept; see
+            :mod:`longstride.calibration.stability`.
+    """
+
+    iterations: int = 3
+    scouts: int = 3
+    scout_iterations: int = 1
+    scout_samples: int = 16
+    final_calls: int = 12_000
+    levels: bool = True
+    column: bool = True
+    window: int | None = None
+    residual: str = "pixels"
+    robust: float = 1.0
+    ridge: float = 1e-6
+    margin: float = 0.0
+    stability: float = 4.0
+
+    def __post_init__(self) -> None:
+        counts = (self.iterations, self.scout_iterations, self.scout_samples)
+        if min(counts) < 1 or min(self.scouts, self.final_calls) < 0:
+            raise InputError(f"expected at least one iteration and sample, and scouts and final_calls >= 0, got {self}")
+        if not all(0 <= x < np.inf for x in (self.robust, self.ridge, self.margin)) or not self.stability > 0:
+            raise InputError(f"expected finite robust, ridge and margin >= 0 and stability > 0, got {self}")
+        if self.window is not None and self.window < 1:
+            raise InputError(f"expected a window of at least 1 output, or None for all, got {self.window}")
+        if self.residual not in RESIDUALS:
+            raise unknown("residual", self.residual, RESIDUALS)
+
+
+def growth(fitted: int, settings: GaussNewtonSettings) -> list[int]:
+    """Samples of every step: all at the last, half as many at every one before, but twice the scouts' at least."""
+    halves = [-(-fitted // 2**n) for n in reversed(range(settings.iterations))]
+    return [min(fitted, max(half, 2 * settings.scout_samples)) for half in halves]
+
+
+def _step_calls(nfe: int, settings: GaussNewtonSettings) -> int:
+    """Network calls per sample of a Jacobian, with the run that it is made beside: about ``K³ / 6``."""
+    reach = settings.window or nfe
+    return nfe + sum((min(k, reach) + settings.levels + settings.column) * (nfe - k) for k in range(1, nfe))
+
+
+def most_finals(nfe: int, fitted: int, held_out: int, settings: GaussNewtonSettings) -> int:
+    """How many fits on all samples there are at most: as many more than one as ``final_calls`` pay for."""
+    jacobian = (fitted - min(settings.scout_samples, fitted)) * _step_calls(nfe, settings)
+    trials = (sum(growth(fitted, settings)) + settings.iterations * held_out) * nfe
+    return 1 + min(max(settings.scouts - 1, 0), settings.final_calls // (jacobian + trials))
+
+
+def most_calls(nfe: int, fitted: int, held_out: int, settings: GaussNewtonSettings, reference_steps: int = 64) -> int:
+    """Network calls in samples that a calibration makes at most, its reference included and guidance not.
+
+    Args:
+        nfe: Network calls K of the table; a step costs about ``K³ / 6`` per sample.
+        fitted: Samples that are fitted.
+        held_out: Samples that decide.
+        settings: Of the calibration.
+        reference_steps: Steps of the converged solution.
+    """
+    few, finals = min(settings.scout_samples, fitted), most_finals(nfe, fitted, held_out, settings)
+    sizes = [0, *growth(fitted, settings)]
+    steps = finals * sum(now - before or now for before, now in pairwise(sizes)) + (
+        few * settings.scouts * settings.scout_iterations if settings.scouts > 1 else 0
+    )
+    # A few trials of every step, every start, the trajectories that choose levels, and the check.
+    seen = finals * settings.iterations * (fitted + 2 * held_out) + settings.scouts * few + 4 * held_out
+    tried = (_MOST_STARTS * few * nfe + (FINE + 1) * TRAJECTORIES) if settings.scouts else few * nfe
+    solved = (fitted + held_out + 8) * reference_steps
+    return steps * _step_calls(nfe, settings) + 2 * seen * nfe + tried + solved + 12 * held_out * nfe

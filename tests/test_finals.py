@@ -1,0 +1,123 @@
+"""Of several finished fits the one is used that ends near its target and in what the network takes for data."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from problems import Gaussian, Mixture, alpha_of, in_frame
+
+import longstride as ls
+from longstride.calibration.batches import Batches
+from longstride.calibration.finals import DETAIL, best_final, detail_level, details
+from longstride.calibration.reference import Reference
+from longstride.calibration.settings import GaussNewtonSettings, most_finals
+
+INFINITE = float("inf")
+#: Modes far apart against their widths: halfway between them is no data.
+MODES = Mixture(weights=(0.5, 0.5), means=(-1.0, 1.0), stds=(0.05, 0.05))
+#: Levels of the only call of tables whose ends are given.
+LEVELS = {"blurred": 4.0, "switched": 5.0, "noisy": 6.0, "broken": 7.0}
+
+
+def samples_of(count=40, size=25, seed=0):
+    generator = torch.Generator().manual_seed(seed)
+    signs = torch.randint(0, 2, (count, 1), generator=generator).double() * 2 - 1
+    return signs + 0.05 * torch.randn(count, size, generator=generator, dtype=torch.float64)
+
+
+@pytest.mark.parametrize("family", ["ve", "vp", "flow"])
+def test_the_detail_of_a_gaussian_is_its_closed_form(family):
+    """n(x) = s (x - mean), with s = sigma² / (alpha² std² + sigma²): what a Wiener filter takes away."""
+    problem, x = Gaussian(), samples_of()
+    sigma = 0.2
+    alpha = alpha_of(family, sigma)
+    found = details(x, in_frame(problem, family), (alpha, sigma))
+    share = sigma**2 / (alpha**2 * problem.std**2 + sigma**2)
+    torch.testing.assert_close(found, share * (x - problem.mean), rtol=1e-12, atol=1e-12)
+
+
+@pytest.mark.parametrize("family", ["ve", "vp", "flow"])
+def test_the_level_is_a_part_of_the_standard_deviation(family):
+    sigmas = {"ve": [40.0, 2.0, 0.01], "vp": [0.999, 0.7, 0.01], "flow": [1.0, 0.5, 0.0]}[family]
+    schedule = {"ve": ls.Schedule.edm(0.01, 40.0), "vp": None, "flow": None}[family]
+    alphas = [alpha_of(family, sigma) for sigma in sigmas]
+    table = ls.build("ddim", np.array(sigmas), alphas=np.array(alphas)) if schedule is None else None
+    table = ls.build("ddim", np.array(sigmas), schedule=schedule) if table is None else table
+    x = samples_of()
+    alpha, sigma = detail_level(table, x, 0.01)
+    assert sigma / alpha == pytest.approx(DETAIL * float(x.std()), rel=1e-12)
+    assert alpha == pytest.approx(alpha_of(family, sigma), rel=1e-12)
+    faint, strong = (detail_level(table, factor * x, 0.01) for factor in (1e-6, 1e6))
+    assert faint[1] / faint[0] == pytest.approx(0.01)
+    assert strong[1] / strong[0] == pytest.approx(min(sigmas[0] / max(alphas[0], 1e-4), 1e4))
+
+
+class Given:
+    """A network that ends tables of one call where it is told, and is the mixture's at the level of detail."""
+
+    def __init__(self, ends):
+        self.ends, self.calls = ends, []
+
+    def __call__(self, x, sigma):
+        self.calls.append(sigma)
+        name = next((name for name, level in LEVELS.items() if level == sigma), None)
+        return MODES(x, sigma) if name is None else self.ends[name][: len(x)]
+
+
+def finals(names, most=INFINITE):
+    target = samples_of()
+    held = target[8:]
+    switched = held.clone()
+    switched[::8] *= -1  # 4 of 32 end in the other mode, as good as any sample there
+    blurred = held - 0.7 * held.sign()  # all end on the way to the mean
+    generator = torch.Generator().manual_seed(1)
+    noisy = held + 0.1 * torch.randn(held.shape, generator=generator, dtype=torch.float64)
+    ends = {"blurred": blurred, "switched": switched, "noisy": noisy, "broken": held * INFINITE}
+    network = Given(ends)
+    batches = Batches(network, torch.zeros(40, 25, dtype=torch.float64), 32)
+    tables = {name: ls.build("ddim", np.array([LEVELS[name], 0.0])) for name in names}
+    return *best_final(batches, tables, Reference(target, 0.0, 1), floor=0.01, most=most), network
+
+
+def test_of_equal_errors_the_one_that_looks_like_data_is_used():
+    """Both have an error of 0.7; the mean of two modes is no data, the other mode is."""
+    best, found, _ = finals(["blurred", "switched"])
+    assert found["blurred"].rmse == pytest.approx(found["switched"].rmse, rel=0.02)
+    assert found["switched"].detail < 0.1 * found["blurred"].detail
+    assert best == "switched"
+    assert found["switched"].score == 1.0 < found["blurred"].score
+    assert finals(["switched", "blurred"])[0] == "switched"
+
+
+def test_detail_sees_noise_that_an_error_hardly_sees():
+    best, found, _ = finals(["noisy", "switched"])
+    assert found["noisy"].rmse == pytest.approx(0.1, rel=0.1)
+    assert found["noisy"].detail > 0.8 * found["noisy"].rmse
+    assert found["switched"].detail < found["noisy"].detail
+    assert best == min(found, key=lambda name: found[name].score)
+
+
+def test_what_the_gate_would_refuse_is_not_chosen():
+    """Unless all would be; and what overflows never is."""
+    best, found, _ = finals(["noisy", "switched"], most=0.5)
+    assert best == "noisy"
+    assert found["switched"].rmse > 0.5
+    assert finals(["switched", "blurred"], most=0.1)[0] == "switched"
+    best, found, _ = finals(["broken", "blurred"])
+    assert best == "blurred"
+    assert set(found) == {"blurred"}
+
+
+def test_one_alone_is_not_measured():
+    best, found, network = finals(["blurred"])
+    assert (best, found, network.calls) == ("blurred", {}, [])
+
+
+@pytest.mark.parametrize(("nfe", "count"), [(3, 3), (5, 3), (6, 2), (7, 2), (8, 1), (12, 1)])
+def test_few_calls_pay_for_several_finals(nfe, count):
+    """The default's 96 fitted and 48 held-out samples: a fit of 5 calls costs 5,200, of 8 calls 14,400."""
+    assert most_finals(nfe, 96, 48, GaussNewtonSettings()) == count
+    assert most_finals(nfe, 96, 48, GaussNewtonSettings(final_calls=0)) == 1
+    assert most_finals(nfe, 96, 48, GaussNewtonSettings(final_calls=10**7)) == 3
+    assert most_finals(nfe, 96, 48, GaussNewtonSettings(scouts=0, final_calls=10**7)) == 1
