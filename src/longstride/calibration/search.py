@@ -145,17 +145,20 @@ def calibrate_gauss_newton(
     # taken before one that is.
     bound = (1 + settings.margin) * Errors.of(plain.errors(candidates[found.base], plain.held_out)[:, 1]).rmse
     stages, fits, lines = _growing(batches, settings), dict[str, Fit](), dict[str, list[Iteration]]()
-    for start in list(found.fits)[:count]:
-        if start not in found.objectives:
-            continue  # it is not finite on held-out samples
-        fit, lines[start] = found.fits[start], []
-        for numbers, steps in stages:
-            most = bound if numbers == stages[-1][0] else np.inf
-            fit = newton(numbers, residual).fit(
-                fit.table, steps, damping=fit.damping, known=fit.model, most=most, say=step
-            )
-            lines[start] += fit.iterations[1 if lines[start] else 0 :]
-        fits[start] = fit
+    going_on = list(found.fits)[:count]
+    for start in going_on:
+        fit, seen = found.fits[start], list[Iteration]()
+        try:
+            for numbers, steps in stages:
+                most = bound if numbers == stages[-1][0] else np.inf
+                whole = newton(numbers, residual)
+                fit = whole.fit(fit.table, steps, damping=fit.damping, known=fit.model, most=most, say=step)
+                seen += fit.iterations[1 if seen else 0 :]
+        except InputError:  # it is finite on the samples of short fits, but not on all
+            if start == going_on[-1] and not fits:
+                raise
+            continue
+        fits[start], lines[start] = fit, seen
     start, finals = best_final(
         batches, {key: fit.table for key, fit in fits.items()}, reference, floor=floor, most=bound
     )
