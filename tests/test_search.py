@@ -368,7 +368,7 @@ def test_starts_that_overflow_on_other_samples_are_passed_over(odd):
         out = Mixture()(x, sigma)
         return torch.where((x[:, :1].abs() > 100) & torch.tensor(sigma in trap), float("inf"), out)
 
-    result = ls.calibrate(brittle, x, ls.build("ddim", sigmas))
+    result = ls.calibrate(brittle, x, ls.build("ddim", sigmas), levels=False)
     assert odd < 24 or not result.search.base.endswith(("given", "karras"))
     assert not result.search.start.endswith(("given", "karras"))
     karras = [name for name in result.search.scouts if name.endswith(("given", "karras"))]
