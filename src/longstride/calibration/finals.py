@@ -2,13 +2,20 @@ r"""Which of several finished fits is used: the one that ends near where it shou
 
 Two tables of equal error differ in what is wrong with their samples. One ends in another picture of the data now and
 then, the other in a mean of such pictures everywhere, and people (and Fréchet distances) prefer the first. The network
-tells them apart: of a sample x it says what it would take away as noise, :math:`n(x) = x - D(\alpha x, \sigma)`,
-which is little and alike for all that looks like data. So beside its squared error
-:math:`|x - x^*|^2` a fit has its squared error in this *detail*, :math:`|n(x) - n(x^*)|^2`, and the fit with the least
+tells them apart: of a sample x it says what it would take away as noise,
+
+.. math:: n(x) = x - D(\alpha x, \sigma), \qquad \text{for VE} \quad n(x) = -\sigma^2\, \nabla \log p_\sigma(x),
+
+the score of the blurred data, small and alike for all that looks like data. So beside its squared error
+:math:`|x - x^*|^2` a fit has a squared error in this *detail*, :math:`|n(x) - n(x^*)|^2`, and the fit with the least
 product of both, each by its robust mean over held-out samples, is used.
 
 The level is :math:`\sigma / \alpha = 0.3` standard deviations of the converged samples: far below it the network sees
 hardly any structure, far above it detail becomes the error itself.
+
+References:
+    Blau & Michaeli, The perception-distortion tradeoff, CVPR 2018, for what no error alone can see; Efron, Tweedie's
+    formula and selection bias, 2011, for the score.
 """
 
 from __future__ import annotations
