@@ -29,8 +29,9 @@ from torch import Tensor
 
 from longstride.calibration.batches import Batch, Batches
 from longstride.calibration.fits import robust_mean, robust_scale
-from longstride.calibration.normal_equations import Array, double
+from longstride.calibration.normal_equations import Array, double, infinite_for_nan
 from longstride.calibration.reference import Errors, Reference, squared_errors
+from longstride.calibration.unknowns import level_ratios
 from longstride.journal import table_digest
 from longstride.nodes import Nodes
 from longstride.sampler import DenoiserLike, Run
@@ -66,8 +67,7 @@ def detail_level(table: SolverTable, samples: Tensor, floor: float) -> tuple[flo
         samples: Converged ones.
         floor: Least positive level that the network knows.
     """
-    highest = float(table.sigmas[0] / max(table.alphas[0], 1e-4))
-    ratio = min(max(DETAIL * float(double(samples).std()), floor), highest)
+    ratio = min(max(DETAIL * float(double(samples).std()), floor), float(level_ratios(table)[0]))
     alpha = float(alpha_of_ratio(Nodes(table.alphas, table.sigmas).family, ratio))
     return alpha, alpha * ratio
 
@@ -131,4 +131,4 @@ def _squared(batches: Batches, table: SolverTable, reference: Reference, level: 
         found[batch.number] = batches.part(name, measure)["squared"]
     numbers = batches.numbers(held_out=True)
     squared = np.concatenate(batches.gather(found, numbers, lambda b: (b, 2)))
-    return np.where(np.isnan(squared), np.inf, squared)
+    return infinite_for_nan(squared)

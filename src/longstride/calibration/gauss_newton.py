@@ -39,7 +39,7 @@ from torch import Tensor
 from longstride.calibration.batches import Batch, Batches
 from longstride.calibration.fits import FIRST_DAMPING, Fit, Iteration, Model, robust_mean, robust_scale
 from longstride.calibration.last_row import LastRows, Terms
-from longstride.calibration.normal_equations import Array, NormalEquations, double
+from longstride.calibration.normal_equations import Array, NormalEquations, double, infinite_for_nan
 from longstride.calibration.reference import Errors
 from longstride.calibration.residuals import Residual
 from longstride.calibration.shared_runs import SharedRuns
@@ -119,7 +119,7 @@ class GaussNewton:
         features = double(self.residual(samples) - self.residual(target)).square().sum(1)
         pixels = double(samples - target).square().flatten(1).mean(1)
         found: Array = torch.stack([features, pixels], 1).cpu().numpy()
-        return np.where(np.isnan(found), np.inf, found)
+        return infinite_for_nan(found)
 
     def _last_rows(self, table: SolverTable, numbers: Sequence[int]) -> LastRows:
         """What samples of some batches say of the last row of ``table``."""

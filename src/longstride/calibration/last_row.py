@@ -19,14 +19,13 @@ References:
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from longstride.calibration.normal_equations import Array, NormalEquations, double
+from longstride.calibration.normal_equations import Array, NormalEquations, double, infinite_for_nan
 from longstride.calibration.unknowns import FARTHEST, Unknowns
 from longstride.journal import digest
 from longstride.sampler import DenoiserLike, Run
@@ -70,8 +69,8 @@ class Terms:
 
     def free(self, table: SolverTable, unknowns: Unknowns) -> NDArray[np.bool_]:
         """Which of these weights are free, shape ``(t,)``."""
-        chosen = {one for one, may in zip(unknowns.all, unknowns.free(table), strict=True) if may}
-        last = {(one.kind, one.j) for one in unknowns.last if one in chosen}
+        movable = zip(unknowns.all, unknowns.free(table), strict=True)
+        last = {(one.kind, one.j) for one, may in movable if may and one.k == table.nfe}
         states = [i == 0 and ("column", 0) in last for i in self.states]
         return np.array(states + [("weight", j) in last for j in self.outputs])
 
@@ -120,16 +119,7 @@ class LastRows:
         seen = [*(states[i] for i in terms.states), *(outputs[j] for j in terms.outputs), target - end]
         vectors = torch.stack([double(tensor).flatten(1) for tensor in seen], 1)
         products = (vectors @ vectors.mT / vectors.shape[-1]).cpu().numpy()
-        return LastRows(products[:, :-1, :-1], products[:, :-1, -1], _finite(products[:, -1, -1]))
-
-    @staticmethod
-    def joined(parts: Sequence[LastRows]) -> LastRows:
-        """Those of several batches; the weights that they are at are the same."""
-        return LastRows(*(np.concatenate(found) for found in zip(*(part._arrays for part in parts), strict=True)))
-
-    @property
-    def _arrays(self) -> tuple[Array, Array, Array]:
-        return self.gram, self.moment, self.squared
+        return LastRows(products[:, :-1, :-1], products[:, :-1, -1], infinite_for_nan(products[:, -1, -1]))
 
     def pack(self) -> Array:
         """Everything as one array, shape ``(B, t² + t + 1)``."""
@@ -149,7 +139,7 @@ class LastRows:
         with np.errstate(invalid="ignore", over="ignore"):
             pulled = self.gram @ by
             squared = self.squared - 2 * self.moment @ by + pulled @ by
-        return replace(self, moment=self.moment - pulled, squared=_finite(np.maximum(squared, 0)))
+        return replace(self, moment=self.moment - pulled, squared=infinite_for_nan(np.maximum(squared, 0)))
 
     def best(self, c2: float, free: NDArray[np.bool_], ridge: float = 0.0, away: Array | None = None) -> Array:
         """By how much the weights must change for the least robust objective, shape ``(t,)``; errors must be finite.
@@ -173,7 +163,3 @@ class LastRows:
             if step @ equations.gram @ step <= _SETTLED * float(weight @ here.squared):
                 break
         return change
-
-
-def _finite(squared: Array) -> Array:
-    return np.where(np.isnan(squared), np.inf, squared)

@@ -14,7 +14,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-__all__ = ["NormalEquations", "double"]
+__all__ = ["NormalEquations", "double", "infinite_for_nan"]
 
 Array = NDArray[np.float64]
 
@@ -25,6 +25,11 @@ _ENTRIES = 2**14
 def double(tensor: Tensor) -> Tensor:
     """The tensor in float64, on its own device where that has float64 (Apple's has not)."""
     return (tensor.cpu() if tensor.device.type == "mps" else tensor).double()
+
+
+def infinite_for_nan(squared: Array) -> Array:
+    """Squared errors of any shape in which what is not a number counts as infinite."""
+    return np.where(np.isnan(squared), np.inf, squared)
 
 
 class NormalEquations:

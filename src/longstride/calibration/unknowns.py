@@ -31,7 +31,7 @@ from longstride.nodes import Nodes
 from longstride.schedule import alpha_of_ratio
 from longstride.table import Row, SolverTable
 
-__all__ = ["FARTHEST", "Unknown", "Unknowns", "falling"]
+__all__ = ["FARTHEST", "Unknown", "Unknowns", "falling", "level_ratios"]
 
 Array = NDArray[np.float64]
 Kind = Literal["weight", "level", "column"]
@@ -110,7 +110,7 @@ class Unknowns:
     def moved(self, table: SolverTable, theta: Array) -> SolverTable:
         """The table with its free numbers moved by ``theta``, shape ``(p,)``; theta = 0 is the table itself."""
         rows = [(dict(row.states), dict(row.outputs)) for row in table.rows]
-        logs, room = np.log(_ratios(table)), self._room(table)
+        logs, room = np.log(level_ratios(table)), self._room(table)
         changed: list[int] = []
         for value, one in zip(theta.tolist(), self.all, strict=True):
             states, outputs = rows[one.k - 1]
@@ -145,7 +145,7 @@ class Unknowns:
 
     def values(self, table: SolverTable) -> Array:
         """The free numbers themselves, shape ``(p,)``: weights, and logarithms of ratios and of the column."""
-        logs, found = np.log(_ratios(table)), []
+        logs, found = np.log(level_ratios(table)), []
         for one in self.all:
             row = table.rows[one.k - 1]
             if one.kind == "weight":
@@ -171,7 +171,7 @@ class Unknowns:
         if values.shape != (len(self.all),) or not np.isfinite(values).all():
             raise InputError(f"expected {len(self.all)} finite numbers, one per free number, got {values.shape}")
         rows = [(dict(row.states), dict(row.outputs)) for row in table.rows]
-        old = np.log(_ratios(table))
+        old = np.log(level_ratios(table))
         logs, now, movable = old.copy(), self.values(table), self.free(table)
         for value, before, one, may in zip(values.tolist(), now.tolist(), self.all, movable, strict=True):
             states, outputs = rows[one.k - 1]
@@ -199,7 +199,7 @@ class Unknowns:
     @staticmethod
     def _room(table: SolverTable) -> Array:
         """How far each level may move, shape ``(K + 1,)``: half of the way to its nearer neighbour."""
-        gaps = np.abs(np.diff(np.log(_ratios(table))))
+        gaps = np.abs(np.diff(np.log(level_ratios(table))))
         nearer = np.minimum(gaps[:-1], gaps[1:])
         room = np.zeros(table.nfe + 1)
         room[1:-1] = np.where(nearer < _CLOSEST, 0.0, np.minimum(nearer / 2, FARTHEST))
@@ -224,6 +224,6 @@ def falling(logs: Array, least: float = 1e-3) -> Array:
     return found
 
 
-def _ratios(table: SolverTable) -> Array:
+def level_ratios(table: SolverTable) -> Array:
     """``sigma / alpha`` of all states; large and small ones, that sigma can still tell apart, for infinity and 0."""
     return np.clip(table.sigmas / np.maximum(table.alphas, 1e-4), 1e-12, 1e12)
