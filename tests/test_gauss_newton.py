@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -310,7 +311,7 @@ def test_no_accepted_step_raises_the_objective(solver, robust):
     assert table.distance(ls.build(solver, SIGMAS)) > 1e-3
 
 
-def test_of_all_iterates_the_one_that_is_best_on_held_out_samples_is_kept():
+def test_no_iterate_is_used_that_held_out_samples_are_sure_is_worse():
     """Held-out targets from another world: every step away from the start is worse there, so the start stays."""
     problem, x = Mixture(), noise_of(24)
     targets = problem.solution(x, FIRST, LAST)
@@ -320,6 +321,26 @@ def test_of_all_iterates_the_one_that_is_best_on_held_out_samples_is_kept():
     assert fit.stopped == "held-out samples gain no more"
     assert len(fit.iterations) == 3
     assert fit.table.distance(base) == 0.0
+
+
+def test_a_later_iterate_gives_way_only_to_what_is_better_by_more_than_a_standard_error():
+    """Held-out losses: 0 of the earlier table; of the later one, mean 1 and a standard error of its own."""
+    unit = np.array([0.0, 2.0, 0.0, 2.0])  # mean 1, population deviation 1: standard error 1/2
+    squared: dict[str, np.ndarray] = {}
+    newton = SimpleNamespace(held_out=[1], errors=lambda table, numbers: np.stack([squared[table]] * 2, 1))
+
+    def kept(later, most=np.inf):
+        squared.update(before=np.full(4, 3.0), later=3.0 + later)
+        return GaussNewton._better(newton, "later", "before", np.inf, most)  # plain squares
+
+    assert kept(-unit)
+    assert kept(0 * unit)
+    assert not kept(unit)  # worse by two standard errors
+    assert kept(unit - 0.51)
+    assert not kept(unit - 0.49)
+    assert not kept(np.array([0.0, 0.0, 0.0, np.inf]))
+    assert not kept(-unit + 1.5, most=np.sqrt(3.0))  # only the earlier one is within the bound
+    assert kept(0 * unit - 1, most=np.sqrt(2.0))
 
 
 def test_an_iterate_that_single_samples_make_worse_than_the_bound_is_passed_over():

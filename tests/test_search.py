@@ -19,7 +19,7 @@ from longstride.calibration.gate import FEWEST, _objection, judge
 from longstride.calibration.gauss_newton import GaussNewton
 from longstride.calibration.reference import Errors, Reference, squared_errors
 from longstride.calibration.scouting import chosen_starts, strongest_first
-from longstride.calibration.settings import GaussNewtonSettings, growth, most_calls
+from longstride.calibration.settings import GaussNewtonSettings, doubling, fitted_samples, growth, most_calls
 from longstride.calibration.starts import DISCOUNTS, classical_tables
 from longstride.calibration.trajectory import GlobalSettings, calibrate_global
 from longstride.table import Row
@@ -377,6 +377,39 @@ def test_starts_that_overflow_on_other_samples_are_passed_over(odd):
     assert any(name.endswith("karras") for name in result.search.classical)
 
 
+@pytest.mark.parametrize("finals", [1, 3])
+def test_a_whole_fit_that_overflows_on_further_samples_is_passed_over(monkeypatch, finals):
+    """The best of several; one alone is an error that names it."""
+    fit, went = GaussNewton.fit, []
+
+    def brittle(self, start, iterations, **options):
+        if len(self.fitted) == 6:  # all batches: those that whole fits do not see
+            went.append(start)
+            if len(went) == 1:
+                raise ls.InputError("it does not end in finite samples")
+        return fit(self, start, iterations, **options)
+
+    monkeypatch.setattr(GaussNewton, "fit", brittle)
+    settings = {"scout_samples": 8, "final_samples": 12, "final_calls": 10**6 if finals == 3 else 0}
+
+    def calibrated():
+        return ls.calibrate(Mixture(), noise_of(48), ls.build("ddim", SIGMAS), **settings)
+
+    if finals == 1:
+        with pytest.raises(ls.InputError, match="finite samples"):
+            calibrated()
+        return
+    result = calibrated()
+    assert len(went) == 2
+    assert len(result.search.finals) == finals - 1
+    assert result.search.start in result.search.finals
+    assert [line.samples for line in result.search.iterations][-1] == 24
+
+
+def test_more_samples_are_fitted_at_few_calls():
+    assert [fitted_samples(nfe) for nfe in (1, 5, 6, 7, 8, 20)] == [128, 128, 128, 96, 96, 96]
+
+
 def test_scouts_are_the_best_of_the_best_grids():
     ranking = ["ipndm4@karras", "ipndm3@karras", "ipndm4@dp", "unipc3@dp", "ddim@karras", "ddim@uniform"]
     assert chosen_starts(ranking, 1) == ["ipndm4@karras"]
@@ -398,7 +431,12 @@ def test_a_table_that_is_a_classical_one_is_tried_once(found):
 
 def test_the_calls_that_are_announced_are_an_upper_bound(found):
     """Close enough to plan with, whatever is fitted."""
-    for options in ({}, {"levels": False, "iterations": 2}, {"scouts": 0, "scout_samples": 48}):
+    for options in (
+        {},
+        {"levels": False, "iterations": 2},
+        {"scouts": 0, "scout_samples": 48},
+        {"scout_samples": 8, "final_samples": 12},
+    ):
         nfe = 4 if not options else 5
         sigmas = ls.grid("karras", nfe, sigma_min=0.05, sigma_max=20.0)
         result = found if not options else ls.calibrate(Mixture(), noise_of(96), ls.build("ddim", sigmas), **options)
@@ -419,8 +457,9 @@ def test_every_step_sees_twice_as_many_samples_until_all_are_in():
     assert result.calls < 0.8 * whole.calls
 
 
-def test_the_jacobian_is_made_once_for_every_sample_after_the_short_fits(monkeypatch):
-    """Of the samples of the short fit that goes on, its model does."""
+@pytest.mark.parametrize("final_samples", [48, 24])
+def test_the_jacobian_is_made_once_for_every_sample_after_the_short_fits(monkeypatch, final_samples):
+    """Of the samples of the short fit that goes on, its model does; the whole fit's does where more are to come."""
     made, equations = [], GaussNewton._equations
 
     def counted(self, table, c2, numbers):
@@ -428,7 +467,8 @@ def test_the_jacobian_is_made_once_for_every_sample_after_the_short_fits(monkeyp
         return equations(self, table, c2, numbers)
 
     monkeypatch.setattr(GaussNewton, "_equations", counted)
-    settings = {"scouts": 2, "scout_samples": 8, "iterations": 3, "final_calls": 0}
+    settings = {"scouts": 2, "scout_samples": 8, "iterations": 3 if final_samples == 48 else 2, "final_calls": 0}
+    settings["final_samples"] = final_samples
     result = ls.calibrate(Mixture(), noise_of(96), ls.build("ddim", SIGMAS), **settings)
     first, second, *later = made
     assert first == second == [0, 1]  # batches: of 48 fitted samples, 8
@@ -439,10 +479,19 @@ def test_the_jacobian_is_made_once_for_every_sample_after_the_short_fits(monkeyp
 
 
 @pytest.mark.parametrize(
-    ("fitted", "sizes"), [(512, [128, 256, 512]), (128, [32, 64, 128]), (40, [32, 32, 40]), (9, [9] * 3)]
+    ("fitted", "sizes"),
+    [
+        (512, [32, 48, 96, 192, 384, 512]),
+        (128, [32, 48, 96, 128]),
+        (96, [32, 48, 96]),
+        (40, [32, 32, 40]),
+        (9, [9] * 3),
+    ],
 )
 def test_the_last_step_sees_all_samples_however_many(fitted, sizes):
-    assert growth(fitted, GaussNewtonSettings()) == sizes
+    """Whole fits see 96 at most; the one that is used goes on."""
+    settings = GaussNewtonSettings()
+    assert [*growth(fitted, settings), *doubling(fitted, settings)] == sizes
 
 
 def test_the_base_is_the_strongest_of_the_best_few_on_the_samples_that_decide():

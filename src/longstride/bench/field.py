@@ -18,7 +18,7 @@ from longstride.calibration.dense import FINE, DenseSolution, solve_dense
 from longstride.calibration.fits import robust_mean, robust_scale
 from longstride.calibration.normal_equations import Array
 from longstride.calibration.reference import Errors, Reference, squared_errors, start_of
-from longstride.calibration.settings import FITTED, HELD_OUT
+from longstride.calibration.settings import FITTED, HELD_OUT, fitted_samples
 from longstride.calibration.starts import CLASSICAL, classical_tables
 from longstride.evaluation.contestants import base_table
 from longstride.evaluation.measure import Sampler
@@ -39,6 +39,8 @@ IIA = {
 }
 #: Calibration samples that say which grid is the best of a classical solver.
 _FEW = 48
+#: Samples that IIA is fitted to, and as many that decide.
+_FEW_IIA = 32
 #: What this package fits beside IIA.
 OURS = ("global", "gauss_newton")
 #: Of several calls per step: the one that diffusers offers for flows.
@@ -53,7 +55,7 @@ class PeerCase:
         case: Name, model, guidance and evaluation samples.
         nfes: Network calls.
         samples: Calibration samples; peers may use all.
-        fitted: Those that our own fit sees: the first.
+        fitted: Those that our own fit sees, the first; default: as many as :func:`~.settings.fitted_samples` says.
         held_out: The next ones, that decide on it.
         backprop: Whether the peers that need gradients of the network take part.
     """
@@ -61,7 +63,7 @@ class PeerCase:
     case: Case
     nfes: tuple[int, ...]
     samples: int = 176
-    fitted: int = FITTED
+    fitted: int | None = None
     held_out: int = HELD_OUT
     backprop: bool = True
 
@@ -145,8 +147,13 @@ class Field:
         assert isinstance(table, SolverTable)
 
         def find() -> Entry:
-            few = min(32, self.one.fitted) if name in IIA else self.one.fitted
-            chosen = slice(self.one.fitted - few, self.one.fitted + (few if name in IIA else self.one.held_out))
+            if name in IIA:  # before the last samples of our own fit at many calls, and after them
+                middle = self.one.fitted or FITTED
+                few = min(_FEW_IIA, middle)
+                chosen = slice(middle - few, middle + few)
+            else:
+                few = self.one.fitted or fitted_samples(table.nfe)
+                chosen = slice(0, few + self.one.held_out)
             noise = self.noise[chosen]
             target = self.end[chosen]
             result = calibrate(

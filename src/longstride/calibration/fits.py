@@ -9,7 +9,7 @@ import numpy as np
 from longstride.calibration.normal_equations import Array, NormalEquations
 from longstride.table import SolverTable
 
-__all__ = ["FIRST_DAMPING", "Fit", "Iteration", "Model", "robust_mean", "robust_scale"]
+__all__ = ["FIRST_DAMPING", "Fit", "Iteration", "Model", "robust_loss", "robust_mean", "robust_scale"]
 
 #: Damping of a first step. A tenth of it would take the step a little farther, into directions that hardly matter for
 #: the error, and tables for neighbouring numbers of calls would differ so much that none between them could be filled.
@@ -61,8 +61,8 @@ class Fit:
     """Result of :meth:`GaussNewton.fit`.
 
     Attributes:
-        table: The one of all iterates, the start included, with the least objective on the held-out samples, of those
-            within the bound on their error where any is.
+        table: The last of all iterates, the start included, that held-out samples do not say is worse than those
+            before it, of those within the bound on their error where any is.
         iterations: One line per accepted step; the first line is the start.
         stopped: Why it ended, in words.
         damping: Where a fit on further samples goes on.
@@ -82,8 +82,13 @@ def robust_scale(squared: Array, factor: float = 1.0) -> float:
     return factor * median if factor > 0 and median > 0 else float("inf")
 
 
-def robust_mean(squared: Array, c2: float) -> float:
-    """Mean of the robust loss over squared errors ``(B,)``; their plain mean for infinite c²."""
+def robust_loss(squared: Array, c2: float) -> Array:
+    """Robust loss of squared errors of any shape, in it; themselves for infinite c²."""
     with np.errstate(invalid="ignore"):
         loss = 2 * squared / (1 + np.sqrt(1 + squared / c2))
-    return float(np.mean(np.where(np.isinf(squared), np.inf, loss)))
+    return np.where(np.isinf(squared), np.inf, loss)
+
+
+def robust_mean(squared: Array, c2: float) -> float:
+    """Mean of the robust loss over squared errors ``(B,)``; their plain mean for infinite c²."""
+    return float(robust_loss(squared, c2).mean())

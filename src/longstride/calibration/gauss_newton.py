@@ -22,10 +22,13 @@ about :math:`K^3 / 6` calls per sample. The last row makes no call at all: where
 ones: after a step :math:`\delta` the same model has :math:`J^T r - G \delta`, as in an extended Kalman filter. The
 trial of a step is measured on all.
 
+Of the iterates the last is used that is within one standard error of the best before it on held-out samples.
+
 References:
     Nocedal & Wright, Numerical Optimization, 2006, Sec. 10.3; Bertsekas, Incremental least squares methods and the
     extended Kalman filter, 1996, for samples that come in later; Charbonnier, Blanc-Féraud, Aubert & Barlaud, Two
-    deterministic half-quadratic regularization algorithms for computed imaging, ICIP 1994, for rho.
+    deterministic half-quadratic regularization algorithms for computed imaging, ICIP 1994, for rho; Breiman, Friedman,
+    Olshen & Stone, Classification and regression trees, 1984, Sec. 3.4.3, for the rule of one standard error.
 """
 
 from __future__ import annotations
@@ -37,7 +40,7 @@ import torch
 from torch import Tensor
 
 from longstride.calibration.batches import Batch, Batches
-from longstride.calibration.fits import FIRST_DAMPING, Fit, Iteration, Model, robust_mean, robust_scale
+from longstride.calibration.fits import FIRST_DAMPING, Fit, Iteration, Model, robust_loss, robust_mean, robust_scale
 from longstride.calibration.last_row import LastRows, Terms
 from longstride.calibration.normal_equations import Array, NormalEquations, double, infinite_for_nan
 from longstride.calibration.reference import Errors
@@ -265,13 +268,20 @@ class GaussNewton:
         return Fit(best, tuple(lines), stopped, damping, model)
 
     def _better(self, table: SolverTable, best: SolverTable, c2: float, most: float) -> bool:
-        """Whether a table is better on held-out samples than the best one so far; see :meth:`fit` for ``most``.
+        """Whether a later table is used in place of the best one so far; see :meth:`fit` for ``most``.
 
-        The scale of the loss falls with the errors: both are compared on one.
+        Held-out samples are few, and the fit has seen more: they only stop what they are sure is worse, by more than
+        one standard error of the paired difference. The scale of the loss falls with the errors: both are compared on
+        one.
         """
-        held = (self.errors(one, self.held_out) for one in (table, best))
-        now, then = ((Errors.of(e[:, 1]).rmse > most, robust_mean(e[:, 0], c2)) for e in held)
-        return now < then
+        now, then = (self.errors(one, self.held_out) for one in (table, best))
+        if not np.isfinite(now).all():
+            return False
+        over, was_over = (Errors.of(e[:, 1]).rmse > most for e in (now, then))
+        if over != was_over:
+            return was_over
+        gain = robust_loss(then[:, 0], c2) - robust_loss(now[:, 0], c2)
+        return bool(gain.mean() >= -gain.std() / np.sqrt(len(gain)))
 
     def scale(self, squared: Array) -> float:
         """c² of the loss, from squared residuals ``(B,)``; infinite for plain squares."""

@@ -7,7 +7,7 @@
    First steps need no more: they go far in a direction that a few samples tell. The Jacobian is made for new samples
    only; of earlier ones the quadratic model is kept. So all steps together cost little more than one on all samples.
 4. Where few calls make that cheap the others are, too, and the best of them is used (:mod:`.finals`): how a short fit
-   stands says little of where it ends.
+   stands says little of where it ends. If there are still more samples, it goes on with twice as many at every step.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ from longstride.calibration.scouting import (
     scout,
     strongest_first,
 )
-from longstride.calibration.settings import GaussNewtonSettings, growth, most_finals
+from longstride.calibration.settings import GaussNewtonSettings, doubling, growth, most_finals
 from longstride.calibration.unknowns import Unknowns
 from longstride.errors import InputError
 from longstride.table import SolverTable
@@ -118,7 +118,8 @@ def calibrate_gauss_newton(
         )
 
     count = most_finals(table.nfe, batches.fitted, batches.samples - batches.fitted, settings)
-    done, total = 0, settings.scouts * settings.scout_iterations + settings.iterations * count
+    more = [first_batches(batches, samples) for samples in doubling(batches.fitted, settings)]
+    done, total = 0, settings.scouts * settings.scout_iterations + settings.iterations * count + len(more)
 
     def step() -> None:
         nonlocal done
@@ -159,11 +160,23 @@ def calibrate_gauss_newton(
                 raise
             continue
         fits[start], lines[start] = fit, seen
-    start, finals = best_final(
-        batches, {key: fit.table for key, fit in fits.items()}, reference, floor=floor, most=bound
-    )
-    search = Search(found.base, errors, found.objectives, start, tuple(lines[start]), fits[start].stopped, finals)
-    return replace(fits[start].table, name=name), candidates[found.base], search
+    while True:
+        tables = {key: fit.table for key, fit in fits.items()}
+        start, finals = best_final(batches, tables, reference, floor=floor, most=bound)
+        fit = fits.pop(start)
+        try:
+            for numbers in more:
+                fit = newton(numbers, residual).fit(
+                    fit.table, 1, damping=fit.damping, known=fit.model, most=bound, say=step
+                )
+                lines[start] += fit.iterations[1:]
+        except InputError:  # it is finite on the samples of whole fits, but not on all
+            if not fits:
+                raise
+            continue
+        break
+    search = Search(found.base, errors, found.objectives, start, tuple(lines[start]), fit.stopped, finals)
+    return replace(fit.table, name=name), candidates[found.base], search
 
 
 def check_starts(starts: Mapping[str, SolverTable], table: SolverTable) -> None:

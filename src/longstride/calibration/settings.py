@@ -12,10 +12,21 @@ from longstride.calibration.residuals import RESIDUALS
 from longstride.calibration.scouting import TRAJECTORIES
 from longstride.errors import InputError, unknown
 
-__all__ = ["FITTED", "HELD_OUT", "GaussNewtonSettings", "growth", "most_calls", "most_finals"]
+__all__ = [
+    "FITTED",
+    "HELD_OUT",
+    "GaussNewtonSettings",
+    "doubling",
+    "fitted_samples",
+    "growth",
+    "most_calls",
+    "most_finals",
+]
 
-#: Samples that are fitted and held out where nothing else is said; more fitted ones hardly help.
+#: Samples that are fitted and held out where nothing else is said; see :func:`fitted_samples`.
 FITTED, HELD_OUT = 96, 48
+#: Up to so many network calls more samples are fitted, and how many.
+_FEW_CALLS, _MORE = 6, 128
 #: Classical solvers times grids, at most.
 _MOST_STARTS = 63
 
@@ -29,7 +40,9 @@ class GaussNewtonSettings:
         scouts: How many classical solvers short fits start from; 0: the table that was passed is the only start.
         scout_iterations: Steps of a short fit.
         scout_samples: Samples that classical solvers are compared on, and that short fits see.
-        final_calls: Network calls in samples that fits on all samples after the first may take in all; 0: none is made.
+        final_calls: Network calls in samples that whole fits after the first may take in all; 0: none is made.
+        final_samples: Samples that whole fits see at most. The one that is used goes on with twice as many at every
+            step until all are in.
         levels: Whether inner levels are free.
         column: Whether the weight of the first state in every row is.
         window: Rows weigh so many of the latest outputs, and the recurrence of the base stays; None: all outputs.
@@ -47,6 +60,7 @@ class GaussNewtonSettings:
     scout_iterations: int = 1
     scout_samples: int = 16
     final_calls: int = 12_000
+    final_samples: int = 96
     levels: bool = True
     column: bool = True
     window: int | None = None
@@ -57,7 +71,7 @@ class GaussNewtonSettings:
     stability: float = 4.0
 
     def __post_init__(self) -> None:
-        counts = (self.iterations, self.scout_iterations, self.scout_samples)
+        counts = (self.iterations, self.scout_iterations, self.scout_samples, self.final_samples)
         if min(counts) < 1 or min(self.scouts, self.final_calls) < 0:
             raise InputError(f"expected at least one iteration and sample, and scouts and final_calls >= 0, got {self}")
         if not all(0 <= x < np.inf for x in (self.robust, self.ridge, self.margin)) or not self.stability > 0:
@@ -68,10 +82,30 @@ class GaussNewtonSettings:
             raise unknown("residual", self.residual, RESIDUALS)
 
 
+def fitted_samples(nfe: int) -> int:
+    """Samples that are fitted where nothing else is said: more up to 6 network calls, where they are cheap and help.
+
+    There errors have the heaviest tails, and fewer samples do not show them.
+    """
+    return _MORE if nfe <= _FEW_CALLS else FITTED
+
+
 def growth(fitted: int, settings: GaussNewtonSettings) -> list[int]:
-    """Samples of every step: all at the last, half as many at every one before, but twice the scouts' at least."""
-    halves = [-(-fitted // 2**n) for n in reversed(range(settings.iterations))]
-    return [min(fitted, max(half, 2 * settings.scout_samples)) for half in halves]
+    """Samples of every step of a whole fit: all that it sees at the last, half as many at every one before.
+
+    But never fewer than twice as many as short fits see, if there are.
+    """
+    most = min(fitted, settings.final_samples)
+    halves = [-(-most // 2**n) for n in reversed(range(settings.iterations))]
+    return [min(most, max(half, 2 * settings.scout_samples)) for half in halves]
+
+
+def doubling(fitted: int, settings: GaussNewtonSettings) -> list[int]:
+    """Samples of every step that follows the whole fit that is used."""
+    counts = [min(fitted, settings.final_samples)]
+    while counts[-1] < fitted:
+        counts.append(min(2 * counts[-1], fitted))
+    return counts[1:]
 
 
 def _step_calls(nfe: int, settings: GaussNewtonSettings) -> int:
@@ -82,8 +116,9 @@ def _step_calls(nfe: int, settings: GaussNewtonSettings) -> int:
 
 def most_finals(nfe: int, fitted: int, held_out: int, settings: GaussNewtonSettings) -> int:
     """How many fits on all samples there are at most: as many more than one as ``final_calls`` pay for."""
-    jacobian = (fitted - min(settings.scout_samples, fitted)) * _step_calls(nfe, settings)
-    trials = (sum(growth(fitted, settings)) + settings.iterations * held_out) * nfe
+    sizes = growth(fitted, settings)
+    jacobian = (sizes[-1] - min(settings.scout_samples, fitted)) * _step_calls(nfe, settings)
+    trials = (sum(sizes) + settings.iterations * held_out) * nfe
     return 1 + min(max(settings.scouts - 1, 0), settings.final_calls // (jacobian + trials))
 
 
@@ -98,12 +133,12 @@ def most_calls(nfe: int, fitted: int, held_out: int, settings: GaussNewtonSettin
         reference_steps: Steps of the converged solution.
     """
     few, finals = min(settings.scout_samples, fitted), most_finals(nfe, fitted, held_out, settings)
-    sizes = [0, *growth(fitted, settings)]
-    steps = finals * sum(now - before or now for before, now in pairwise(sizes)) + (
-        few * settings.scouts * settings.scout_iterations if settings.scouts > 1 else 0
-    )
+    sizes, more = [0, *growth(fitted, settings)], doubling(fitted, settings)
+    steps = finals * sum(now - before or now for before, now in pairwise(sizes)) + fitted - sizes[-1]
+    steps += few * settings.scouts * settings.scout_iterations if settings.scouts > 1 else 0
     # A few trials of every step, every start, the trajectories that choose levels, and the check.
-    seen = finals * settings.iterations * (fitted + 2 * held_out) + settings.scouts * few + 4 * held_out
+    seen = finals * settings.iterations * (sizes[-1] + 2 * held_out) + settings.scouts * few + 4 * held_out
+    seen += sum(more) + 2 * len(more) * held_out
     tried = (_MOST_STARTS * few * nfe + (FINE + 1) * TRAJECTORIES) if settings.scouts else few * nfe
     solved = (fitted + held_out + 8) * reference_steps
     return steps * _step_calls(nfe, settings) + 2 * seen * nfe + tried + solved + 12 * held_out * nfe

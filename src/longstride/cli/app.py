@@ -143,7 +143,9 @@ def calibrate(
     substeps: Annotated[int | None, typer.Option(help="iia: fine steps M of the target; 10.", min=1)] = None,
     fine: Annotated[str | None, typer.Option(help="iia: solver of the fine steps; base, the base solver.")] = None,
     ridge: Annotated[float | None, typer.Option(help="Penalty towards the start; 1e-6.", min=0.0)] = None,
-    batch: Annotated[int | None, typer.Option(help="Samples that are fitted; 96, iia and global 16.", min=1)] = None,
+    batch: Annotated[
+        int | None, typer.Option(help="Samples that are fitted; 96, up to 6 calls 128; iia, global 16.", min=1)
+    ] = None,
     held_out: Annotated[
         int | None, typer.Option(help="Further samples that decide what is accepted; 48, iia and global 16.", min=1)
     ] = None,
@@ -185,7 +187,7 @@ def calibrate(
     settings |= {"directions": directions, "r": r, "substeps": substeps, "fine": fine}
     given = {key: value for key, value in settings.items() if value is not None}
     if pipeline or prompts is not None:
-        from longstride.calibration.settings import FITTED, HELD_OUT
+        from longstride.calibration.settings import HELD_OUT
         from longstride.cli.pipelines import calibrate_whole
 
         whole = calibrate_whole(
@@ -199,7 +201,7 @@ def calibrate(
             size=size,
             dtype=dtype,
             device=use_device(device),
-            samples=batch or FITTED,
+            samples=batch,
             held_out=held_out or HELD_OUT,
             batch_size=batch_size,
             seed=seed,

@@ -13,7 +13,7 @@ from longstride.calibration import METHODS, Calibration, calibrate
 from longstride.calibration.calibrate import default_settings
 from longstride.calibration.iia import PUBLISHED, IIASettings
 from longstride.calibration.many import anchors_of, calibrate_book
-from longstride.calibration.settings import FITTED, HELD_OUT, GaussNewtonSettings, most_calls
+from longstride.calibration.settings import FITTED, HELD_OUT, GaussNewtonSettings, fitted_samples, most_calls
 from longstride.cli.common import console, progress_bars, use_device
 from longstride.errors import InputError, unknown
 from longstride.evaluation.contestants import base_table
@@ -26,8 +26,7 @@ from longstride.zoo import Model, load_model
 
 __all__ = ["Wanted", "make"]
 
-#: Samples that are fitted and held out by default: the paper's of IIA, and what all free numbers together need.
-_SAMPLES = {"gauss_newton": (FITTED, HELD_OUT)}
+#: Samples that are fitted and held out by default where rows are fitted one by one: the paper's of IIA.
 _FEW = (16, 16)
 
 
@@ -64,7 +63,10 @@ class Wanted:
     @property
     def samples(self) -> tuple[int, int]:
         """Samples that are fitted, and held out."""
-        fitted, held_out = _SAMPLES.get(self.method, _FEW)
+        if self.method == "gauss_newton":  # what all free numbers together need
+            fitted, held_out = FITTED if self.many else fitted_samples(self.nfes[0]), HELD_OUT
+        else:
+            fitted, held_out = _FEW
         return self.batch or fitted, self.held_out or held_out
 
 

@@ -16,7 +16,7 @@ import torch
 from longstride.book import CardBook, load_any
 from longstride.calibration import Calibration
 from longstride.calibration.calibrate import default_settings
-from longstride.calibration.settings import GaussNewtonSettings, most_calls
+from longstride.calibration.settings import GaussNewtonSettings, fitted_samples, most_calls
 from longstride.card import Card
 from longstride.cli.common import console, progress_bars
 from longstride.errors import InputError, unknown
@@ -100,7 +100,7 @@ def calibrate_whole(
     size: str | None,
     dtype: str,
     device: str,
-    samples: int,
+    samples: int | None,
     held_out: int,
     batch_size: int | None,
     seed: int,
@@ -117,6 +117,7 @@ def calibrate_whole(
     if len(nfes) > 1 or len(guidances) > 1:
         raise InputError("a pipeline is calibrated for one number of calls and one guidance scale at a time")
     nfe, guidance = nfes[0], guidances[0]
+    samples = samples or fitted_samples(nfe)
     texts = None if prompts is None else prompts_in(prompts)
     options = size_of(size)
     check_writable(out)

@@ -20,7 +20,7 @@ import torch
 from torch import Tensor
 
 from longstride.calibration.calibrate import Calibration, Progress, calibrate
-from longstride.calibration.settings import FITTED, HELD_OUT
+from longstride.calibration.settings import HELD_OUT, fitted_samples
 from longstride.card import ModelInfo
 from longstride.denoiser import DIFFUSERS_PREDICTIONS, Denoiser, DynamicThreshold, as_denoiser
 from longstride.errors import InputError, LongstrideError
@@ -114,7 +114,7 @@ def calibrate_pipeline(
     prompts: Sequence[str] | None = None,
     guidance_scale: float | None = None,
     negative_prompt: str | None = None,
-    samples: int = FITTED,
+    samples: int | None = None,
     held_out: int = HELD_OUT,
     batch_size: int | None = None,
     seed: int = 0,
@@ -133,7 +133,7 @@ def calibrate_pipeline(
         prompts: Gone through in turn; default: sixteen plain ones. None of them for pipelines that take none.
         guidance_scale: As in the call of the pipeline; default: the pipeline's own.
         negative_prompt: Likewise.
-        samples: Samples that are fitted.
+        samples: Samples that are fitted; default: 96, and 128 up to 6 calls.
         held_out: Further ones that decide whether the fit is accepted.
         batch_size: Samples per call of the pipeline; default: 8, halved until one fits into memory.
         seed: Of the noise.
@@ -151,6 +151,7 @@ def calibrate_pipeline(
     Raises:
         InputError: the pipeline cannot be driven from outside, or bad settings.
     """
+    samples = fitted_samples(nfe) if samples is None else samples
     total = samples + held_out
     takes = _parameters(pipeline)
     per_sample: dict[str, Sequence[Any]] = {}
