@@ -118,8 +118,8 @@ def calibrate_gauss_newton(
         )
 
     count = most_finals(table.nfe, batches.fitted, batches.samples - batches.fitted, settings)
-    more = [first_batches(batches, samples) for samples in doubling(batches.fitted, settings)]
-    done, total = 0, settings.scouts * settings.scout_iterations + settings.iterations * count + len(more)
+    further = [first_batches(batches, samples) for samples in doubling(batches.fitted, settings)]
+    done, total = 0, settings.scouts * settings.scout_iterations + settings.iterations * count + len(further)
 
     def step() -> None:
         nonlocal done
@@ -145,37 +145,36 @@ def calibrate_gauss_newton(
     # The gate would refuse what single samples make worse than the base: of the last iterates, one that is not so is
     # taken before one that is.
     bound = (1 + settings.margin) * Errors.of(plain.errors(candidates[found.base], plain.held_out)[:, 1]).rmse
-    stages, fits, lines = _growing(batches, settings), dict[str, Fit](), dict[str, list[Iteration]]()
+    stages = _growing(batches, settings)
+    stages[-1] = replace(stages[-1], most=bound)
+    more = [_Stage(numbers, 1, bound) for numbers in further]
+
+    def through(fit: Fit, stages: Sequence[_Stage]) -> Fit:
+        """What a fit becomes when it goes on; its steps are those of all stages."""
+        for stage in stages:
+            whole = newton(stage.numbers, residual)
+            new = whole.fit(fit.table, stage.steps, damping=fit.damping, known=fit.model, most=stage.most, say=step)
+            fit = replace(new, iterations=(*fit.iterations, *new.iterations[1 if fit.iterations else 0 :]))
+        return fit
+
+    fits: dict[str, Fit] = {}
     going_on = list(found.fits)[:count]
     for start in going_on:
-        fit, seen = found.fits[start], list[Iteration]()
         try:
-            for numbers, steps in stages:
-                most = bound if numbers == stages[-1][0] else np.inf
-                whole = newton(numbers, residual)
-                fit = whole.fit(fit.table, steps, damping=fit.damping, known=fit.model, most=most, say=step)
-                seen += fit.iterations[1 if seen else 0 :]
+            fits[start] = through(replace(found.fits[start], iterations=()), stages)
         except InputError:  # it is finite on the samples of short fits, but not on all
             if start == going_on[-1] and not fits:
                 raise
-            continue
-        fits[start], lines[start] = fit, seen
     while True:
         tables = {key: fit.table for key, fit in fits.items()}
         start, finals = best_final(batches, tables, reference, floor=floor, most=bound)
-        fit = fits.pop(start)
         try:
-            for numbers in more:
-                fit = newton(numbers, residual).fit(
-                    fit.table, 1, damping=fit.damping, known=fit.model, most=bound, say=step
-                )
-                lines[start] += fit.iterations[1:]
+            fit = through(fits.pop(start), more)
+            break
         except InputError:  # it is finite on the samples of whole fits, but not on all
             if not fits:
                 raise
-            continue
-        break
-    search = Search(found.base, errors, found.objectives, start, tuple(lines[start]), fit.stopped, finals)
+    search = Search(found.base, errors, found.objectives, start, fit.iterations, fit.stopped, finals)
     return replace(fit.table, name=name), candidates[found.base], search
 
 
@@ -202,13 +201,28 @@ def check_starts(starts: Mapping[str, SolverTable], table: SolverTable) -> None:
             )
 
 
-def _growing(batches: Batches, settings: GaussNewtonSettings) -> list[tuple[list[int], int]]:
-    """Batches to fit, and for how many steps."""
-    stages: list[tuple[list[int], int]] = []
+@dataclass(frozen=True)
+class _Stage:
+    """Some steps on the same samples.
+
+    Attributes:
+        numbers: Batches to fit.
+        steps: How many.
+        most: Bound on the error of what is chosen, see :meth:`GaussNewton.fit`.
+    """
+
+    numbers: list[int]
+    steps: int
+    most: float = float("inf")
+
+
+def _growing(batches: Batches, settings: GaussNewtonSettings) -> list[_Stage]:
+    """Stages of a whole fit."""
+    stages: list[_Stage] = []
     for count in growth(batches.fitted, settings):
         numbers = first_batches(batches, count)
-        if stages and stages[-1][0] == numbers:
-            stages[-1] = (numbers, stages[-1][1] + 1)
+        if stages and stages[-1].numbers == numbers:
+            stages[-1] = replace(stages[-1], steps=stages[-1].steps + 1)
         else:
-            stages.append((numbers, 1))
+            stages.append(_Stage(numbers, 1))
     return stages
