@@ -11,7 +11,7 @@ from diffusers import FlowMatchEulerDiscreteScheduler
 from tiny_models import save_tiny_model
 
 import longstride as ls
-from longstride.bench.field import IIA, OURS, STAGED, Field, PeerCase
+from longstride.bench.field import FULL, IIA, OURS, STAGED, Field, PeerCase
 from longstride.bench.paper import Case
 from longstride.bench.peer_tables import (
     contest_table,
@@ -163,15 +163,18 @@ def test_full_schedules_whatever_they_cost(outcome, monkeypatch):
     model, one, out, before = outcome
     monkeypatch.setattr("longstride.bench.peers.YARDSTICKS", {})
     monkeypatch.setattr(load_peers(PEERS, ("ld3",), True)["ld3"], "PUBLISHED_ITERATIONS", 20)
+    monkeypatch.setitem(FULL, "gauss_newton_full", {"scouts": 0})
     after = run_peers(model, one, out, PEERS, names=("ld3", "gauss_newton"), full=True)
     found = after.about["search"]["ld3_full-3"]
-    assert set(after.contestants) >= {*before.contestants, "ld3_full"}
+    assert set(after.contestants) >= {*before.contestants, "ld3_full", "gauss_newton_full"}
+    assert after.about["search"]["gauss_newton_full-3"]["scouts"].keys() == {"given"}
     assert found["budget"] is None
     assert found["iterations"] == 20
     assert found["backward"] == 20 * 2 * 3  # batches of 2, through all three calls
     rows = full_table(after).splitlines()[2:]
-    assert [row.split(" | ")[:2] for row in rows] == [["| 3", "LD3, full schedule"], ["| 3", "**longstride**"]]
-    assert growth_table(after).splitlines()[2:] == [f"| 3 | {' | '.join(rows[1][:-2].split(' | ')[-3:])} |"]
+    said = ["LD3, full schedule", "longstride, 6 steps", "**longstride**"]
+    assert [row.split(" | ")[:2] for row in rows] == [["| 3", label] for label in said]
+    assert growth_table(after).splitlines()[2:] == [f"| 3 | {' | '.join(rows[-1][:-2].split(' | ')[-3:])} |"]
 
 
 def test_tables_show_the_least_in_bold():

@@ -29,7 +29,7 @@ from longstride.schedule import Flow
 from longstride.table import SolverTable
 from longstride.zoo.model import Model
 
-__all__ = ["IIA", "OURS", "STAGED", "Entry", "Field", "PeerCase"]
+__all__ = ["FULL", "IIA", "OURS", "STAGED", "Entry", "Field", "PeerCase"]
 
 #: Published forms of IIA, by name: method and base solver.
 IIA = {
@@ -43,6 +43,8 @@ _FEW = 48
 _FEW_IIA = 32
 #: What this package fits beside IIA.
 OURS = ("global", "gauss_newton")
+#: Beside full schedules of others: our own fit with more steps.
+FULL: dict[str, dict[str, Any]] = {"gauss_newton_full": {"iterations": 6}}
 #: Of several calls per step: the one that diffusers offers for flows.
 STAGED: dict[str, tuple[str, dict[str, Any]]] = {"heun": ("heun", {})}
 
@@ -142,7 +144,7 @@ class Field:
 
     def own(self, name: str, classical: Mapping[str, Entry]) -> Callable[[], Entry]:
         """A calibration of this package: IIA on its base's best grid, the others from the best classical solver."""
-        method, base = IIA.get(name, (name, "classical"))
+        method, base = IIA.get(name, ("gauss_newton" if name in FULL else name, "classical"))
         table = classical[base].sampler
         assert isinstance(table, SolverTable)
 
@@ -165,6 +167,7 @@ class Field:
                 reference=Reference(target, float("nan"), FINE, start_of(noise, table)),
                 batch_size=32,
                 model=self.model.info(self.one.case.guidance),
+                **FULL.get(name, {}),
             )
             about = {"calls": result.calls, "accepted": result.end.accepted, "reason": result.end.reason}
             if result.search is not None:

@@ -13,6 +13,7 @@ __all__ = ["peer_sections"]
 #: Order and names of those that are not classical solvers and no peers.
 _OURS = {
     "gauss_newton": "**longstride**",
+    "gauss_newton_full": "longstride, 6 steps",
     "global": "longstride, row by row",
     "iia_ddim": "IIA-DDIM",
     "iia_ipndm": "IIA-IPNDM",

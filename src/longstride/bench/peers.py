@@ -21,7 +21,7 @@ from typing import Any
 
 import torch
 
-from longstride.bench.field import IIA, OURS, STAGED, Entry, Field, PeerCase
+from longstride.bench.field import FULL, IIA, OURS, STAGED, Entry, Field, PeerCase
 from longstride.bench.memory import PeakMemory, device_name
 from longstride.bench.paper import CASES, Case
 from longstride.calibration.starts import CLASSICAL
@@ -87,7 +87,8 @@ def run_peers(
             all.
         times: Other than 1: those that learn by backprop alone, with so many times the calls that our own fit spent;
             they stand beside the others as ``NAME_xTIMES``.
-        full: Those alone, with all iterations of their schedules whatever these cost, as ``NAME_full``.
+        full: Those alone, with all iterations of their schedules whatever these cost, as ``NAME_full``, and our own fit
+            with more steps.
         seed: Shifts every seed.
         say: Called with (what is being done, done, total).
 
@@ -114,7 +115,9 @@ def run_peers(
         suffix, what = ("full", "full schedule") if full else (f"x{times:g}", f"{times:g} × the calls")
         ours, methods = (), {f"{name}_{suffix}": one for name, one in methods.items() if one.BACKPROP}
         labels = {name: f"{module.LABEL}, {what}" for name, module in methods.items()}
-        if not methods:
+        if full and (not names or "gauss_newton" in names):
+            ours = tuple(FULL)
+        if not (methods or ours):
             raise InputError(f"no peer that learns by backprop is to be run on {case.slug}: leave out full and times")
     folder = out / "work" / f"peers_{case.slug}"
     file = out / f"peers_{case.slug}.json"

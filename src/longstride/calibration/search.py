@@ -14,6 +14,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from itertools import groupby
 
 import numpy as np
 import torch
@@ -118,8 +119,8 @@ def calibrate_gauss_newton(
         )
 
     count = most_finals(table.nfe, batches.fitted, batches.samples - batches.fitted, settings)
-    further = [first_batches(batches, samples) for samples in doubling(batches.fitted, settings)]
-    done, total = 0, settings.scouts * settings.scout_iterations + settings.iterations * count + len(further)
+    sizes, more = growth(batches.fitted, settings), doubling(batches.fitted, settings)
+    done, total = 0, settings.scouts * settings.scout_iterations + len(sizes) * count + len(more)
 
     def step() -> None:
         nonlocal done
@@ -145,15 +146,15 @@ def calibrate_gauss_newton(
     # The gate would refuse what single samples make worse than the base: of the last iterates, one that is not so is
     # taken before one that is.
     bound = (1 + settings.margin) * Errors.of(plain.errors(candidates[found.base], plain.held_out)[:, 1]).rmse
-    stages = _growing(batches, settings)
-    stages[-1] = replace(stages[-1], most=bound)
-    more = [_Stage(numbers, 1, bound) for numbers in further]
+    whole, further = _stages(batches, sizes), _stages(batches, more, bound)
+    whole[-1] = replace(whole[-1], most=bound)
 
     def through(fit: Fit, stages: Sequence[_Stage]) -> Fit:
         """What a fit becomes when it goes on; its steps are those of all stages."""
         for stage in stages:
-            whole = newton(stage.numbers, residual)
-            new = whole.fit(fit.table, stage.steps, damping=fit.damping, known=fit.model, most=stage.most, say=step)
+            new = newton(stage.numbers, residual).fit(
+                fit.table, stage.steps, damping=fit.damping, known=fit.model, most=stage.most, say=step
+            )
             fit = replace(new, iterations=(*fit.iterations, *new.iterations[1 if fit.iterations else 0 :]))
         return fit
 
@@ -161,7 +162,7 @@ def calibrate_gauss_newton(
     going_on = list(found.fits)[:count]
     for start in going_on:
         try:
-            fits[start] = through(replace(found.fits[start], iterations=()), stages)
+            fits[start] = through(replace(found.fits[start], iterations=()), whole)
         except InputError:  # it is finite on the samples of short fits, but not on all
             if start == going_on[-1] and not fits:
                 raise
@@ -169,7 +170,7 @@ def calibrate_gauss_newton(
         tables = {key: fit.table for key, fit in fits.items()}
         start, finals = best_final(batches, tables, reference, floor=floor, most=bound)
         try:
-            fit = through(fits.pop(start), more)
+            fit = through(fits.pop(start), further)
             break
         except InputError:  # it is finite on the samples of whole fits, but not on all
             if not fits:
@@ -213,16 +214,10 @@ class _Stage:
 
     numbers: list[int]
     steps: int
-    most: float = float("inf")
+    most: float
 
 
-def _growing(batches: Batches, settings: GaussNewtonSettings) -> list[_Stage]:
-    """Stages of a whole fit."""
-    stages: list[_Stage] = []
-    for count in growth(batches.fitted, settings):
-        numbers = first_batches(batches, count)
-        if stages and stages[-1].numbers == numbers:
-            stages[-1] = replace(stages[-1], steps=stages[-1].steps + 1)
-        else:
-            stages.append(_Stage(numbers, 1))
-    return stages
+def _stages(batches: Batches, sizes: Sequence[int], most: float = float("inf")) -> list[_Stage]:
+    """One stage for all steps in a row that see the same samples."""
+    numbers = [first_batches(batches, size) for size in sizes]
+    return [_Stage(same, len(list(steps)), most) for same, steps in groupby(numbers)]

@@ -36,13 +36,14 @@ class GaussNewtonSettings:
     """Settings of the Gauss–Newton calibration.
 
     Attributes:
-        iterations: Most steps of the fit that follows the short ones.
+        iterations: Most steps of a whole fit. Those that are left when it sees all that it may are taken on all samples
+            by the one that is used.
         scouts: How many classical solvers short fits start from; 0: the table that was passed is the only start.
         scout_iterations: Steps of a short fit.
         scout_samples: Samples that classical solvers are compared on, and that short fits see.
         final_calls: Network calls in samples that whole fits after the first may take in all; 0: none is made.
         final_samples: Samples that whole fits see at most. The one that is used goes on with twice as many at every
-            step until all are in.
+            further step until all are in.
         levels: Whether inner levels are free.
         column: Whether the weight of the first state in every row is.
         window: Rows weigh so many of the latest outputs, and the recurrence of the base stays; None: all outputs.
@@ -95,17 +96,20 @@ def growth(fitted: int, settings: GaussNewtonSettings) -> list[int]:
 
     But never fewer than twice as many as short fits see, if there are.
     """
-    most = min(fitted, settings.final_samples)
-    halves = [-(-most // 2**n) for n in reversed(range(settings.iterations))]
-    return [min(most, max(half, 2 * settings.scout_samples)) for half in halves]
+    sizes = [min(fitted, settings.final_samples)]
+    least = min(sizes[0], 2 * settings.scout_samples)
+    while len(sizes) < settings.iterations and sizes[0] > least:
+        sizes.insert(0, max(-(-sizes[0] // 2), least))
+    return sizes
 
 
 def doubling(fitted: int, settings: GaussNewtonSettings) -> list[int]:
-    """Samples of every step that follows the whole fit that is used."""
-    counts = [min(fitted, settings.final_samples)]
+    """Samples of every step that follows the whole fit that is used: twice as many; all, in the steps that are left."""
+    whole = growth(fitted, settings)
+    counts = whole[-1:]
     while counts[-1] < fitted:
         counts.append(min(2 * counts[-1], fitted))
-    return counts[1:]
+    return counts[1:] + [fitted] * (settings.iterations - len(whole))
 
 
 def _step_calls(nfe: int, settings: GaussNewtonSettings) -> int:
@@ -118,7 +122,7 @@ def most_finals(nfe: int, fitted: int, held_out: int, settings: GaussNewtonSetti
     """How many fits on all samples there are at most: as many more than one as ``final_calls`` pay for."""
     sizes = growth(fitted, settings)
     jacobian = (sizes[-1] - min(settings.scout_samples, fitted)) * _step_calls(nfe, settings)
-    trials = (sum(sizes) + settings.iterations * held_out) * nfe
+    trials = (sum(sizes) + len(sizes) * held_out) * nfe
     return 1 + min(max(settings.scouts - 1, 0), settings.final_calls // (jacobian + trials))
 
 
@@ -133,11 +137,12 @@ def most_calls(nfe: int, fitted: int, held_out: int, settings: GaussNewtonSettin
         reference_steps: Steps of the converged solution.
     """
     few, finals = min(settings.scout_samples, fitted), most_finals(nfe, fitted, held_out, settings)
-    sizes, more = [0, *growth(fitted, settings)], doubling(fitted, settings)
-    steps = finals * sum(now - before or now for before, now in pairwise(sizes)) + fitted - sizes[-1]
+    sizes = [0, *growth(fitted, settings)]
+    more = doubling(fitted, settings)
+    steps = finals * sizes[-1] + sum(now - before or now for before, now in pairwise([sizes[-1], *more]))
     steps += few * settings.scouts * settings.scout_iterations if settings.scouts > 1 else 0
     # A few trials of every step, every start, the trajectories that choose levels, and the check.
-    seen = finals * settings.iterations * (sizes[-1] + 2 * held_out) + settings.scouts * few + 4 * held_out
+    seen = finals * len(sizes) * (sizes[-1] + 2 * held_out) + settings.scouts * few + 4 * held_out
     seen += sum(more) + 2 * len(more) * held_out
     tried = (_MOST_STARTS * few * nfe + (FINE + 1) * TRAJECTORIES) if settings.scouts else few * nfe
     solved = (fitted + held_out + 8) * reference_steps

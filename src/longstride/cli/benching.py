@@ -113,7 +113,11 @@ def peers(
         float, typer.Option(help="Only peers with backprop, with so many times the calls of our own fit.", min=0.1)
     ] = 1.0,
     full: Annotated[
-        bool, typer.Option("--full", help="Only peers with backprop, with their full schedules, whatever these cost.")
+        bool,
+        typer.Option(
+            "--full",
+            help="Only peers with backprop, with full schedules whatever these cost, and our fit with more steps.",
+        ),
     ] = False,
     samples: Annotated[int | None, typer.Option(help="Evaluation samples; default: the case's.", min=80)] = None,
     device: Device = "cpu",
