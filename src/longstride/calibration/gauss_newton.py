@@ -225,7 +225,7 @@ class GaussNewton:
             raise InputError(f"{start.name} does not end in finite samples at {start.nfe} calls: choose another start")
         c2 = self.scale(here[:, 0])
         center = self.unknowns.values(best) if self.center is None else self.center
-        stopped = f"{iterations} steps"
+        stopped = "all steps are taken"
         lines = [self._line(here, held, c2, damping)]
         table, worse, model = self.solved(best, c2, center), 0, known
         here = self.errors(table, self.fitted)
