@@ -23,6 +23,10 @@ __all__ = ["gather", "is_first", "join", "mine", "rank_and_size", "wait"]
 Array = NDArray[np.float64]
 T = TypeVar("T")
 
+#: What processes did together last. Whoever lets go of it last needs the interpreter; were that a thread of the process
+#: group while the process ends, it would abort.
+_last: list[distributed.Work] = []
+
 
 def join(device: str = "cpu") -> None:
     """Join the processes that a launcher started beside this one; nothing where there is no launcher.
@@ -60,7 +64,14 @@ def mine(parts: Sequence[T]) -> list[T]:
 def wait() -> None:
     """Wait until every process has come here."""
     if rank_and_size()[1] > 1:
-        distributed.barrier()
+        _together(distributed.barrier(async_op=True))
+
+
+def _together(work: distributed.Work | None) -> None:
+    """Wait for what all processes do, and keep it until the next."""
+    assert work is not None  # None comes from a process that does not take part
+    work.wait()
+    _last[:] = [work]
 
 
 def gather(found: Mapping[int, Array], shapes: Sequence[tuple[int, ...]]) -> list[Array]:
@@ -79,6 +90,6 @@ def gather(found: Mapping[int, Array], shapes: Sequence[tuple[int, ...]]) -> lis
         packed[ends[n] - sizes[n] : ends[n]] = torch.from_numpy(np.ascontiguousarray(value, np.float64)).flatten()
     if distributed.get_backend() == "nccl":
         packed = packed.cuda()
-    distributed.all_reduce(packed)
+    _together(distributed.all_reduce(packed, async_op=True))
     flat = packed.cpu().numpy()
     return [part.reshape(shape) for part, shape in zip(np.split(flat, ends[:-1]), shapes, strict=True)]
