@@ -324,8 +324,8 @@ def test_no_iterate_is_used_that_held_out_samples_are_sure_is_worse():
 
 
 def test_a_later_iterate_gives_way_only_to_what_is_better_by_more_than_a_standard_error():
-    """Held-out losses: 0 of the earlier table; of the later one, mean 1 and a standard error of its own."""
-    unit = np.array([0.0, 2.0, 0.0, 2.0])  # mean 1, population deviation 1: standard error 1/2
+    """Held-out losses: 3 of the earlier table; of the later one, that and a difference whose standard error is 1/2."""
+    unit = np.array([0.0, 2.0, 0.0, 2.0])  # mean 1, population deviation 1, four samples
     squared: dict[str, np.ndarray] = {}
     newton = SimpleNamespace(held_out=[1], errors=lambda table, numbers: np.stack([squared[table]] * 2, 1))
 

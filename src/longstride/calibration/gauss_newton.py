@@ -213,7 +213,7 @@ class GaussNewton:
             damping: Lambda of the first step.
             known: The model of the last step of a fit on some of the batches: the first step makes it for others only.
             most: Iterates whose root-mean-square error on held-out samples is larger are not chosen while others are.
-            patience: Ends after so many steps in a row that are no better on held-out samples than the best one.
+            patience: Ends after so many steps in a row that held-out samples say are worse than the best one.
             say: Called after every step.
 
         Raises:

@@ -45,7 +45,7 @@ TRAJECTORIES = 16
 
 @dataclass(frozen=True)
 class Scouted:
-    """Where fits on all samples start.
+    """Where whole fits start.
 
     Attributes:
         fits: Short fits by their start, in the order in which they go on.

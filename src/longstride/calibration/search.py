@@ -54,7 +54,7 @@ class Search:
         start: Where the fit that is used started.
         iterations: The start, and its steps; each says how many samples it saw.
         stopped: Why it ended.
-        finals: How fits on all samples stand, by their start; empty for one alone.
+        finals: How whole fits stand, by their start; empty for one alone.
     """
 
     base: str

@@ -119,7 +119,7 @@ def _step_calls(nfe: int, settings: GaussNewtonSettings) -> int:
 
 
 def most_finals(nfe: int, fitted: int, held_out: int, settings: GaussNewtonSettings) -> int:
-    """How many fits on all samples there are at most: as many more than one as ``final_calls`` pay for."""
+    """How many whole fits there are at most: as many more than one as ``final_calls`` pay for."""
     sizes = growth(fitted, settings)
     jacobian = (sizes[-1] - min(settings.scout_samples, fitted)) * _step_calls(nfe, settings)
     trials = (sum(sizes) + len(sizes) * held_out) * nfe
@@ -137,8 +137,7 @@ def most_calls(nfe: int, fitted: int, held_out: int, settings: GaussNewtonSettin
         reference_steps: Steps of the converged solution.
     """
     few, finals = min(settings.scout_samples, fitted), most_finals(nfe, fitted, held_out, settings)
-    sizes = [0, *growth(fitted, settings)]
-    more = doubling(fitted, settings)
+    sizes, more = growth(fitted, settings), doubling(fitted, settings)
     steps = finals * sizes[-1] + sum(now - before or now for before, now in pairwise([sizes[-1], *more]))
     steps += few * settings.scouts * settings.scout_iterations if settings.scouts > 1 else 0
     # A few trials of every step, every start, the trajectories that choose levels, and the check.
