@@ -19,7 +19,7 @@ from longstride.calibration.gate import FEWEST, _objection, judge
 from longstride.calibration.gauss_newton import GaussNewton
 from longstride.calibration.reference import Errors, Reference, squared_errors
 from longstride.calibration.scouting import chosen_starts, strongest_first
-from longstride.calibration.settings import GaussNewtonSettings, doubling, fitted_samples, growth, most_calls
+from longstride.calibration.settings import GaussNewtonSettings, fitted_samples, last_steps, most_calls, whole_fit
 from longstride.calibration.starts import DISCOUNTS, classical_tables
 from longstride.calibration.trajectory import GlobalSettings, calibrate_global
 from longstride.table import Row
@@ -445,22 +445,15 @@ def test_the_calls_that_are_announced_are_an_upper_bound(found):
         assert 0.5 * most < result.calls <= most
 
 
-def test_every_step_sees_twice_as_many_samples_until_all_are_in():
-    """Of 48 fitted samples, with short fits on 8: 16, 24, and then all."""
-    settings = {"iterations": 4, "scout_samples": 8, "final_calls": 0}
+def test_a_whole_fit_sees_some_samples_and_the_last_steps_see_all():
+    """Of 48 fitted samples, with short fits on 8: 16 and 24, and then all."""
+    settings = {"scout_samples": 8, "final_samples": 24, "final_calls": 0}
     result = ls.calibrate(Mixture(), noise_of(96), ls.build("ddim", SIGMAS), **settings)
-    seen = [line.samples for line in result.search.iterations]
-    assert seen[0] == 16  # the start
-    assert seen[1:] == sorted(seen[1:])
-    assert set(seen) <= {16, 24, 48}
-    assert 48 in seen
-    whole = ls.calibrate(Mixture(), noise_of(96), ls.build("ddim", SIGMAS), iterations=4, scout_samples=48)
-    assert result.calls < 0.8 * whole.calls
+    assert [line.samples for line in result.search.iterations] == [16, 16, 24, 48, 48]
 
 
-@pytest.mark.parametrize("final_samples", [48, 24])
-def test_the_jacobian_is_made_once_for_every_sample_after_the_short_fits(monkeypatch, final_samples):
-    """Of the samples of the short fit that goes on, its model does; the whole fit's does where more are to come."""
+def test_the_jacobian_of_whole_fits_is_made_once_for_every_sample_and_then_for_all_at_every_step(monkeypatch):
+    """Of the samples of the short fit that goes on, its model does."""
     made, equations = [], GaussNewton._equations
 
     def counted(self, table, c2, numbers):
@@ -468,36 +461,27 @@ def test_the_jacobian_is_made_once_for_every_sample_after_the_short_fits(monkeyp
         return equations(self, table, c2, numbers)
 
     monkeypatch.setattr(GaussNewton, "_equations", counted)
-    settings = {"scouts": 2, "scout_samples": 8, "iterations": 3 if final_samples == 48 else 2, "final_calls": 0}
-    settings["final_samples"] = final_samples
+    settings = {"scouts": 2, "scout_samples": 8, "final_samples": 24, "final_calls": 0}
     result = ls.calibrate(Mixture(), noise_of(96), ls.build("ddim", SIGMAS), **settings)
-    first, second, *later = made
-    assert first == second == [0, 1]  # batches: of 48 fitted samples, 8
-    assert len(later) == 3
-    numbers = [number for some in (first, *later) for number in some]
-    assert sorted(numbers) == list(range(len(numbers)))
-    assert [line.samples for line in result.search.iterations][-1] == 48
+    assert made[:4] == [[0, 1], [0, 1], [2, 3], [4, 5]]  # batches: of 48 fitted samples, 12
+    assert made[4:] == [list(range(12))] * 2
+    assert len(result.search.iterations) == 5
 
 
 @pytest.mark.parametrize(
-    ("fitted", "sizes"),
-    [
-        (512, [32, 48, 96, 192, 384, 512]),
-        (128, [32, 48, 96, 128]),
-        (96, [32, 48, 96]),
-        (40, [32, 40, 40]),
-        (9, [9] * 3),
-    ],
+    ("fitted", "sizes", "last"),
+    [(512, [32, 48], 2), (96, [32, 48], 2), (40, [32, 40], 2), (32, [32], 3), (9, [9], 3)],
 )
-def test_the_last_step_sees_all_samples_however_many(fitted, sizes):
-    """Whole fits see 96 at most; the one that is used goes on, and takes all steps that are left on all samples."""
+def test_the_last_steps_see_all_samples_however_many(fitted, sizes, last):
+    """Whole fits see 48 at most; the one that is used takes all steps that are left on all samples."""
     settings = GaussNewtonSettings()
-    whole, further = growth(fitted, settings), doubling(fitted, settings)
-    assert [*whole, *further] == sizes
-    more = GaussNewtonSettings(iterations=5)
-    assert growth(fitted, more) == whole
-    assert doubling(fitted, more) == [*further, fitted, fitted]
-    assert growth(fitted, GaussNewtonSettings(iterations=1)) == [min(fitted, 96)]
+    assert (whole_fit(fitted, settings), last_steps(fitted, settings)) == (sizes, last)
+    more = GaussNewtonSettings(iterations=7)
+    assert (whole_fit(fitted, more), last_steps(fitted, more)) == (sizes, last + 3)
+    for few in (1, 2, 3):  # all samples are seen by as many steps as there are
+        less = GaussNewtonSettings(iterations=few)
+        assert len(whole_fit(fitted, less)) + last_steps(fitted, less) == few
+        assert last_steps(fitted, less) > 0 or whole_fit(fitted, less) == [fitted]
 
 
 def test_the_base_is_the_strongest_of_the_best_few_on_the_samples_that_decide():

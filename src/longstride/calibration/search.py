@@ -3,18 +3,18 @@
 1. Every classical solver on every grid is run on a few samples. Of the best few, the one that is best on held-out noise
    is the base: what the result must beat.
 2. From the best on each of the best grids, short fits on some of the samples.
-3. The one that stands best on held-out noise is fitted on up to twice as many samples at every step, until all are in.
-   First steps need no more: they go far in a direction that a few samples tell. The Jacobian is made for new samples
-   only; of earlier ones the quadratic model is kept. So all steps together cost little more than one on all samples.
-4. Where few calls make that cheap the others are, too, and the best of them is used (:mod:`.finals`): how a short fit
-   stands says little of where it ends. If there are still more samples, it goes on with twice as many at every step.
+3. Where few calls make that cheap all of them go on, to twice as many samples and then to some more, else the one alone
+   that stands best on held-out noise; how a short fit stands says little of where it ends. First steps go far in a
+   direction that a few samples tell, so the Jacobian is made for new samples only; of earlier ones the quadratic model
+   is kept.
+4. The best of these whole fits (:mod:`.finals`) takes its last steps on all samples, each with a Jacobian of its own:
+   near the end an old model is worth less than samples are.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from itertools import groupby
 
 import numpy as np
 import torch
@@ -22,7 +22,7 @@ from torch import Tensor
 
 from longstride.calibration.batches import Batch, Batches
 from longstride.calibration.finals import Final, best_final
-from longstride.calibration.fits import Fit, Iteration
+from longstride.calibration.fits import Fit, Iteration, Model
 from longstride.calibration.gauss_newton import GaussNewton
 from longstride.calibration.reference import Errors, Reference
 from longstride.calibration.residuals import RESIDUALS, Residual
@@ -35,7 +35,7 @@ from longstride.calibration.scouting import (
     scout,
     strongest_first,
 )
-from longstride.calibration.settings import GaussNewtonSettings, doubling, growth, most_finals
+from longstride.calibration.settings import GaussNewtonSettings, last_steps, most_finals, whole_fit
 from longstride.calibration.unknowns import Unknowns
 from longstride.errors import InputError
 from longstride.table import SolverTable
@@ -119,8 +119,8 @@ def calibrate_gauss_newton(
         )
 
     count = most_finals(table.nfe, batches.fitted, batches.samples - batches.fitted, settings)
-    sizes, more = growth(batches.fitted, settings), doubling(batches.fitted, settings)
-    done, total = 0, settings.scouts * settings.scout_iterations + len(sizes) * count + len(more)
+    sizes, last = whole_fit(batches.fitted, settings), last_steps(batches.fitted, settings)
+    done, total = 0, settings.scouts * settings.scout_iterations + len(sizes) * count + last
 
     def step() -> None:
         nonlocal done
@@ -146,23 +146,26 @@ def calibrate_gauss_newton(
     # The gate would refuse what single samples make worse than the base: of the last iterates, one that is not so is
     # taken before one that is.
     bound = (1 + settings.margin) * Errors.of(plain.errors(candidates[found.base], plain.held_out)[:, 1]).rmse
-    whole, further = _stages(batches, sizes), _stages(batches, more, bound)
-    whole[-1] = replace(whole[-1], most=bound)
 
-    def through(fit: Fit, stages: Sequence[_Stage]) -> Fit:
-        """What a fit becomes when it goes on; its steps are those of all stages."""
-        for stage in stages:
-            new = newton(stage.numbers, residual).fit(
-                fit.table, stage.steps, damping=fit.damping, known=fit.model, most=stage.most, say=step
-            )
-            fit = replace(new, iterations=(*fit.iterations, *new.iterations[1 if fit.iterations else 0 :]))
+    def further(fit: Fit, samples: int, steps: int, known: Model | None, most: float) -> Fit:
+        """What a fit becomes by further steps on so many samples; its iterations are those before, too."""
+        new = newton(first_batches(batches, samples), residual).fit(
+            fit.table, steps, damping=fit.damping, known=known, most=most, say=step
+        )
+        return replace(new, iterations=(*fit.iterations, *new.iterations[1 if fit.iterations else 0 :]))
+
+    def whole(fit: Fit) -> Fit:
+        fit = replace(fit, iterations=())
+        for samples in sizes:
+            most = bound if samples == sizes[-1] else float("inf")
+            fit = further(fit, samples, 1, fit.model, most)
         return fit
 
     fits: dict[str, Fit] = {}
     going_on = list(found.fits)[:count]
     for start in going_on:
         try:
-            fits[start] = through(replace(found.fits[start], iterations=()), whole)
+            fits[start] = whole(found.fits[start])
         except InputError:  # it is finite on the samples of short fits, but not on all
             if start == going_on[-1] and not fits:
                 raise
@@ -170,7 +173,8 @@ def calibrate_gauss_newton(
         tables = {key: fit.table for key, fit in fits.items()}
         start, finals = best_final(batches, tables, reference, floor=floor, most=bound)
         try:
-            fit = through(fits.pop(start), further)
+            fit = fits.pop(start)
+            fit = further(fit, batches.fitted, last, None, bound) if last else fit
             break
         except InputError:  # it is finite on the samples of whole fits, but not on all
             if not fits:
@@ -200,24 +204,3 @@ def check_starts(starts: Mapping[str, SolverTable], table: SolverTable) -> None:
                 f"starts[{name!r}] goes from sigma {high:g} to {low:g}, but the table from {wanted:g} to {least:g}, or "
                 "its alphas there differ: build it between the same two levels"
             )
-
-
-@dataclass(frozen=True)
-class _Stage:
-    """Some steps on the same samples.
-
-    Attributes:
-        numbers: Batches to fit.
-        steps: How many.
-        most: Bound on the error of what is chosen, see :meth:`GaussNewton.fit`.
-    """
-
-    numbers: list[int]
-    steps: int
-    most: float
-
-
-def _stages(batches: Batches, sizes: Sequence[int], most: float = float("inf")) -> list[_Stage]:
-    """One stage for all steps in a row that see the same samples."""
-    numbers = [first_batches(batches, size) for size in sizes]
-    return [_Stage(same, len(list(steps)), most) for same, steps in groupby(numbers)]

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from itertools import pairwise
 
 import numpy as np
 
@@ -16,11 +15,11 @@ __all__ = [
     "FITTED",
     "HELD_OUT",
     "GaussNewtonSettings",
-    "doubling",
     "fitted_samples",
-    "growth",
+    "last_steps",
     "most_calls",
     "most_finals",
+    "whole_fit",
 ]
 
 #: Samples that are fitted and held out where nothing else is said; see :func:`fitted_samples`.
@@ -36,14 +35,13 @@ class GaussNewtonSettings:
     """Settings of the Gauss–Newton calibration.
 
     Attributes:
-        iterations: Most steps of a whole fit. Those that are left when it sees all that it may are taken on all samples
-            by the one that is used.
+        iterations: Most steps after the short fits. The first, one or two, are those of whole fits; the one that is
+            used takes the others on all samples, each with a Jacobian of its own.
         scouts: How many classical solvers short fits start from; 0: the table that was passed is the only start.
         scout_iterations: Steps of a short fit.
         scout_samples: Samples that classical solvers are compared on, and that short fits see.
         final_calls: Network calls in samples that whole fits after the first may take in all; 0: none is made.
-        final_samples: Samples that whole fits see at most. The one that is used goes on with twice as many at every
-            further step until all are in.
+        final_samples: Samples that whole fits see at most.
         levels: Whether inner levels are free.
         column: Whether the weight of the first state in every row is.
         window: Rows weigh so many of the latest outputs, and the recurrence of the base stays; None: all outputs.
@@ -56,12 +54,12 @@ class GaussNewtonSettings:
             :mod:`longstride.calibration.stability`.
     """
 
-    iterations: int = 3
+    iterations: int = 4
     scouts: int = 3
     scout_iterations: int = 1
     scout_samples: int = 16
-    final_calls: int = 12_000
-    final_samples: int = 96
+    final_calls: int = 6_000
+    final_samples: int = 48
     levels: bool = True
     column: bool = True
     window: int | None = None
@@ -91,25 +89,23 @@ def fitted_samples(nfe: int) -> int:
     return _MORE if nfe <= _FEW_CALLS else FITTED
 
 
-def growth(fitted: int, settings: GaussNewtonSettings) -> list[int]:
-    """Samples of every step of a whole fit: all that it sees at the last, half as many at every one before.
+def whole_fit(fitted: int, settings: GaussNewtonSettings) -> list[int]:
+    """Samples of every step of a whole fit: at the last all that it sees, before it half as many.
 
     But never fewer than twice as many as short fits see, if there are.
     """
+    if settings.iterations == 1:
+        return [fitted]
     sizes = [min(fitted, settings.final_samples)]
     least = min(sizes[0], 2 * settings.scout_samples)
-    while len(sizes) < settings.iterations and sizes[0] > least:
+    while len(sizes) < settings.iterations - 1 and sizes[0] > least:
         sizes.insert(0, max(-(-sizes[0] // 2), least))
     return sizes
 
 
-def doubling(fitted: int, settings: GaussNewtonSettings) -> list[int]:
-    """Samples of every step that follows the whole fit that is used: twice as many; all, in the steps that are left."""
-    whole = growth(fitted, settings)
-    counts = whole[-1:]
-    while counts[-1] < fitted:
-        counts.append(min(2 * counts[-1], fitted))
-    return counts[1:] + [fitted] * (settings.iterations - len(whole))
+def last_steps(fitted: int, settings: GaussNewtonSettings) -> int:
+    """Steps that the whole fit that is used takes on all samples."""
+    return settings.iterations - len(whole_fit(fitted, settings))
 
 
 def _step_calls(nfe: int, settings: GaussNewtonSettings) -> int:
@@ -120,7 +116,7 @@ def _step_calls(nfe: int, settings: GaussNewtonSettings) -> int:
 
 def most_finals(nfe: int, fitted: int, held_out: int, settings: GaussNewtonSettings) -> int:
     """How many whole fits there are at most: as many more than one as ``final_calls`` pay for."""
-    sizes = growth(fitted, settings)
+    sizes = whole_fit(fitted, settings)
     jacobian = (sizes[-1] - min(settings.scout_samples, fitted)) * _step_calls(nfe, settings)
     trials = (sum(sizes) + len(sizes) * held_out) * nfe
     return 1 + min(max(settings.scouts - 1, 0), settings.final_calls // (jacobian + trials))
@@ -137,12 +133,12 @@ def most_calls(nfe: int, fitted: int, held_out: int, settings: GaussNewtonSettin
         reference_steps: Steps of the converged solution.
     """
     few, finals = min(settings.scout_samples, fitted), most_finals(nfe, fitted, held_out, settings)
-    sizes, more = growth(fitted, settings), doubling(fitted, settings)
-    steps = finals * sizes[-1] + sum(now - before or now for before, now in pairwise([sizes[-1], *more]))
+    sizes, last = whole_fit(fitted, settings), last_steps(fitted, settings)
+    steps = finals * sizes[-1] + last * fitted
     steps += few * settings.scouts * settings.scout_iterations if settings.scouts > 1 else 0
     # A few trials of every step, every start, the trajectories that choose levels, and the check.
     seen = finals * len(sizes) * (sizes[-1] + 2 * held_out) + settings.scouts * few + 4 * held_out
-    seen += sum(more) + 2 * len(more) * held_out
+    seen += last * (fitted + 2 * held_out)
     tried = (_MOST_STARTS * few * nfe + (FINE + 1) * TRAJECTORIES) if settings.scouts else few * nfe
     solved = (fitted + held_out + 8) * reference_steps
     return steps * _step_calls(nfe, settings) + 2 * seen * nfe + tried + solved + 12 * held_out * nfe
