@@ -181,6 +181,36 @@ def test_a_question_about_the_default_is_answered_against_the_best_classical_sol
     assert f"{found[0]['base_rmse']:.4f} ({found[0]['base_median']:.4f})" in first
 
 
+def test_losses_and_residuals_are_compared_by_frechet_distance_too(folder, tmp_path, monkeypatch):
+    """That of the table which is used, measured once more, is the same; that of one step of DDIM is far larger."""
+    monkeypatch.setattr("longstride.bench.ablations.SIZES", {True: (5, 4, 8)})
+    model, tables = ls.load_model(folder), []
+    distance = Lab.distance
+
+    def measured(lab, table):
+        tables.append(table)
+        return distance(lab, table)
+
+    monkeypatch.setattr(Lab, "distance", measured)
+
+    def loss(lab, quick):
+        lab.reference_steps = 6
+        for robust in (1.0, 0.0):
+            yield _record(lab, 2, fd=True, robust=robust, scouts=1)
+
+    rows = run_records(model, tmp_path, {"loss": loss}, "newton", quick=True, say=lambda *a: None)["loss"]
+    text = ablation_sections(next(tmp_path.glob("newton_*.json")))[f"newton_{slug_of(model.name)}:loss"]()
+    head, _, *lines = text.splitlines()
+    assert head.startswith("| calls | robust | begun at | best classical | fitted | FD | steps |")
+    lab = Lab(model, tmp_path / "again", samples=5, batch=4, held_out=8, reference_steps=6)
+    for row, table, line in zip(rows, tables, lines, strict=True):
+        assert row["fd"] == pytest.approx(distance(lab, table), rel=1e-6)
+        assert f"| {row['fd']:.2f} |" in line
+    assert lab.distance(lab.table("ddim", 1)) > 5 * lab.distance(lab.table("unipc", 6))
+    with pytest.raises(ls.InputError, match="all classes"):
+        lab.of_classes([0]).distance(tables[0])
+
+
 def test_answers_are_kept_when_another_question_is_asked(folder, tmp_path):
     model = ls.load_model(folder)
     for name in ("one", "two"):

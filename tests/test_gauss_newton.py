@@ -517,10 +517,47 @@ def test_every_residual_measures_pixels_as_mean_squared_errors():
         torch.testing.assert_close(pixels.square().sum(1), (x - y).square().flatten(1).mean(1))
 
 
-def test_edges_weigh_as_much_as_pixels_once_balanced():
+@pytest.mark.parametrize("name", sorted(set(RESIDUALS) - {"pixels"}))
+def test_what_is_beside_pixels_weighs_as_much_as_they_do_once_balanced(name):
     x, y = torch.randn(2, 5, 1, 16, 16, dtype=torch.float64, generator=torch.Generator().manual_seed(1))
-    squared = (RESIDUALS["edges"].balanced(x, y)(x) - RESIDUALS["edges"].balanced(x, y)(y)).square()
+    residual = RESIDUALS[name].balanced(x, y)
+    squared = (residual(x) - residual(y)).square()
     assert squared[:, :256].sum() == pytest.approx(float(squared[:, 256:].sum()))
+
+
+def beside(name, samples):
+    found = RESIDUALS[name].beside
+    assert found is not None
+    return found(samples)
+
+
+def test_gradients_weigh_frequencies_by_their_squares():
+    """Differences of a wave of frequency w along a row have 2 sin(w / 2) times its amplitude."""
+    n = torch.arange(64, dtype=torch.float64)
+    for waves in (2, 4, 8):
+        picture = torch.sin(2 * torch.pi * waves * n / 64).expand(1, 1, 64, 64)
+        across = beside("gradients", picture)[0, : 63 * 63].reshape(63, 63) * 63
+        w = 2 * torch.pi * waves / 64
+        wanted = 2 * np.sin(w / 2) * torch.cos(w * (n[:63] + 0.5))
+        torch.testing.assert_close(across[0], wanted)
+        assert across.std(0).max() < 1e-12
+
+
+def test_gradients_are_linear_and_see_no_level():
+    x, y = torch.randn(2, 3, 2, 16, 12, dtype=torch.float64, generator=torch.Generator().manual_seed(3))
+    torch.testing.assert_close(beside("gradients", x + 2 * y + 5), beside("gradients", x) + 2 * beside("gradients", y))
+
+
+def test_moments_are_standard_deviations_of_windows():
+    x = torch.randn(2, 1, 16, 16, dtype=torch.float64, generator=torch.Generator().manual_seed(4))
+    found = beside("moments", x)
+    for size, part in ((2, found[:, :64]), (4, found[:, 64:80]), (8, found[:, 80:])):
+        windows = x.unfold(2, size, size).unfold(3, size, size).flatten(4)
+        wanted = (windows.var(-1, correction=0) + 1e-3).sqrt().flatten(1) / (16 / size)
+        torch.testing.assert_close(part, wanted)
+    torch.testing.assert_close(beside("moments", 7 - x), found)  # as much contrast, wherever it is
+    flat = torch.full((1, 1, 16, 16), 300.0)  # whose squares are known to 0.01 in single precision
+    assert np.allclose(beside("moments", flat).numpy().max() * 2, np.sqrt(1e-3), rtol=1e-3)
 
 
 def test_edges_see_how_strong_a_gradient_is_and_not_its_sign():
@@ -533,6 +570,9 @@ def test_edges_see_how_strong_a_gradient_is_and_not_its_sign():
     torch.testing.assert_close(edges(flat), edges(3 * flat))
 
 
-def test_edges_need_pictures():
-    with pytest.raises(ls.InputError, match="use residual='pixels'"):
-        RESIDUALS["edges"](torch.zeros(2, 16))
+@pytest.mark.parametrize("name", sorted(set(RESIDUALS) - {"pixels"}))
+@pytest.mark.parametrize("shape", [(2, 16), (2, 3, 16, 11)])
+def test_what_is_beside_pixels_needs_pictures(name, shape):
+    with pytest.raises(ls.InputError, match=f"residual '{name}' .* use residual='pixels'"):
+        RESIDUALS[name](torch.zeros(shape))
+    assert RESIDUALS[name](torch.zeros(2, 3, 12, 12)).isfinite().all()

@@ -135,11 +135,11 @@ def _newton(rows: list[Record]) -> str:
         errors = f"{row['base_rmse']:.4f} ({medians[0]})", _marked(f"{row['rmse']:.4f} ({medians[1]})", [row])
         cost = f"{row['calls'] / row['unknowns']:,.0f}"
         spent = row["iterations"], f"{row['calls']:,}", cost
-        lines.append([*(row.get(key, "") for key in asked), row["begun"], *errors, *spent])
+        distance = [f"{row['fd']:.2f}"] if row.get("fd") is not None else []
+        lines.append([*(row.get(key, "") for key in asked), row["begun"], *errors, *distance, *spent])
     head = ["calls" if key == "nfe" else key for key in asked]
-    return markdown_table(
-        [*head, "begun at", "best classical", "fitted", "steps", "network calls", "per unknown"], lines
-    )
+    measures = ["best classical", "fitted", *(["FD"] if rows[0].get("fd") is not None else [])]
+    return markdown_table([*head, "begun at", *measures, "steps", "network calls", "per unknown"], lines)
 
 
 def _carried(rows: list[Record]) -> str:

@@ -19,9 +19,12 @@ from longstride.calibration.directions import DIRECTIONS
 from longstride.calibration.reference import Errors, least_level, solve_reference, squared_errors
 from longstride.calibration.shared_reference import shared_reference
 from longstride.denoiser import Denoiser
+from longstride.errors import InputError
 from longstride.evaluation.bootstrap import group_bootstrap
 from longstride.evaluation.contestants import base_table
+from longstride.evaluation.runner import measure_samplers
 from longstride.evaluation.seeds import seed_range
+from longstride.evaluation.study import Study
 from longstride.journal import Journal, digest, table_digest
 from longstride.processes import gather, mine
 from longstride.sampler import sample
@@ -183,6 +186,32 @@ class Lab:
     def errors(self, table: SolverTable) -> Errors:
         """Errors of a table on this lab's evaluation noise."""
         return Errors.of(self.squared(table))
+
+    def distance(self, table: SolverTable) -> float | None:
+        """Fréchet distance of a table's samples to the converged ones from the same noise; None: they are no pictures.
+
+        Raises:
+            InputError: the lab is of some classes alone.
+        """
+        if self.classes:
+            raise InputError("Fréchet distances are those of all classes: ask a lab without classes")
+        try:
+            self.model.check_pictures()
+        except InputError:
+            return None
+        name = table_digest(table)[:20]
+        study = Study(
+            contestants=(),
+            nfes=(table.nfe,),
+            samples=self.samples,
+            batch_size=_BATCH,
+            reference_steps=self.reference_steps,
+            dimensions=min(Study.dimensions, self.samples // 2),
+            guidance=self.guidance,
+        )
+        place = self._place / "pictures"
+        results = measure_samplers(self.model, study, table, {(name, table.nfe): table}, {name: None}, place, keep=True)
+        return next(one.value for one in results.lines if (one.contestant, one.measure) == (name, "fd_teacher"))
 
     def compare(self, base: SolverTable, table: SolverTable) -> dict[str, Any]:
         """Errors of a base and of another table, and their ratio with its 95 % interval, from the same samples."""

@@ -14,6 +14,7 @@ import numpy as np
 from longstride.bench.ablations import Record
 from longstride.bench.lab import Lab
 from longstride.calibration.filling import average_table
+from longstride.calibration.residuals import RESIDUALS
 from longstride.calibration.starts import classical_tables
 from longstride.calibration.unknowns import Unknowns
 from longstride.errors import LongstrideError
@@ -28,8 +29,8 @@ SIBLINGS = ("galaxy:ztf32", "garments")
 RELATED = ("galaxy:ztf32", "galaxy:hsc64")
 
 
-def _record(lab: Lab, nfe: int, start: SolverTable | None = None, **settings: Any) -> Record:
-    """One calibration, measured; ``start`` in place of the search for one."""
+def _record(lab: Lab, nfe: int, start: SolverTable | None = None, *, fd: bool = False, **settings: Any) -> Record:
+    """One calibration, measured, ``fd``: by its Fréchet distance, too; ``start`` in place of the search for one."""
     table = lab.table("ddim", nfe) if start is None else start
     settings = settings if start is None else {**settings, "scouts": 0}
     found = lab.calibrate(table, method="gauss_newton", **settings)
@@ -44,6 +45,7 @@ def _record(lab: Lab, nfe: int, start: SolverTable | None = None, **settings: An
         "unknowns": len(Unknowns(nfe, levels=settings.get("levels", True), column=settings.get("column", True))),
         "accepted": found.end.accepted,
         **lab.compare(found.card.base_table, found.table),
+        **({"fd": lab.distance(found.table)} if fd else {}),
     }
 
 
@@ -82,11 +84,13 @@ def _prior(lab: Lab, nfe: int, names: Iterable[str]) -> Mapping[str, SolverTable
 
 
 def _loss(lab: Lab, quick: bool) -> Iterator[Record]:
-    """Robust or plain squares, pixels or edges beside them."""
+    """Robust or plain squares, pixels alone or with what says how sharp they are meant to be; with FD."""
     for nfe in (5,) if quick else (5, 8):
         for robust in (1.0, 0.25, 4.0, 0.0):
-            yield _record(lab, nfe, robust=robust, residual="pixels")
-        yield _record(lab, nfe, robust=1.0, residual="edges")
+            yield _record(lab, nfe, fd=True, robust=robust, residual="pixels")
+        for residual in RESIDUALS:
+            if residual != "pixels":
+                yield _record(lab, nfe, fd=True, robust=1.0, residual=residual)
 
 
 def _transfer(lab: Lab, quick: bool) -> Iterator[Record]:

@@ -8,8 +8,11 @@ features, whatever their place in the picture, say how sharp it is meant to be:
 map        features
 =========  =======================================================================================================
 pixels     the samples themselves
-edges      beside them, the local strength of gradients at three scales,
-           :math:`\mathrm{pool}_2 \sqrt{g_x^2 + g_y^2 + \epsilon}` of the picture halved 0, 1 and 2 times
+gradients  beside them, differences of neighbours :math:`g_x, g_y` of the picture halved 0, 1 and 2 times: errors
+           weigh the more, the higher their frequency
+edges      beside them, the local strength of these, :math:`\mathrm{pool}_2 \sqrt{g_x^2 + g_y^2 + \epsilon}`
+moments    beside them, standard deviations in windows of 2, 4 and 8 pixels,
+           :math:`\sqrt{\mathrm{pool}(x^2) - \mathrm{pool}(x)^2 + \epsilon}`: local second moments are matched
 =========  =======================================================================================================
 
 Further features are scaled so that their squared distances are, in all, those of the pixels where a fit starts.
@@ -18,7 +21,7 @@ Further features are scaled so that their squared distances are, in all, those o
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, replace
 
 import torch
@@ -29,7 +32,7 @@ from longstride.errors import InputError
 
 __all__ = ["RESIDUALS", "Residual"]
 
-#: Below this strength a gradient is not told from none: its square root has a kink at 0.
+#: Below this strength a gradient or a contrast is not told from none: its square root has a kink at 0.
 _FAINT = 1e-3
 
 
@@ -66,21 +69,54 @@ class Residual:
         return replace(self, scale=float((pixels / others).sqrt()) if others > 0 else 1.0)
 
 
-def _edges(samples: Tensor) -> Tensor:
+def _halved(name: str, samples: Tensor, scales: int = 3) -> Iterator[Tensor]:
+    """Samples ``(B, C, H, W)``, halved 0, 1, … times.
+
+    Raises:
+        InputError: there are no pictures, or too small ones.
+    """
     if samples.ndim != 4 or min(samples.shape[-2:]) < 12:
         raise InputError(
-            "residual 'edges' compares pictures or latents (B, C, H, W) of at least 12 × 12, got "
+            f"residual {name!r} compares pictures or latents (B, C, H, W) of at least 12 × 12, got "
             f"{tuple(samples.shape)}: use residual='pixels'"
         )
-    found = []
-    for _ in range(3):
-        across = samples[:, :, :-1, 1:] - samples[:, :, :-1, :-1]
-        down = samples[:, :, 1:, :-1] - samples[:, :, :-1, :-1]
-        strength = F.avg_pool2d((across**2 + down**2 + _FAINT).sqrt(), 2)
-        found.append(strength.flatten(1) / math.sqrt(strength[0].numel()))
-        samples = F.avg_pool2d(samples, 2)
-    return torch.cat(found, 1)
+    for scale in range(scales):
+        samples = F.avg_pool2d(samples, 2) if scale else samples
+        yield samples
+
+
+def _differences(samples: Tensor) -> tuple[Tensor, Tensor]:
+    """Differences of neighbours across and down, each ``(B, C, H - 1, W - 1)``."""
+    corner = samples[:, :, :-1, :-1]
+    return samples[:, :, :-1, 1:] - corner, samples[:, :, 1:, :-1] - corner
+
+
+def _together(parts: Iterable[Tensor]) -> Tensor:
+    """Parts ``(B, …)`` as one ``(B, F)``; the squares of each are averaged."""
+    return torch.cat([part.flatten(1) / math.sqrt(part[0].numel()) for part in parts], 1)
+
+
+def _gradients(samples: Tensor) -> Tensor:
+    return _together(part for one in _halved("gradients", samples) for part in _differences(one))
+
+
+def _edges(samples: Tensor) -> Tensor:
+    def strength(one: Tensor) -> Tensor:
+        across, down = _differences(one)
+        return F.avg_pool2d((across**2 + down**2 + _FAINT).sqrt(), 2)
+
+    return _together(map(strength, _halved("edges", samples)))
+
+
+def _moments(samples: Tensor) -> Tensor:
+    windows = zip(*(list(_halved("moments", one, 4))[1:] for one in (samples, samples**2)), strict=True)
+    return _together(((square - mean**2).clamp(min=0) + _FAINT).sqrt() for mean, square in windows)
 
 
 #: Every map by name.
-RESIDUALS: dict[str, Residual] = {"pixels": Residual("pixels"), "edges": Residual("edges", _edges)}
+RESIDUALS: dict[str, Residual] = {
+    "pixels": Residual("pixels"),
+    "gradients": Residual("gradients", _gradients),
+    "edges": Residual("edges", _edges),
+    "moments": Residual("moments", _moments),
+}
