@@ -19,7 +19,14 @@ from longstride.calibration.gate import FEWEST, _objection, judge
 from longstride.calibration.gauss_newton import GaussNewton
 from longstride.calibration.reference import Errors, Reference, squared_errors
 from longstride.calibration.scouting import chosen_starts, strongest_first
-from longstride.calibration.settings import GaussNewtonSettings, fitted_samples, last_steps, most_calls, whole_fit
+from longstride.calibration.settings import (
+    GaussNewtonSettings,
+    fitted_samples,
+    last_steps,
+    most_calls,
+    most_finals,
+    whole_fit_samples,
+)
 from longstride.calibration.starts import DISCOUNTS, classical_tables
 from longstride.calibration.trajectory import GlobalSettings, calibrate_global
 from longstride.table import Row
@@ -437,6 +444,10 @@ def test_the_calls_that_are_announced_are_an_upper_bound(found):
         {"levels": False, "iterations": 2},
         {"scouts": 0, "scout_samples": 48},
         {"scout_samples": 8, "final_samples": 12},
+        {"scout_samples": 64},
+        {"iterations": 1},
+        {"iterations": 3, "scouts": 1},
+        {"window": 1},
     ):
         nfe = 4 if not options else 5
         sigmas = ls.grid("karras", nfe, sigma_min=0.05, sigma_max=20.0)
@@ -468,6 +479,16 @@ def test_the_jacobian_of_whole_fits_is_made_once_for_every_sample_and_then_for_a
     assert len(result.search.iterations) == 5
 
 
+def test_a_step_that_an_old_model_fails_at_does_not_damp_the_last_ones():
+    """At 2 calls of the mixture, whose first steps go far, the second step of the whole fit must be short."""
+    sigmas = ls.grid("karras", 2, sigma_min=float(SIGMAS[-2]), sigma_max=float(SIGMAS[0]))
+    result = ls.calibrate(Mixture(), noise_of(96), ls.build("ddim", sigmas))
+    *_, second, third, fourth = result.search.iterations
+    assert second.damping > 0.1
+    assert (third.samples, fourth.samples) == (48, 48)
+    assert max(third.damping, fourth.damping) <= 1e-3
+
+
 @pytest.mark.parametrize(
     ("fitted", "sizes", "last"),
     [(512, [32, 48], 2), (96, [32, 48], 2), (40, [32, 40], 2), (32, [32], 3), (9, [9], 3)],
@@ -475,13 +496,26 @@ def test_the_jacobian_of_whole_fits_is_made_once_for_every_sample_and_then_for_a
 def test_the_last_steps_see_all_samples_however_many(fitted, sizes, last):
     """Whole fits see 48 at most; the one that is used takes all steps that are left on all samples."""
     settings = GaussNewtonSettings()
-    assert (whole_fit(fitted, settings), last_steps(fitted, settings)) == (sizes, last)
+    assert (whole_fit_samples(fitted, settings), last_steps(fitted, settings)) == (sizes, last)
     more = GaussNewtonSettings(iterations=7)
-    assert (whole_fit(fitted, more), last_steps(fitted, more)) == (sizes, last + 3)
-    for few in (1, 2, 3):  # all samples are seen by as many steps as there are
-        less = GaussNewtonSettings(iterations=few)
-        assert len(whole_fit(fitted, less)) + last_steps(fitted, less) == few
-        assert last_steps(fitted, less) > 0 or whole_fit(fitted, less) == [fitted]
+    assert (whole_fit_samples(fitted, more), last_steps(fitted, more)) == (sizes, last + 3)
+
+
+@pytest.mark.parametrize(("iterations", "sizes", "last"), [(1, [96], 0), (2, [48], 1), (3, [32, 48], 1)])
+def test_the_last_step_sees_all_samples_however_few_steps_there_are(iterations, sizes, last):
+    settings = GaussNewtonSettings(iterations=iterations)
+    assert (whole_fit_samples(96, settings), last_steps(96, settings)) == (sizes, last)
+
+
+@pytest.mark.parametrize("options", [{"scout_samples": 64}, {"final_samples": 8}])
+def test_whole_fits_see_at_least_what_short_fits_do(options):
+    settings = GaussNewtonSettings(**options)
+    assert whole_fit_samples(96, settings) == [settings.scout_samples]
+    assert all(1 <= most_finals(nfe, 96, 48, settings) <= 3 for nfe in range(1, 21))
+    calls = [most_calls(nfe, 96, 48, settings) for nfe in range(1, 13)]
+    assert calls[0] > 0
+    result = ls.calibrate(Mixture(), noise_of(96), ls.build("ddim", SIGMAS), **options)
+    assert result.end.accepted
 
 
 def test_the_base_is_the_strongest_of_the_best_few_on_the_samples_that_decide():

@@ -129,16 +129,16 @@ def _newton(rows: list[Record]) -> str:
     """One line per setting: what was set, RMSE of the best classical solver and of the fit, and what it took."""
     keys = list(rows[0])
     asked = [key for key in keys[: keys.index("begun")] if key != "scouts"]
-    lines = []
+    seen, lines = rows[0].get("fd") is not None, []
     for row in rows:
         medians = f"{row['base_median']:.4f}", f"{row['median']:.4f}"
         errors = f"{row['base_rmse']:.4f} ({medians[0]})", _marked(f"{row['rmse']:.4f} ({medians[1]})", [row])
         cost = f"{row['calls'] / row['unknowns']:,.0f}"
         spent = row["iterations"], f"{row['calls']:,}", cost
-        distance = [f"{row['fd']:.2f}"] if row.get("fd") is not None else []
+        distance = [f"{row['fd']:.2f}"] if seen else []
         lines.append([*(row.get(key, "") for key in asked), row["begun"], *errors, *distance, *spent])
     head = ["calls" if key == "nfe" else key for key in asked]
-    measures = ["best classical", "fitted", *(["FD"] if rows[0].get("fd") is not None else [])]
+    measures = ["best classical", "fitted", *(["FD"] if seen else [])]
     return markdown_table([*head, "begun at", *measures, "steps", "network calls", "per unknown"], lines)
 
 

@@ -30,7 +30,7 @@ RELATED = ("galaxy:ztf32", "galaxy:hsc64")
 
 
 def _record(lab: Lab, nfe: int, start: SolverTable | None = None, *, fd: bool = False, **settings: Any) -> Record:
-    """One calibration, measured, ``fd``: by its Fréchet distance, too; ``start`` in place of the search for one."""
+    """One calibration, measured (``fd``: by its Fréchet distance, too); ``start`` in place of the search for one."""
     table = lab.table("ddim", nfe) if start is None else start
     settings = settings if start is None else {**settings, "scouts": 0}
     found = lab.calibrate(table, method="gauss_newton", **settings)

@@ -1,4 +1,4 @@
-r"""Which of several finished fits is used: the one that ends near where it should, and in what looks like data.
+r"""Which of several whole fits takes the last steps: one that ends near where it should, in what looks like data.
 
 Two tables of equal error differ in what is wrong with their samples. One ends in another picture of the data now and
 then, the other in a mean of such pictures everywhere, and people (and Fréchet distances) prefer the first. The network
@@ -46,7 +46,7 @@ DETAIL = 0.3
 
 @dataclass(frozen=True)
 class Final:
-    """A finished fit on held-out samples.
+    """A whole fit on held-out samples, before the last steps.
 
     Attributes:
         rmse: Root-mean-square error.

@@ -103,7 +103,7 @@ class GaussNewton:
         where another table has all but the weights of the last row in common.
         """
         table = self.unknowns.prepared(table)
-        if self.residual.linear:
+        if self.residual.plain:
             squared = self._last_rows(table, numbers).squared
             return np.stack([squared, squared], 1)
         found: dict[int, Array] = {}
@@ -140,14 +140,14 @@ class GaussNewton:
         return LastRows.unpack(np.concatenate(parts), n)
 
     def solved(self, table: SolverTable, c2: float, center: Array) -> SolverTable:
-        """``table`` with the last row that is best on the fitted samples; itself where residuals are not linear in it.
+        """``table`` with the last row that is best on the fitted samples; itself where more than samples is compared.
 
         Args:
             table: As it is prepared.
             c2: c² of the loss.
             center: Free numbers that the ridge pulls to, shape ``(p,)``.
         """
-        rows = self._last_rows(table, self.fitted) if self.residual.linear else None
+        rows = self._last_rows(table, self.fitted) if self.residual.plain else None
         if rows is None or not np.isfinite(rows.squared).all():
             return table
         terms = Terms.of(table, self.unknowns)
@@ -237,15 +237,15 @@ class GaussNewton:
             if not (np.isfinite(equations.gram).all() and np.isfinite(equations.moment).all()):
                 model, stopped = None, "a step beside the table is not finite"
                 break
-            equations = equations.pulled(self.ridge, model.at - center)
+            equations, first = equations.pulled(self.ridge, model.at - center), damping
             for _ in range(_TRIALS):
                 trial = self.solved(self.unknowns.moved(table, equations.solve(damping)), c2, center)
                 new = self.errors(trial, self.fitted)
                 if np.isfinite(new).all() and robust_mean(new[:, 0], c2) < before:
                     break
                 damping *= 8
-            else:
-                stopped = "no step lowers the objective"
+            else:  # it is the model that is at fault, which further steps make anew
+                stopped, damping = "no step lowers the objective", first
                 break
             unseen = self.errors(trial, self.held_out)
             if not np.isfinite(unseen).all():

@@ -8,9 +8,10 @@ features, whatever their place in the picture, say how sharp it is meant to be:
 map        features
 =========  =======================================================================================================
 pixels     the samples themselves
-gradients  beside them, differences of neighbours :math:`g_x, g_y` of the picture halved 0, 1 and 2 times: errors
-           weigh the more, the higher their frequency
-edges      beside them, the local strength of these, :math:`\mathrm{pool}_2 \sqrt{g_x^2 + g_y^2 + \epsilon}`
+gradients  beside them, differences of neighbours :math:`g_x, g_y`: a frequency w weighs
+           :math:`4 \sin^2(w_x / 2) + 4 \sin^2(w_y / 2)`
+edges      beside them, their local strength, :math:`\mathrm{pool}_2 \sqrt{g_x^2 + g_y^2 + \epsilon}`, in the picture
+           halved 0, 1 and 2 times
 moments    beside them, standard deviations in windows of 2, 4 and 8 pixels,
            :math:`\sqrt{\mathrm{pool}(x^2) - \mathrm{pool}(x)^2 + \epsilon}`: local second moments are matched
 =========  =======================================================================================================
@@ -32,7 +33,7 @@ from longstride.errors import InputError
 
 __all__ = ["RESIDUALS", "Residual"]
 
-#: Below this strength a gradient or a contrast is not told from none: its square root has a kink at 0.
+#: Below the root of this a gradient or a contrast is not told from none: a square root has a kink at 0.
 _FAINT = 1e-3
 
 
@@ -51,8 +52,8 @@ class Residual:
     scale: float = 1.0
 
     @property
-    def linear(self) -> bool:
-        """Whether features are linear in the samples, and their squared distances mean squared errors."""
+    def plain(self) -> bool:
+        """Whether features are the samples alone: squared distances are mean squared errors then."""
         return self.beside is None
 
     def __call__(self, samples: Tensor) -> Tensor:
@@ -97,7 +98,7 @@ def _together(parts: Iterable[Tensor]) -> Tensor:
 
 
 def _gradients(samples: Tensor) -> Tensor:
-    return _together(part for one in _halved("gradients", samples) for part in _differences(one))
+    return _together(_differences(next(_halved("gradients", samples))))
 
 
 def _edges(samples: Tensor) -> Tensor:

@@ -3,10 +3,10 @@
 1. Every classical solver on every grid is run on a few samples. Of the best few, the one that is best on held-out noise
    is the base: what the result must beat.
 2. From the best on each of the best grids, short fits on some of the samples.
-3. Where few calls make that cheap all of them go on, to twice as many samples and then to some more, else the one alone
-   that stands best on held-out noise; how a short fit stands says little of where it ends. First steps go far in a
-   direction that a few samples tell, so the Jacobian is made for new samples only; of earlier ones the quadratic model
-   is kept.
+3. Where few calls make that cheap several of them go on, to twice as many samples and then to some more, else the one
+   alone that stands best on held-out noise; how a short fit stands says little of where it ends. First steps go far in
+   a direction that a few samples tell, so the Jacobian is made for new samples only; of earlier ones the quadratic
+   model is kept.
 4. The best of these whole fits (:mod:`.finals`) takes its last steps on all samples, each with a Jacobian of its own:
    near the end an old model is worth less than samples are.
 """
@@ -22,7 +22,7 @@ from torch import Tensor
 
 from longstride.calibration.batches import Batch, Batches
 from longstride.calibration.finals import Final, best_final
-from longstride.calibration.fits import Fit, Iteration, Model
+from longstride.calibration.fits import FIRST_DAMPING, Fit, Iteration, Model
 from longstride.calibration.gauss_newton import GaussNewton
 from longstride.calibration.reference import Errors, Reference
 from longstride.calibration.residuals import RESIDUALS, Residual
@@ -35,7 +35,7 @@ from longstride.calibration.scouting import (
     scout,
     strongest_first,
 )
-from longstride.calibration.settings import GaussNewtonSettings, last_steps, most_finals, whole_fit
+from longstride.calibration.settings import GaussNewtonSettings, last_steps, most_finals, whole_fit_samples
 from longstride.calibration.unknowns import Unknowns
 from longstride.errors import InputError
 from longstride.table import SolverTable
@@ -54,7 +54,7 @@ class Search:
         start: Where the fit that is used started.
         iterations: The start, and its steps; each says how many samples it saw.
         stopped: Why it ended.
-        finals: How whole fits stand, by their start; empty for one alone.
+        finals: How whole fits stand before the last steps, by their start; empty for one alone.
     """
 
     base: str
@@ -106,7 +106,7 @@ def calibrate_gauss_newton(
     def target(batch: Batch) -> Tensor:
         return reference.samples[batch.part]
 
-    def newton(fitted: Sequence[int] | None, residual: Residual) -> GaussNewton:
+    def newton(fitted: Sequence[int], residual: Residual) -> GaussNewton:
         return GaussNewton(
             batches,
             target,
@@ -119,8 +119,9 @@ def calibrate_gauss_newton(
         )
 
     count = most_finals(table.nfe, batches.fitted, batches.samples - batches.fitted, settings)
-    sizes, last = whole_fit(batches.fitted, settings), last_steps(batches.fitted, settings)
-    done, total = 0, settings.scouts * settings.scout_iterations + len(sizes) * count + last
+    sizes, last = whole_fit_samples(batches.fitted, settings), last_steps(batches.fitted, settings)
+    short = settings.scout_iterations if settings.scouts > 1 else 0
+    done, total = 0, settings.scouts * short + len(sizes) * count + last
 
     def step() -> None:
         nonlocal done
@@ -141,7 +142,6 @@ def calibrate_gauss_newton(
     base = next((key for key in ranking if key not in foreign), ranking[0])
     residual = balanced(RESIDUALS[settings.residual], batches, candidates[base], reference)
     chosen = chosen_starts(ranking, settings.scouts) if settings.scouts else ranking[:1]
-    short = settings.scout_iterations if settings.scouts > 1 else 0
     found = scout(newton(few, residual), candidates, chosen, base, foreign, short, step)
     # The gate would refuse what single samples make worse than the base: of the last iterates, one that is not so is
     # taken before one that is.
@@ -149,8 +149,10 @@ def calibrate_gauss_newton(
 
     def further(fit: Fit, samples: int, steps: int, known: Model | None, most: float) -> Fit:
         """What a fit becomes by further steps on so many samples; its iterations are those before, too."""
+        # What an old model needed damping for, a new one need not.
+        damping = min(fit.damping, FIRST_DAMPING) if known is None else fit.damping
         new = newton(first_batches(batches, samples), residual).fit(
-            fit.table, steps, damping=fit.damping, known=known, most=most, say=step
+            fit.table, steps, damping=damping, known=known, most=most, say=step
         )
         return replace(new, iterations=(*fit.iterations, *new.iterations[1 if fit.iterations else 0 :]))
 
@@ -166,7 +168,7 @@ def calibrate_gauss_newton(
     for start in going_on:
         try:
             fits[start] = whole(found.fits[start])
-        except InputError:  # it is finite on the samples of short fits, but not on all
+        except InputError:  # it is finite on the samples of short fits, but not on those of whole fits
             if start == going_on[-1] and not fits:
                 raise
     while True:

@@ -19,7 +19,7 @@ __all__ = [
     "last_steps",
     "most_calls",
     "most_finals",
-    "whole_fit",
+    "whole_fit_samples",
 ]
 
 #: Samples that are fitted and held out where nothing else is said; see :func:`fitted_samples`.
@@ -35,19 +35,20 @@ class GaussNewtonSettings:
     """Settings of the Gauss–Newton calibration.
 
     Attributes:
-        iterations: Most steps after the short fits. The first, one or two, are those of whole fits; the one that is
-            used takes the others on all samples, each with a Jacobian of its own.
+        iterations: Most steps after the short fits. The first are those of whole fits, see :func:`whole_fit_samples`;
+            the one that is used takes the others on all samples, each with a Jacobian of its own.
         scouts: How many classical solvers short fits start from; 0: the table that was passed is the only start.
         scout_iterations: Steps of a short fit.
         scout_samples: Samples that classical solvers are compared on, and that short fits see.
         final_calls: Network calls in samples that whole fits after the first may take in all; 0: none is made.
-        final_samples: Samples that whole fits see at most.
+        final_samples: Samples that whole fits see at most, where these are as many as short fits do, and where there
+            are steps after them.
         levels: Whether inner levels are free.
         column: Whether the weight of the first state in every row is.
         window: Rows weigh so many of the latest outputs, and the recurrence of the base stays; None: all outputs.
         residual: What is compared, one of :data:`~longstride.calibration.residuals.RESIDUALS`.
         robust: c² of the robust loss as a multiple of the median error; 0: plain squares.
-        ridge: Pull towards the start, relative to the energy of each unknown.
+        ridge: Pull towards where the steps on as many samples start, relative to the energy of each unknown.
         margin: The root-mean-square error on held-out noise may be above the base's by this part at most, or the base
             is kept; that most samples gain must be sure besides, see :func:`~longstride.calibration.gate.judge`.
         stability: The gain may be this many times the base's at most, or the base is kept; see
@@ -89,14 +90,14 @@ def fitted_samples(nfe: int) -> int:
     return _MORE if nfe <= _FEW_CALLS else FITTED
 
 
-def whole_fit(fitted: int, settings: GaussNewtonSettings) -> list[int]:
+def whole_fit_samples(fitted: int, settings: GaussNewtonSettings) -> list[int]:
     """Samples of every step of a whole fit: at the last all that it sees, before it half as many.
 
-    But never fewer than twice as many as short fits see, if there are.
+    But never fewer than twice as many as short fits see, if there are. A single step sees all samples.
     """
     if settings.iterations == 1:
         return [fitted]
-    sizes = [min(fitted, settings.final_samples)]
+    sizes = [min(fitted, max(settings.final_samples, settings.scout_samples))]
     least = min(sizes[0], 2 * settings.scout_samples)
     while len(sizes) < settings.iterations - 1 and sizes[0] > least:
         sizes.insert(0, max(-(-sizes[0] // 2), least))
@@ -105,7 +106,7 @@ def whole_fit(fitted: int, settings: GaussNewtonSettings) -> list[int]:
 
 def last_steps(fitted: int, settings: GaussNewtonSettings) -> int:
     """Steps that the whole fit that is used takes on all samples."""
-    return settings.iterations - len(whole_fit(fitted, settings))
+    return settings.iterations - len(whole_fit_samples(fitted, settings))
 
 
 def _step_calls(nfe: int, settings: GaussNewtonSettings) -> int:
@@ -116,8 +117,9 @@ def _step_calls(nfe: int, settings: GaussNewtonSettings) -> int:
 
 def most_finals(nfe: int, fitted: int, held_out: int, settings: GaussNewtonSettings) -> int:
     """How many whole fits there are at most: as many more than one as ``final_calls`` pay for."""
-    sizes = whole_fit(fitted, settings)
-    jacobian = (sizes[-1] - min(settings.scout_samples, fitted)) * _step_calls(nfe, settings)
+    sizes, few = whole_fit_samples(fitted, settings), min(settings.scout_samples, fitted)
+    # Where a short fit saw all that there is, its model serves for no further step, and another one is made.
+    jacobian = (sizes[-1] - few or sizes[-1]) * _step_calls(nfe, settings)
     trials = (sum(sizes) + len(sizes) * held_out) * nfe
     return 1 + min(max(settings.scouts - 1, 0), settings.final_calls // (jacobian + trials))
 
@@ -133,7 +135,7 @@ def most_calls(nfe: int, fitted: int, held_out: int, settings: GaussNewtonSettin
         reference_steps: Steps of the converged solution.
     """
     few, finals = min(settings.scout_samples, fitted), most_finals(nfe, fitted, held_out, settings)
-    sizes, last = whole_fit(fitted, settings), last_steps(fitted, settings)
+    sizes, last = whole_fit_samples(fitted, settings), last_steps(fitted, settings)
     steps = finals * sizes[-1] + last * fitted
     steps += few * settings.scouts * settings.scout_iterations if settings.scouts > 1 else 0
     # A few trials of every step, every start, the trajectories that choose levels, and the check.

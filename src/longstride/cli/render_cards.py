@@ -116,7 +116,7 @@ def _search(search: SearchData) -> list[RenderableType]:
     if search.finals:
         ended = sorted(search.finals.items(), key=lambda item: item[1].score)
         whole = (f"{_label(name)} {final.rmse:.4f} (detail {final.detail:.4f})" for name, final in ended)
-        lines.add_row("whole fits", ", ".join(whole))
+        lines.add_row("whole fits", ", ".join(whole) + ", before the last steps")
     lines.add_row("started from", _label(search.start))
     if search.iterations:
         table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
