@@ -244,7 +244,7 @@ class GaussNewton:
                 if np.isfinite(new).all() and robust_mean(new[:, 0], c2) < before:
                     break
                 damping *= 8
-            else:  # it is the model that is at fault, which further steps make anew
+            else:  # a further fit has another model, and starts from the damping that this one did
                 stopped, damping = "no step lowers the objective", first
                 break
             unseen = self.errors(trial, self.held_out)

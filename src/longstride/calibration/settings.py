@@ -41,8 +41,8 @@ class GaussNewtonSettings:
         scout_iterations: Steps of a short fit.
         scout_samples: Samples that classical solvers are compared on, and that short fits see.
         final_calls: Network calls in samples that whole fits after the first may take in all; 0: none is made.
-        final_samples: Samples that whole fits see at most, where these are as many as short fits do, and where there
-            are steps after them.
+        final_samples: Samples that whole fits see at most. But they see no fewer than short fits do, and all where
+            there is a single step.
         levels: Whether inner levels are free.
         column: Whether the weight of the first state in every row is.
         window: Rows weigh so many of the latest outputs, and the recurrence of the base stays; None: all outputs.
