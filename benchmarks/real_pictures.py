@@ -1,0 +1,54 @@
+"""Distance to real pictures, beside that to converged samples, at few network calls: what 512 samples can tell.
+
+    python benchmarks/real_pictures.py --model garments
+    python benchmarks/real_pictures.py --model cifar10
+
+Finished batches are kept in ``results/work``: a run that was stopped goes on.
+"""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+import torch
+
+import longstride as ls
+from longstride.evaluation import Study, run_study, save_results
+from longstride.evaluation.contestants import paper
+
+ROOT = Path(__file__).resolve().parent.parent
+NFES = (4, 5, 6, 8)
+
+
+def main() -> None:
+    """The command line."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--model", default="garments", help="garments or cifar10")
+    parser.add_argument("--samples", type=int, default=512, help="evaluation samples")
+    parser.add_argument("--threads", type=int, default=1, help="CPU threads")
+    parser.add_argument("--out", type=Path, default=ROOT / "benchmarks" / "results", help="folder of the results")
+    asked = parser.parse_args()
+    torch.set_num_threads(asked.threads)
+    study = Study(
+        contestants=(*paper(False), "gauss_newton"),
+        nfes=NFES,
+        samples=asked.samples,
+        batch_size=32,
+        calibration_samples=128,
+    )
+    work = asked.out / "work" / f"real_{asked.model}"
+    shown: set[str] = set()
+
+    def say(what: str, done: int, total: int) -> None:
+        line = f"{what} {done}/{total}"
+        if line not in shown:
+            shown.add(line)
+            print(line, flush=True)
+
+    outcome = run_study(ls.load_model(asked.model), study, work, say=say)
+    save_results(outcome.results, asked.out / f"real_{asked.model}.json")
+
+
+if __name__ == "__main__":
+    main()
