@@ -20,7 +20,7 @@ from longstride.bench.newton import NEWTON, _record
 from longstride.bench.newton_plots import cost, draw_newton_plots
 from longstride.bench.pages import effect_table, fill, verdict
 from longstride.bench.paper import CASES, cases
-from longstride.calibration.reference import Errors, squared_errors
+from longstride.calibration.reference.solve import Errors, squared_errors
 from longstride.evaluation import Line, Results
 from longstride.evaluation.results import save_results
 from longstride.evaluation.seeds import seed_range

@@ -15,7 +15,7 @@ from problems import Mixture
 
 import longstride as ls
 from longstride.book import BOOK_VERSION, Entry, Unjudged, load_any
-from longstride.calibration.filling import fill_guidance
+from longstride.interpolate import fill_guidance
 from longstride.calibration.many import anchors_of, scales_between
 from longstride.documents import checksum
 

@@ -10,9 +10,9 @@ import torch
 from problems import Gaussian, Mixture, alpha_of, in_frame
 
 import longstride as ls
-from longstride.calibration.dense import DenseSolution, solve_dense
-from longstride.calibration.levels import best_levels, step_costs
-from longstride.calibration.starts import CLASSICAL, classical_tables
+from longstride.calibration.reference.trajectory import DenseSolution, solve_dense
+from longstride.calibration.starts.dynamic_programming import best_levels, step_costs
+from longstride.calibration.starts.classical import CLASSICAL, classical_tables
 
 PROBLEM = Gaussian()
 #: Last level of every frame, and its levels even in the parameter that the slopes are taken in.

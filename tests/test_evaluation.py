@@ -13,7 +13,7 @@ from PIL import Image
 from tiny_models import save_tiny_model
 
 import longstride as ls
-from longstride.calibration.reference import errors
+from longstride.calibration.reference.solve import errors
 from longstride.evaluation import PAPER, Line, Results, Study, load_results, run_study, save_results
 from longstride.evaluation.contestants import CONTESTANTS, base_table
 from longstride.evaluation.frechet import Moments, frechet_distance

@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 
 import longstride as ls
-from longstride.calibration.filling import average_table, fill_guidance, fill_nfe, resampled
-from longstride.calibration.unknowns import Unknowns, falling
+from longstride.interpolate import average_table, fill_guidance, fill_nfe, resampled
+from longstride.parameters import Unknowns, falling
 from longstride.schedule import alpha_of_ratio
 from longstride.table import SolverTable
 

@@ -12,12 +12,12 @@ from problems import Gaussian, Mixture, Point
 
 import longstride as ls
 from longstride.calibration import unknowns as module
-from longstride.calibration.batches import Batches
-from longstride.calibration.fits import FIRST_DAMPING, robust_mean, robust_scale
-from longstride.calibration.gauss_newton import GaussNewton
-from longstride.calibration.residuals import RESIDUALS
-from longstride.calibration.stability import EPSILON, gain, largest_weights
-from longstride.calibration.unknowns import Unknowns
+from longstride.calibration.samples import Batches
+from longstride.calibration.loss import FIRST_DAMPING, robust_mean, robust_scale
+from longstride.calibration.endpoint.gauss_newton import GaussNewton
+from longstride.calibration.endpoint.residuals import RESIDUALS
+from longstride.calibration.acceptance.stability import EPSILON, gain, largest_weights
+from longstride.parameters import Unknowns
 from longstride.table import Row
 
 SIGMAS = ls.grid("karras", 4, sigma_min=0.05, sigma_max=10.0, final="sigma_min")

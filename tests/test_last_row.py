@@ -10,13 +10,13 @@ import torch
 from problems import Mixture
 
 import longstride as ls
-from longstride.calibration.batches import Batches
-from longstride.calibration.fits import robust_mean
-from longstride.calibration.gauss_newton import GaussNewton
-from longstride.calibration.last_row import LastRows, Terms
-from longstride.calibration.reference import squared_errors
-from longstride.calibration.residuals import RESIDUALS
-from longstride.calibration.unknowns import Unknowns
+from longstride.calibration.samples import Batches
+from longstride.calibration.loss import robust_mean
+from longstride.calibration.endpoint.gauss_newton import GaussNewton
+from longstride.calibration.endpoint.last_row import LastRows, Terms
+from longstride.calibration.reference.solve import squared_errors
+from longstride.calibration.endpoint.residuals import RESIDUALS
+from longstride.parameters import Unknowns
 from longstride.table import Row
 
 SIGMAS = ls.grid("karras", 4, sigma_min=0.05, sigma_max=10.0, final="sigma_min")

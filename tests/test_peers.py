@@ -22,7 +22,7 @@ from longstride.bench.peer_tables import (
     ratio_table,
 )
 from longstride.bench.peers import load_peers, peer_cases, run_peers
-from longstride.calibration.starts import CLASSICAL
+from longstride.calibration.starts.classical import CLASSICAL
 from longstride.evaluation import measure
 from longstride.evaluation.results import Line, Results, merged
 from longstride.sampler import sample

@@ -17,7 +17,7 @@ from problems import Gaussian, Mixture
 
 import longstride as ls
 from longstride.bench.peer_task import Found, Meter, Peer, Task
-from longstride.calibration.dense import solve_dense
+from longstride.calibration.reference.trajectory import solve_dense
 from longstride.table import SolverTable
 from peers import dpm_solver_v3, gs, pas, s4s
 from peers._anchor import Anchor, Levels, batches, normal_form

@@ -18,7 +18,7 @@ from problems import Gaussian, Mixture
 
 import longstride as ls
 from longstride.bench.peer_task import Meter, Task
-from longstride.calibration.dense import solve_dense
+from longstride.calibration.reference.trajectory import solve_dense
 from longstride.nodes import Nodes
 from longstride.table import TableBuilder
 from peers import ays, dc_solver, dmn, gits, ld3

@@ -10,8 +10,8 @@ import torch
 from problems import Gaussian, Mixture, in_frame
 
 import longstride as ls
-from longstride.calibration.shared_runs import SharedRuns, first_difference
-from longstride.calibration.unknowns import Unknowns
+from longstride.calibration.prefix_runs import SharedRuns, first_difference
+from longstride.parameters import Unknowns
 
 FLOW = np.array([1.0, 0.8, 0.5, 0.2, 0.05])
 BASES = {

@@ -8,7 +8,7 @@ import torch
 from problems import Mixture, in_frame
 
 import longstride as ls
-from longstride.calibration.unknowns import Unknowns
+from longstride.parameters import Unknowns
 from longstride.schedule import alpha_of_ratio
 
 KARRAS = ls.grid("karras", 6, sigma_min=0.02, sigma_max=40.0)

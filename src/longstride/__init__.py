@@ -12,6 +12,7 @@ from longstride.sampler import sample
 from longstride.schedule import Schedule
 from longstride.solvers import SOLVERS, build, steps_for_nfe
 from longstride.table import Row, SolverTable
+from longstride.version import __version__
 from longstride.zoo import Model, load_model
 
 __all__ = [
@@ -31,6 +32,7 @@ __all__ = [
     "Row",
     "Schedule",
     "SolverTable",
+    "__version__",
     "as_denoiser",
     "build",
     "calibrate",
@@ -43,4 +45,3 @@ __all__ = [
     "solve_reference",
     "steps_for_nfe",
 ]
-__version__ = "0.1.0"

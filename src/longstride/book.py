@@ -2,7 +2,7 @@
 
 A book holds full cards, each with its own held-out gate, and says how each came about. Asked for a setting that it does
 not hold, it says so and gives a classical solver, never the sampler of another setting. Between two of its guidance
-scales it fills the table by the regression that :mod:`longstride.calibration.filling` describes, and says that too.
+scales it fills the table by the regression that :mod:`longstride.interpolate` describes, and says that too.
 """
 
 from __future__ import annotations
@@ -17,14 +17,15 @@ from typing import Literal
 from pydantic import Field, PrivateAttr
 
 from longstride import documents
-from longstride.calibration.filling import fill_guidance, resampled
 from longstride.card import CARD_FILE, Card, parse_card
 from longstride.card_parts import How, ModelInfo, Part, ScheduleData
 from longstride.errors import CardError, InputError
-from longstride.grid import Final, grid
+from longstride.grid import LastLevel, grid
+from longstride.interpolate import fill_guidance, resampled
 from longstride.schedule import Schedule
 from longstride.solvers import build, steps_for_nfe
 from longstride.table import SolverTable
+from longstride.version import __version__
 
 __all__ = ["BOOK_VERSION", "CardBook", "Entry", "Unjudged", "load_any", "load_book"]
 
@@ -82,7 +83,7 @@ class Unjudged:
         self.model.check(model)
 
 
-class CardBook(Part):
+class CardBook(documents.Document):
     """Cards of one model at many settings.
 
     Attributes:
@@ -110,8 +111,6 @@ class CardBook(Part):
         Raises:
             CardError: entries of several models, two of one setting, or none.
         """
-        from longstride import __version__
-
         if not entries:
             raise CardError("a book needs at least one entry")
         ordered = sorted(entries, key=lambda e: (-math.inf if e.guidance is None else e.guidance, e.nfe))
@@ -216,7 +215,7 @@ class CardBook(Part):
         """
         schedule = None if self.schedule is None else self.schedule.schedule()
         base = card.base_table
-        final: Final = "zero" if base.sigmas[-1] == 0 else "sigma_min"
+        final: LastLevel = "zero" if base.sigmas[-1] == 0 else "sigma_min"
         steps = steps_for_nfe(base.name, nfe, final_zero=final == "zero", **base.options)
         spacing = "" if card.search is None else card.search.base.partition("@")[2]
         if schedule is not None and spacing in ("karras", "log_snr", "uniform", "quadratic"):
@@ -256,18 +255,6 @@ class CardBook(Part):
                 self.schedule.schedule()
         except InputError as error:
             raise CardError(f"{where} holds no usable schedule: {error}") from None
-
-    def dumps(self) -> str:
-        """The book as JSON text, checksum included."""
-        return documents.dumps(self)
-
-    def save(self, path: str | Path) -> None:
-        """Write the book; an existing file is replaced in one step, and nothing half-written is left behind.
-
-        Raises:
-            InputError: the path cannot be written.
-        """
-        documents.save(self, path)
 
 
 def load_book(path: str | Path) -> CardBook:

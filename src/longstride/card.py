@@ -9,30 +9,17 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Iterable, Mapping
-from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any, Literal
 
 from longstride import documents
-from longstride.card_parts import (
-    EndData,
-    ModelInfo,
-    Part,
-    RowData,
-    ScheduleInfo,
-    SearchData,
-    SolverInfo,
-    TableData,
-)
+from longstride.card_parts import ModelInfo, ScheduleInfo, SolverInfo, TableData
 from longstride.errors import CardError, InputError
 from longstride.grid import check_levels
+from longstride.reports import EndReport, RowReport, Search
+from longstride.schedule import Schedule
 from longstride.table import SolverTable
-
-if TYPE_CHECKING:
-    from longstride.calibration.gate import EndReport
-    from longstride.calibration.rows import RowReport
-    from longstride.calibration.search import Search
-    from longstride.sampler import DenoiserLike
+from longstride.version import __version__
 
 __all__ = ["CARD_VERSION", "Card", "ModelInfo", "load_card", "parse_card", "same_start"]
 
@@ -44,7 +31,7 @@ _FARTHEST = 1.25
 CARD_FILE = "longstride_card.json"
 
 
-class Card(Part):
+class Card(documents.Document):
     """A calibrated sampler with everything that is needed to judge and reuse it.
 
     Attributes:
@@ -79,36 +66,27 @@ class Card(Part):
     schedule: ScheduleInfo
     data: TableData
     base_data: TableData
-    steps: list[RowData]
-    search: SearchData | None = None
-    end: EndData
+    steps: list[RowReport]
+    search: Search | None = None
+    end: EndReport
     calls: int | None = None
     scheduler: dict[str, Any] | None = None
 
     @staticmethod
     def of(
         table: SolverTable,
-        *,
         base: SolverTable,
         method: str,
         settings: Mapping[str, Any],
         model: ModelInfo,
-        denoiser: DenoiserLike,
+        schedule: Schedule | None,
         rows: Iterable[RowReport],
         end: EndReport,
         calls: int,
         search: Search | None = None,
     ) -> Card:
         """Card of a calibrated ``table``; used by :func:`longstride.calibrate`."""
-        from longstride import __version__
-
-        schedule = getattr(denoiser, "schedule", None)
         times = None if schedule is None else schedule.time(table.sigmas).tolist()
-        end_data = asdict(end)
-        if not math.isfinite(end.reference_error):
-            end_data["reference_error"] = None
-        if end.stability is not None and not math.isfinite(end.stability.gain + end.stability.base_gain):
-            end_data["stability"] = None
         return Card(
             longstride=__version__,
             solver=table.name,
@@ -120,9 +98,9 @@ class Card(Part):
             schedule=ScheduleInfo(family=None if schedule is None else schedule.family, times=times),
             data=TableData.of(table),
             base_data=TableData.of(base),
-            steps=[RowData(**json.loads(json.dumps(asdict(row)))) for row in rows],
-            search=None if search is None else SearchData(**json.loads(json.dumps(asdict(search)))),
-            end=EndData(**json.loads(json.dumps(end_data))),
+            steps=list(rows),
+            search=search,
+            end=end,
             calls=calls,
         )
 
@@ -144,33 +122,9 @@ class Card(Part):
         """
         self.model.check(model)
 
-    def dumps(self) -> str:
-        """The card as JSON text, checksum included."""
-        return documents.dumps(self)
-
-    def save(self, path: str | Path) -> None:
-        """Write the card; an existing file is replaced in one step, and nothing half-written is left behind.
-
-        Raises:
-            InputError: the path cannot be written.
-        """
-        documents.save(self, path)
-
     def push_to_hub(self, repo_id: str, filename: str = CARD_FILE, **options: Any) -> str:
-        """Upload the card to a repository of the Hugging Face hub; read it with ``load_card("user/repo")``.
-
-        Args:
-            repo_id: ``"user/repo"``; made where it is missing.
-            filename: Name of the file there.
-            **options: Of ``huggingface_hub.HfApi``: ``token=`` and ``endpoint=``; the others of its ``upload_file``.
-
-        Returns:
-            Address of the commit.
-
-        Raises:
-            InputError: the hub refuses it.
-        """
-        return documents.push_to_hub(self, repo_id, filename, **options)
+        """Upload the card to the hub; read it with ``load_card("user/repo")``. Arguments as in the parent."""
+        return super().push_to_hub(repo_id, filename, **options)
 
     def check_tables(self, where: str) -> None:
         """Make sure that the numbers are samplers of as many calls as the card says.

@@ -4,32 +4,20 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import asdict
-from typing import Annotated, Any, Literal
+from typing import Any, Literal
 
 import numpy as np
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict
 
 from longstride.errors import CardError, InputError
+from longstride.reports import Finite
 from longstride.schedule import VE, ContinuousVP, DiscreteVP, Flow, Schedule
 from longstride.table import Row, SolverTable
 
-__all__ = [
-    "EndData",
-    "Finite",
-    "How",
-    "ModelInfo",
-    "Part",
-    "RowData",
-    "ScheduleData",
-    "ScheduleInfo",
-    "SearchData",
-    "SolverInfo",
-    "TableData",
-]
+__all__ = ["How", "ModelInfo", "Part", "ScheduleData", "ScheduleInfo", "SolverInfo", "TableData"]
 
 #: How an entry of a book came about; ``base`` where its gate kept the best classical solver.
 How = Literal["calibrated", "filled", "filled and refined", "base"]
-Finite = Annotated[float, Field(allow_inf_nan=False)]
 
 
 class Part(BaseModel):
@@ -155,79 +143,3 @@ class ScheduleData(Part):
             return _SCHEDULES[self.kind](**numbers)
         except TypeError as error:
             raise InputError(f"a schedule {self.kind} is not made from {', '.join(numbers) or 'nothing'}") from error
-
-
-class RowData(Part):
-    """One step's report; see :class:`longstride.calibration.rows.RowReport`."""
-
-    row: int
-    sigma_from: Finite
-    sigma_to: Finite
-    labels: list[str]
-    coefficients: list[Finite]
-    base_error: Finite
-    error: Finite
-    held_out_base_error: Finite
-    held_out_error: Finite
-    accepted: bool
-
-
-class ErrorData(Part):
-    """RMSE and median per-sample error to the converged solution."""
-
-    rmse: Finite
-    median: Finite
-
-
-class StabilityData(Part):
-    """See :class:`longstride.calibration.stability.Stability`."""
-
-    gain: Finite
-    base_gain: Finite
-    weights: Finite
-    base_weights: Finite
-
-
-class IterationData(Part):
-    """One step of a fit; see :class:`longstride.calibration.gauss_newton.Iteration`."""
-
-    objective: Finite
-    held_out: Finite
-    rmse: Finite
-    held_out_rmse: Finite
-    damping: Finite
-    samples: int | None = None
-
-
-class FinalData(Part):
-    """A finished fit on held-out samples; see :class:`longstride.calibration.finals.Final`."""
-
-    rmse: Finite
-    detail: Finite
-    score: Finite
-
-
-class SearchData(Part):
-    """How a fit went; see :class:`longstride.calibration.search.Search`."""
-
-    base: str
-    classical: dict[str, Finite]
-    scouts: dict[str, Finite]
-    start: str
-    iterations: list[IterationData]
-    stopped: str
-    finals: dict[str, FinalData] = Field(default_factory=dict)
-
-
-class EndData(Part):
-    """Whole trajectories on held-out noise; see :class:`longstride.calibration.gate.EndReport`."""
-
-    base: ErrorData
-    calibrated: ErrorData
-    samples: int
-    reference_error: Finite | None
-    reference_nfe: int
-    given_back: list[int]
-    accepted: bool
-    reason: str = ""
-    stability: StabilityData | None = None

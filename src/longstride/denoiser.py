@@ -85,8 +85,12 @@ class Denoiser:
         other.condition = {**self.condition, **condition}
         return other
 
-    def select(self, part: slice) -> Denoiser:
-        """The same network for some samples of the batch: conditions that hold one entry per sample are cut along."""
+    def select(self, part: slice | Tensor) -> Denoiser:
+        """The same network for some samples of the batch: conditions that hold one entry per sample are cut along.
+
+        Args:
+            part: A slice of the batch, or indices ``(b,)`` of samples.
+        """
         cut = {
             name: value[part] if isinstance(value, Tensor) and value.ndim > 0 and len(value) > 1 else value
             for name, value in self.condition.items()

@@ -9,14 +9,15 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, TypeVar
 
-from pydantic import BaseModel, ValidationError
+from pydantic import ValidationError
 
+from longstride.card_parts import Part
 from longstride.errors import CardError, InputError
 from longstride.files import write_atomically
 
-__all__ = ["checksum", "downloaded", "dumps", "located", "parse", "push_to_hub", "read_json", "save"]
+__all__ = ["Document", "checksum", "downloaded", "located", "parse", "read_json"]
 
-Document = TypeVar("Document", bound=BaseModel)
+AnyDocument = TypeVar("AnyDocument", bound="Document")
 
 
 def checksum(content: Mapping[str, Any]) -> str:
@@ -25,39 +26,48 @@ def checksum(content: Mapping[str, Any]) -> str:
     return "sha256:" + hashlib.sha256(canonical.encode()).hexdigest()
 
 
-def dumps(document: BaseModel) -> str:
-    """A document as JSON text, checksum included."""
-    content = document.model_dump(mode="json")
-    return json.dumps({**content, "checksum": checksum(content)}, indent=1, allow_nan=False) + "\n"
+class Document(Part):
+    """A part that is a file of its own: it can be written, and uploaded to the hub."""
 
+    def dumps(self) -> str:
+        """The document as JSON text, checksum included."""
+        content = self.model_dump(mode="json")
+        return json.dumps({**content, "checksum": checksum(content)}, indent=1, allow_nan=False) + "\n"
 
-def save(document: BaseModel, path: str | Path) -> None:
-    """Write a document; an existing file is replaced in one step, and nothing half-written is left behind.
+    def save(self, path: str | Path) -> None:
+        """Write the document; an existing file is replaced in one step, and nothing half-written is left behind.
 
-    Raises:
-        InputError: the path cannot be written.
-    """
-    write_atomically(Path(path), dumps(document).encode())
+        Raises:
+            InputError: the path cannot be written.
+        """
+        write_atomically(Path(path), self.dumps().encode())
 
+    def push_to_hub(self, repo_id: str, filename: str, **options: Any) -> str:
+        """Upload the document to a repository of the Hugging Face hub, which is made if it is missing.
 
-def push_to_hub(document: BaseModel, repo_id: str, filename: str, **options: Any) -> str:
-    """Upload a document to a repository of the hub, which is made where it is missing; the address of the commit.
+        Args:
+            repo_id: ``"user/repo"``.
+            filename: Name of the file there.
+            **options: Of ``huggingface_hub.HfApi``: ``token=`` and ``endpoint=``; the others of its ``upload_file``.
 
-    Raises:
-        InputError: the hub refuses it, or cannot be reached.
-    """
-    from huggingface_hub import HfApi
+        Returns:
+            Address of the commit.
 
-    api = HfApi(**{key: options.pop(key) for key in ("endpoint", "token") if key in options})
-    try:
-        api.create_repo(repo_id, exist_ok=True, private=options.pop("private", None))
-        made = api.upload_file(
-            path_or_fileobj=dumps(document).encode(), path_in_repo=filename, repo_id=repo_id, **options
-        )
-    except Exception as error:
-        reason = str(error).strip().partition("\n")[0]
-        raise InputError(f"cannot upload to {repo_id!r} ({type(error).__name__}: {reason})") from None
-    return str(made.commit_url)
+        Raises:
+            InputError: the hub refuses it, or cannot be reached.
+        """
+        from huggingface_hub import HfApi
+
+        api = HfApi(**{key: options.pop(key) for key in ("endpoint", "token") if key in options})
+        try:
+            api.create_repo(repo_id, exist_ok=True, private=options.pop("private", None))
+            made = api.upload_file(
+                path_or_fileobj=self.dumps().encode(), path_in_repo=filename, repo_id=repo_id, **options
+            )
+        except Exception as error:
+            reason = str(error).strip().partition("\n")[0]
+            raise InputError(f"cannot upload to {repo_id!r} ({type(error).__name__}: {reason})") from None
+        return str(made.commit_url)
 
 
 def located(path: str | Path, filename: str, **options: Any) -> Path:
@@ -127,7 +137,7 @@ def read_json(path: str | Path, kind: str = "card") -> Any:
         raise CardError(f"{file} is not complete JSON (cut short or damaged: {error}): calibrate again") from None
 
 
-def parse(raw: Any, path: str | Path, model: type[Document], kind: str, version: int) -> Document:
+def parse(raw: Any, path: str | Path, model: type[AnyDocument], kind: str, version: int) -> AnyDocument:
     """The document that :func:`read_json` read.
 
     Args:

@@ -16,10 +16,11 @@ from numpy.typing import NDArray
 from longstride.errors import InputError, unknown
 from longstride.schedule import DiscreteVP, Schedule
 
-__all__ = ["GRIDS", "Final", "Spacing", "check_levels", "final_level", "grid", "spacing_of"]
+__all__ = ["GRIDS", "LastLevel", "Spacing", "check_levels", "final_level", "grid", "spacing_of"]
 
 Array = NDArray[np.float64]
-Final = Literal["zero", "sigma_min"]
+LastLevel = Literal["zero", "sigma_min"]
+Final = LastLevel
 Spacing = Literal["leading", "trailing", "linspace"]
 
 GRIDS = ("karras", "log_snr", "uniform", "quadratic", "explicit")
@@ -32,7 +33,7 @@ def grid(
     schedule: Schedule | None = None,
     sigma_min: float | None = None,
     sigma_max: float | None = None,
-    final: Final = "zero",
+    final: LastLevel = "zero",
     rho: float = 7.0,
     spacing: Spacing = "trailing",
     steps_offset: int = 0,
@@ -106,15 +107,15 @@ def spacing_of(spacing: str, schedule: Schedule) -> str:
     return ("karras" if schedule.family == "ve" else "uniform") if spacing == "auto" else spacing
 
 
-def final_level(name: str) -> Final:
+def final_level(name: str) -> LastLevel:
     """``name`` itself, if it is what a last level can be.
 
     Raises:
         InputError: it is not.
     """
-    if name not in get_args(Final):
-        raise unknown("final level", name, get_args(Final))
-    return cast(Final, name)
+    if name not in get_args(LastLevel):
+        raise unknown("final level", name, get_args(LastLevel))
+    return cast(LastLevel, name)
 
 
 def check_levels(levels: Array) -> Array:
@@ -167,7 +168,7 @@ def _to_frame(schedule: Schedule | None, ratios: Array) -> Array:
 
 
 def _timed(
-    name: str, steps: int, count: int, schedule: Schedule, final: Final, spacing: Spacing, steps_offset: int
+    name: str, steps: int, count: int, schedule: Schedule, final: LastLevel, spacing: Spacing, steps_offset: int
 ) -> Array:
     low, high = schedule.pacing
     if name == "quadratic":

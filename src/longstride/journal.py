@@ -68,21 +68,33 @@ class Journal:
 
     def __call__(self, name: str, compute: Callable[[], Mapping[str, NDArray[Any]]]) -> Arrays:
         """What the part ``name`` gave, as named arrays."""
-        if self.folder is None:
-            return dict(compute())
-        file = self.folder / f"{name}.npz"
-        if file.exists():
-            try:
-                with np.load(io.BytesIO(file.read_bytes()), allow_pickle=False) as kept:
-                    return {key: kept[key] for key in kept.files}
-            except (OSError, ValueError, EOFError, KeyError, zipfile.BadZipFile) as error:
-                _log.warning("%s is damaged (%s); its part is computed again", file, error)
+        kept = self.get(name)
+        if kept is not None:
+            return kept
         arrays = dict(compute())
-        buffer = io.BytesIO()
+        self.put(name, arrays)
+        return arrays
+
+    def get(self, name: str) -> Arrays | None:
+        """What the part ``name`` gave, or None if it must be computed."""
+        file = None if self.folder is None else self.folder / f"{name}.npz"
+        if file is None or not file.exists():
+            return None
+        try:
+            with np.load(io.BytesIO(file.read_bytes()), allow_pickle=False) as kept:
+                return {key: kept[key] for key in kept.files}
+        except (OSError, ValueError, EOFError, KeyError, zipfile.BadZipFile) as error:
+            _log.warning("%s is damaged (%s); its part is computed again", file, error)
+            return None
+
+    def put(self, name: str, arrays: Arrays) -> None:
+        """Keep what the part ``name`` gave, whole or not at all."""
+        if self.folder is None:
+            return
+        file, buffer = self.folder / f"{name}.npz", io.BytesIO()
         np.savez(buffer, allow_pickle=False, **arrays)
         file.parent.mkdir(parents=True, exist_ok=True)
         write_atomically(file, buffer.getvalue())
-        return arrays
 
     def tensor(self, name: str, compute: Callable[[], Tensor], like: Tensor) -> Tensor:
         """The same for a part that gives one tensor, in the dtype and on the device of ``like``."""

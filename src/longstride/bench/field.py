@@ -14,12 +14,12 @@ from torch import Tensor
 from longstride.bench.paper import Case
 from longstride.bench.peer_task import Meter, Peer, Task
 from longstride.calibration import calibrate
-from longstride.calibration.dense import FINE, DenseSolution, solve_dense
-from longstride.calibration.fits import robust_mean, robust_scale
+from longstride.calibration.endpoint.settings import FITTED, HELD_OUT, fitted_samples
+from longstride.calibration.loss import robust_mean, robust_scale
 from longstride.calibration.normal_equations import Array
-from longstride.calibration.reference import Errors, Reference, squared_errors, start_of
-from longstride.calibration.settings import FITTED, HELD_OUT, fitted_samples
-from longstride.calibration.starts import CLASSICAL, classical_tables
+from longstride.calibration.reference.solve import Errors, Reference, squared_errors, start_of
+from longstride.calibration.reference.trajectory import FINE, DenseSolution, solve_dense
+from longstride.calibration.starts.classical import CLASSICAL, classical_tables
 from longstride.evaluation.contestants import base_table
 from longstride.evaluation.measure import Sampler
 from longstride.evaluation.seeds import seed_range

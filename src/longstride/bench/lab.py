@@ -14,10 +14,10 @@ from numpy.typing import NDArray
 
 from longstride.bench.markdown import slug_of
 from longstride.calibration import Calibration, Reference, calibrate
-from longstride.calibration.batches import Batches
-from longstride.calibration.directions import DIRECTIONS
-from longstride.calibration.reference import Errors, least_level, solve_reference, squared_errors
-from longstride.calibration.shared_reference import shared_reference
+from longstride.calibration.reference.batched import shared_reference
+from longstride.calibration.reference.solve import Errors, least_level, solve_reference, squared_errors
+from longstride.calibration.rowwise.directions import DIRECTIONS
+from longstride.calibration.samples import Batches
 from longstride.denoiser import Denoiser
 from longstride.errors import InputError
 from longstride.evaluation.bootstrap import group_bootstrap

@@ -13,11 +13,11 @@ import numpy as np
 
 from longstride.bench.ablations import Record
 from longstride.bench.lab import Lab
-from longstride.calibration.filling import average_table
-from longstride.calibration.residuals import RESIDUALS
-from longstride.calibration.starts import classical_tables
-from longstride.calibration.unknowns import Unknowns
+from longstride.calibration.endpoint.residuals import RESIDUALS
+from longstride.calibration.starts.classical import classical_tables
 from longstride.errors import LongstrideError
+from longstride.interpolate import average_table
+from longstride.parameters import Unknowns
 from longstride.table import SolverTable
 from longstride.zoo import load_model
 

@@ -9,10 +9,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from longstride.calibration.settings import GaussNewtonSettings
-from longstride.calibration.unknowns import Unknowns
+from longstride.calibration.endpoint.settings import GaussNewtonSettings
 from longstride.evaluation.plots import log_axes, pyplot, save_figure
 from longstride.evaluation.results import load_results
+from longstride.parameters import Unknowns
 
 __all__ = ["cost", "draw_cost", "draw_newton_plots", "draw_samples"]
 

@@ -15,7 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from longstride.calibration.dense import DenseSolution
+from longstride.calibration.reference.trajectory import DenseSolution
 from longstride.denoiser import Denoiser
 from longstride.schedule import Schedule
 from longstride.table import SolverTable

@@ -24,7 +24,7 @@ import torch
 from longstride.bench.field import FULL, IIA, OURS, STAGED, Entry, Field, PeerCase
 from longstride.bench.memory import PeakMemory, device_name
 from longstride.bench.paper import CASES, Case
-from longstride.calibration.starts import CLASSICAL
+from longstride.calibration.starts.classical import CLASSICAL
 from longstride.card_parts import TableData
 from longstride.errors import InputError, unknown
 from longstride.evaluation.contestants import base_table

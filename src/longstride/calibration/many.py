@@ -4,34 +4,32 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any, Protocol
 
-import torch
 from torch import Tensor
 
 from longstride.book import CardBook, Entry
-from longstride.calibration.batches import Batches
+from longstride.calibration.anchors import anchors_of
 from longstride.calibration.calibrate import Progress, calibrate
-from longstride.calibration.filled import finish_filled
-from longstride.calibration.filling import fill_nfe
-from longstride.calibration.reference import Reference, least_level
-from longstride.calibration.settings import FITTED, HELD_OUT, GaussNewtonSettings
-from longstride.calibration.shared_reference import shared_reference
+from longstride.calibration.endpoint.filled import finish_filled
+from longstride.calibration.endpoint.settings import FITTED, HELD_OUT, GaussNewtonSettings
+from longstride.calibration.method import configured, described
+from longstride.calibration.methods import DEFAULT, METHODS
+from longstride.calibration.reference.batched import given, solved
+from longstride.calibration.samples import Samples
 from longstride.card import Card, ModelInfo
 from longstride.errors import InputError
-from longstride.grid import Final, grid, spacing_of
-from longstride.journal import Journal, digest
+from longstride.grid import LastLevel, grid, spacing_of
+from longstride.interpolate import fill_nfe
+from longstride.journal import Journal
 from longstride.sampler import DenoiserLike
 from longstride.schedule import Schedule
 from longstride.solvers import build
 from longstride.table import SolverTable
 
-__all__ = ["Guided", "anchors_of", "calibrate_book", "scales_between"]
-
-#: Numbers of calls of neighbouring anchors differ by about this factor at most.
-_RATIO = 1.5
+__all__ = ["Guided", "calibrate_book"]
 
 
 class Guided(Protocol):
@@ -51,49 +49,6 @@ class Guided(Protocol):
         """What a card says of it."""
 
 
-def anchors_of(nfes: Sequence[int]) -> list[int]:
-    """Numbers of calls to calibrate: both ends, and as few between as keep neighbours within a factor of about 1.5.
-
-    Args:
-        nfes: All numbers of calls.
-
-    Examples:
-        >>> anchors_of(range(4, 21))
-        [4, 6, 9, 13, 20]
-    """
-    low, high = min(nfes), max(nfes)
-    parts = max(1, math.ceil(math.log(high / low) / math.log(_RATIO) - 1e-9))
-    wanted = [low * (high / low) ** (n / parts) for n in range(parts + 1)]
-    return sorted({min(nfes, key=lambda nfe: abs(math.log(nfe / one))) for one in wanted})
-
-
-def scales_between(low: float, high: float) -> list[float]:
-    """Guidance scales to calibrate in a range: both ends and their geometric mean, to three digits.
-
-    Examples:
-        >>> scales_between(1, 8)
-        [1, 2.83, 8]
-    """
-    middle = float(f"{math.sqrt(low * high):.3g}") if low > 0 else float(f"{math.expm1(math.log1p(high) / 2):.3g}")
-    return [low, middle, high] if low < middle < high else [low, high]
-
-
-@dataclass(frozen=True)
-class _Samples:
-    """Everything that settings of one guidance scale share."""
-
-    denoiser: DenoiserLike
-    noise: Tensor
-    info: ModelInfo
-    reference: Reference
-    floor: float
-    folder: Path | None
-
-    def inside(self, name: str) -> Path | None:
-        """Folder of a part of the work."""
-        return None if self.folder is None else self.folder / name
-
-
 def calibrate_book(
     model: Guided,
     nfes: Sequence[int],
@@ -105,7 +60,7 @@ def calibrate_book(
     refine: int = 2,
     refine_samples: int = 64,
     spacing: str = "auto",
-    final: Final = "sigma_min",
+    final: LastLevel = "sigma_min",
     reference_steps: int = 64,
     batch_size: int | None = None,
     seed: int | None = None,
@@ -116,7 +71,7 @@ def calibrate_book(
     """Calibrate a model for many numbers of calls and guidance scales.
 
     At every guidance scale the anchors are calibrated and the other numbers of calls are filled between them
-    (:mod:`~longstride.calibration.filling`), refined by a few steps on few samples, and judged on held-out noise. Each
+    (:mod:`~longstride.interpolate`), refined by a few steps on few samples, and judged on held-out noise. Each
     entry holds the best classical solver where the gate keeps that. One converged reference per scale serves all.
 
     Under ``torchrun`` every process calls this with the same arguments, as with :func:`~longstride.calibrate`.
@@ -125,7 +80,8 @@ def calibrate_book(
         model: The model.
         nfes: Numbers of network calls, each an entry; a guided pair counts as one.
         guidances: Guidance scales, each an entry; between them the book fills on the fly. None: without guidance.
-        anchors: Numbers of calls that are calibrated, both ends among them; default: :func:`anchors_of`.
+        anchors: Numbers of calls that are calibrated, both ends among them; default: as few as keep
+            neighbours within a factor of about 1.5.
         seeds: Of all samples.
         held_out: How many of these, from the end, are kept from every fit.
         refine: Most steps of refinement of a filled entry; 0: none.
@@ -138,11 +94,52 @@ def calibrate_book(
         journal: Folder where finished batches are kept, so that what was killed goes on. Delete it once the book is
             saved. Default: nothing is kept.
         progress: Called with (steps done, steps in all, what is being done).
-        **settings: Of :class:`~longstride.calibration.settings.GaussNewtonSettings`.
+        **settings: Of :class:`~longstride.calibration.endpoint.settings.GaussNewtonSettings`.
 
     Raises:
         InputError: no settings, anchors that are not among the numbers of calls or leave out an end, an unknown
             setting, or whatever :func:`~longstride.calibrate` refuses.
+    """
+    nfes, scales, chosen = _asked(nfes, guidances, anchors)
+    fit = configured(METHODS[DEFAULT], None, settings)
+    tables = {nfe: _table(model.schedule, nfe, spacing, final) for nfe in nfes}
+    root = None if journal is None else Path(journal)
+    about = {"model": model.info(None).fingerprint, "nfes": nfes, "guidances": scales, "anchors": chosen}
+    work = {**about, "settings": described(fit), "refine": [refine, refine_samples], "final": final}
+    Journal(root, {**work, "seeds": str(seeds)})
+    say = progress or (lambda done, total, what: None)
+    count = _Count(say, len(scales), len(scales) * len(chosen), len(scales) * (len(nfes) - len(chosen)))
+    entries: list[Entry] = []
+    known: dict[int, SolverTable] = {}  # of the scale before, which is a good start
+    for scale in scales:
+        samples = Samples.of(
+            model.denoiser(seeds, scale),
+            model.noise(seeds, float(tables[chosen[0]].sigmas[0])),
+            tables[chosen[0]],
+            held_out=held_out,
+            steps=reference_steps,
+            unit=METHODS[DEFAULT].unit(fit),
+            batch_size=batch_size,
+            journal=None
+            if root is None
+            else root / ("plain" if scale is None else f"guidance-{scale:g}") / "reference",
+            about={"model": about["model"], "guidance": scale},
+        )
+        one = _Scale(solved(samples, whole=True), model.info(scale), tables, fit, seed, count)
+        count.step("converging")
+        found = one.entries(chosen, known, refine, refine_samples)
+        entries += [found[nfe] for nfe in nfes]
+        known = {nfe: entry.card.table for nfe, entry in found.items() if entry.how != "base"}
+    return CardBook.of(entries, model.schedule)
+
+
+def _asked(
+    nfes: Sequence[int], guidances: Sequence[float | None], anchors: Sequence[int] | None
+) -> tuple[list[int], list[float | None], list[int]]:
+    """Numbers of calls, guidance scales and anchors, each once and rising.
+
+    Raises:
+        InputError: none of them, some with and some without guidance, or anchors that do not fit.
     """
     nfes, scales = sorted(set(nfes)), sorted(set(guidances), key=lambda g: -math.inf if g is None else g)
     if not nfes or not scales or nfes[0] < 1:
@@ -152,126 +149,123 @@ def calibrate_book(
     chosen = anchors_of(nfes) if anchors is None else sorted(set(anchors))
     if not set(chosen) <= set(nfes) or {nfes[0], nfes[-1]} - set(chosen):
         raise InputError(f"anchors must be among {nfes}, the first and the last included, got {chosen}")
-    try:
-        fit = GaussNewtonSettings(**settings)
-    except TypeError as error:
-        raise InputError(f"method 'gauss_newton': {str(error).split('() ')[-1]}") from None
-    tables = {nfe: _table(model.schedule, nfe, spacing, final) for nfe in nfes}
-    root = None if journal is None else Path(journal)
-    about = {"model": model.info(None).fingerprint, "nfes": nfes, "guidances": scales, "anchors": chosen}
-    work = {**about, "settings": settings, "refine": [refine, refine_samples], "final": final, "seeds": str(seeds)}
-    Journal(root, work)
-    say = progress or (lambda done, total, what: None)
-    count = _Count(say, len(scales), len(scales) * len(chosen), len(scales) * (len(nfes) - len(chosen)))
-    entries: list[Entry] = []
-    known: dict[int, SolverTable] = {}  # of the scale before, which is a good start
-    for scale in scales:
-        folder = None if root is None else root / ("plain" if scale is None else f"guidance-{scale:g}")
-        samples = _samples(model, scale, seeds, held_out, tables[chosen[0]], folder, batch_size, reference_steps)
-        count.step("converging")
-
-        def calibrated(nfe: int, samples: _Samples = samples, known: Mapping[int, SolverTable] = known) -> Entry:
-            result = calibrate(
-                samples.denoiser,
-                samples.noise,
-                tables[nfe],
-                starts={"neighbour": known[nfe]} if nfe in known else None,
-                held_out=held_out,
-                reference=samples.reference,
-                sigma_floor=samples.floor,
-                batch_size=batch_size,
-                model=samples.info,
-                seed=seed,
-                journal=samples.inside(f"anchor-{nfe}"),
-                progress=count.within,
-                **settings,
-            )
-            return Entry(how="calibrated" if result.end.accepted else "base", card=result.card)
-
-        found = {}
-        for nfe in chosen:
-            found[nfe] = calibrated(nfe)
-            count.step("calibrating")
-        fixed = {nfe: found[nfe].card.table for nfe in chosen}
-        for nfe in (n for n in nfes if n not in fixed):
-            try:
-                filled = fill_nfe(fixed, nfe)
-            except InputError:  # a base that was kept may have a form that nothing can be filled from
-                found[nfe] = calibrated(nfe)
-            else:
-                sources = [max(n for n in fixed if n < nfe), min(n for n in fixed if n > nfe)]
-                said = {"filled_from": sources, "refine": refine, "refine_samples": refine_samples}
-                said |= {"samples": len(seeds), "held_out": held_out, "seed": seed}
-                found[nfe] = _filled_entry(samples, tables[nfe], filled, fit, said, batch_size)
-            count.step("filling")
-        entries += [found[nfe] for nfe in nfes]
-        known = {nfe: entry.card.table for nfe, entry in found.items() if entry.how != "base"}
-    return CardBook.of(entries, model.schedule)
+    return nfes, scales, chosen
 
 
-def _table(schedule: Schedule, nfe: int, spacing: str, final: Final) -> SolverTable:
+def _table(schedule: Schedule, nfe: int, spacing: str, final: LastLevel) -> SolverTable:
     levels = grid(spacing_of(spacing, schedule), nfe, schedule=schedule, final=final)
     return build("ddim", levels, schedule=schedule)
 
 
-def _samples(
-    model: Guided,
-    scale: float | None,
-    seeds: range,
-    held_out: int,
-    table: SolverTable,
-    folder: Path | None,
-    batch_size: int | None,
-    steps: int,
-) -> _Samples:
-    """Noise, network and converged reference of one guidance scale."""
-    denoiser, noise = model.denoiser(seeds, scale), model.noise(seeds, float(table.sigmas[0]))
-    noise = noise.to(torch.promote_types(noise.dtype, torch.float32))
-    info, floor = model.info(scale), least_level(denoiser, table)
-    work = {"model": info.fingerprint, "guidance": scale, "noise": digest(noise), "steps": steps, "size": batch_size}
-    kept = Journal(None if folder is None else folder / "reference", {**work, "held_out": held_out})
-    batches = Batches(denoiser, noise, held_out, batch_size, kept)
-    batches.check_network(table)
-    reference = shared_reference(batches, table, steps=steps, floor=floor, fitted=True)
-    return _Samples(denoiser, noise, info, reference, floor, folder)
+@dataclass(frozen=True)
+class _Scale:
+    """Makes the entries of one guidance scale.
 
+    Attributes:
+        samples: Of the scale, with their converged solution.
+        info: What cards say of the model.
+        tables: Classical tables by number of calls.
+        settings: Of the fits.
+        seed: For the cards.
+        count: Told of every step.
+    """
 
-def _filled_entry(
-    samples: _Samples,
-    table: SolverTable,
-    filled: SolverTable,
-    settings: GaussNewtonSettings,
-    said: Mapping[str, Any],
-    batch_size: int | None,
-) -> Entry:
-    folder = samples.inside(f"filled-{table.nfe}")
-    kept = Journal(folder, {"said": dict(said), "settings": asdict(settings), "noise": digest(samples.noise)})
-    batches = Batches(samples.denoiser, samples.noise, said["held_out"], batch_size, kept)
-    batches.check_network(table)
-    done = finish_filled(
-        batches,
-        table,
-        filled,
-        settings,
-        reference=samples.reference,
-        floor=samples.floor,
-        refine=said["refine"],
-        refine_samples=said["refine_samples"],
-        batch_size=batch_size,
-    )
-    card = Card.of(
-        done.table,
-        base=done.base,
-        method="gauss_newton",
-        settings={**asdict(settings), **said},
-        model=samples.info,
-        denoiser=samples.denoiser,
-        rows=[],
-        end=done.end,
-        calls=batches.total_calls(),
-        search=done.search,
-    )
-    return Entry(how=done.how, card=card)
+    samples: Samples
+    info: ModelInfo
+    tables: Mapping[int, SolverTable]
+    settings: GaussNewtonSettings
+    seed: int | None
+    count: _Count
+
+    def entries(
+        self, chosen: Sequence[int], known: Mapping[int, SolverTable], refine: int, refine_samples: int
+    ) -> dict[int, Entry]:
+        """Entries by number of calls.
+
+        Args:
+            chosen: Numbers of calls to calibrate.
+            known: Tables of another scale, to start from.
+            refine: Most steps of a filled entry.
+            refine_samples: Samples that these see.
+        """
+        found = {}
+        for nfe in chosen:
+            found[nfe] = self._calibrated(nfe, known.get(nfe))
+            self.count.step("calibrating")
+        fixed = {nfe: found[nfe].card.table for nfe in chosen}
+        for nfe in (n for n in self.tables if n not in fixed):
+            try:
+                filled = fill_nfe(fixed, nfe)
+            except InputError:  # a base that was kept may have a form that nothing can be filled from
+                found[nfe] = self._calibrated(nfe, known.get(nfe))
+            else:
+                sources = [max(n for n in fixed if n < nfe), min(n for n in fixed if n > nfe)]
+                said = {"filled_from": sources, "refine": refine, "refine_samples": refine_samples}
+                found[nfe] = self._filled(nfe, filled, said)
+            self.count.step("filling")
+        return found
+
+    def _folder(self, name: str) -> Path | None:
+        """Folder of a part of the work, beside that of the converged solution."""
+        folder = self.samples.journal.folder
+        return None if folder is None else folder.with_name(name)
+
+    def _calibrated(self, nfe: int, start: SolverTable | None) -> Entry:
+        result = calibrate(
+            self.samples.network,
+            self.samples.noise,
+            self.tables[nfe],
+            starts=None if start is None else {"neighbour": start},
+            held_out=self.samples.held_out,
+            reference=self.samples.reference,
+            sigma_floor=self.samples.floor,
+            batch_size=self.samples.batch_size,
+            model=self.info,
+            seed=self.seed,
+            journal=self._folder(f"anchor-{nfe}"),
+            progress=self.count.within,
+            **{one.name: getattr(self.settings, one.name) for one in fields(self.settings)},
+        )
+        return Entry(how="calibrated" if result.end.accepted else "base", card=result.card)
+
+    def _filled(self, nfe: int, filled: SolverTable, said: Mapping[str, Any]) -> Entry:
+        known = self.samples
+        chosen = described(self.settings)
+        samples = Samples.of(
+            known.network,
+            known.noise,
+            self.tables[nfe],
+            held_out=known.held_out,
+            steps=known.steps,
+            sigma_floor=known.floor,
+            unit=known.units.size,
+            batch_size=known.batch_size,
+            journal=self._folder(f"filled-{nfe}"),
+            about={"said": dict(said), "settings": chosen, "seed": self.seed},
+        )
+        assert known.reference is not None
+        done = finish_filled(
+            given(samples, known.reference, whole=True),
+            self.tables[nfe],
+            filled,
+            self.settings,
+            refine=said["refine"],
+            refine_samples=said["refine_samples"],
+        )
+        sizes = {"samples": len(samples), "held_out": samples.held_out, "seed": self.seed}
+        card = Card.of(
+            done.table,
+            base=done.base,
+            method=DEFAULT,
+            settings={**chosen, **said, **sizes},
+            model=self.info,
+            schedule=samples.network.schedule,
+            rows=[],
+            end=done.end,
+            calls=samples.total_calls(),
+            search=done.search,
+        )
+        return Entry(how=done.how, card=card)
 
 
 class _Count:

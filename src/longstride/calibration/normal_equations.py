@@ -11,25 +11,14 @@ from collections.abc import Sequence
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
 
-__all__ = ["NormalEquations", "double", "infinite_for_nan"]
+from longstride.arrays import Array, double
 
-Array = NDArray[np.float64]
+__all__ = ["NormalEquations"]
 
 #: Entries of every direction that are held in float64 at once.
 _ENTRIES = 2**14
-
-
-def double(tensor: Tensor) -> Tensor:
-    """The tensor in float64, on its own device where that has float64 (Apple's has not)."""
-    return (tensor.cpu() if tensor.device.type == "mps" else tensor).double()
-
-
-def infinite_for_nan(squared: Array) -> Array:
-    """Squared errors of any shape in which what is not a number counts as infinite."""
-    return np.where(np.isnan(squared), np.inf, squared)
 
 
 class NormalEquations:
@@ -47,6 +36,13 @@ class NormalEquations:
         self.moment = np.zeros(unknowns)
         self.energy = 0.0
         self.count = 0
+
+    @staticmethod
+    def of(directions: Sequence[Tensor], residual: Tensor) -> NormalEquations:
+        """The equations of one batch; see :meth:`add`."""
+        found = NormalEquations(len(directions))
+        found.add(directions, residual)
+        return found
 
     def add(self, directions: Sequence[Tensor], residual: Tensor) -> None:
         """Add a batch: ``p`` direction tensors and the residual, all of one shape."""

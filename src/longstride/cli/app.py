@@ -187,7 +187,7 @@ def calibrate(
     settings |= {"directions": directions, "r": r, "substeps": substeps, "fine": fine}
     given = {key: value for key, value in settings.items() if value is not None}
     if pipeline or prompts is not None:
-        from longstride.calibration.settings import HELD_OUT
+        from longstride.calibration.endpoint.settings import HELD_OUT
         from longstride.cli.pipelines import calibrate_whole
 
         whole = calibrate_whole(

@@ -11,9 +11,9 @@ from typing import Any
 from longstride.book import CardBook
 from longstride.calibration import METHODS, Calibration, calibrate
 from longstride.calibration.calibrate import default_settings
-from longstride.calibration.iia import PUBLISHED, IIASettings
+from longstride.calibration.endpoint.settings import FITTED, HELD_OUT, GaussNewtonSettings, fitted_samples, most_calls
 from longstride.calibration.many import anchors_of, calibrate_book
-from longstride.calibration.settings import FITTED, HELD_OUT, GaussNewtonSettings, fitted_samples, most_calls
+from longstride.calibration.rowwise.iia import PUBLISHED, IIASettings
 from longstride.cli.common import console, progress_bars, use_device
 from longstride.errors import InputError, unknown
 from longstride.evaluation.contestants import base_table

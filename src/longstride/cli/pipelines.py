@@ -16,7 +16,7 @@ import torch
 from longstride.book import CardBook, load_any
 from longstride.calibration import Calibration
 from longstride.calibration.calibrate import default_settings
-from longstride.calibration.settings import GaussNewtonSettings, fitted_samples, most_calls
+from longstride.calibration.endpoint.settings import GaussNewtonSettings, fitted_samples, most_calls
 from longstride.card import Card
 from longstride.cli.common import console, progress_bars
 from longstride.errors import InputError, unknown

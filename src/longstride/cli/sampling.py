@@ -9,7 +9,7 @@ import torch
 
 from longstride.book import CardBook, Unjudged, load_any
 from longstride.calibration import solve_reference
-from longstride.calibration.reference import Errors, errors, in_batches
+from longstride.calibration.reference.solve import Errors, errors, in_batches
 from longstride.card import Card
 from longstride.errors import InputError
 from longstride.evaluation.contestants import base_table

@@ -4,24 +4,22 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Callable, Mapping
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from longstride.calibration import Reference, calibrate
-from longstride.calibration.batches import Batches
-from longstride.calibration.reference import least_level
-from longstride.calibration.settings import GaussNewtonSettings
-from longstride.calibration.shared_reference import shared_reference
+from longstride.calibration.method import configured, described
+from longstride.calibration.methods import method_of
+from longstride.calibration.reference.batched import solved
+from longstride.calibration.samples import Samples
 from longstride.card import Card, load_card
 from longstride.errors import CardError
 from longstride.evaluation.contestants import Contestant
 from longstride.evaluation.measure import Key
 from longstride.evaluation.seeds import seed_range
 from longstride.evaluation.study import Study
-from longstride.journal import Journal
 from longstride.processes import gather, rank_and_size
 from longstride.table import SolverTable
 from longstride.zoo.model import Model
@@ -50,10 +48,16 @@ def calibrate_entrants(
         if card is None:
             denoiser, noise = model.denoiser(seeds, study.guidance), model.noise(seeds, table.sigmas[0])
             if reference is None:
-                solved = Journal(folder / "calibration" / "reference")
-                batches = Batches(denoiser, noise, held_out, study.batch_size, solved)
-                floor = least_level(denoiser, table)
-                reference = shared_reference(batches, table, steps=study.reference_steps, floor=floor, fitted=whole)
+                samples = Samples.of(
+                    denoiser,
+                    noise,
+                    table,
+                    held_out=held_out,
+                    steps=study.reference_steps,
+                    batch_size=study.batch_size,
+                    journal=folder / "calibration" / "reference",
+                )
+                reference = solved(samples, whole=whole).reference
             one = entrants[key[0]]
             card = calibrate(
                 denoiser,
@@ -78,9 +82,9 @@ def calibrate_entrants(
 
 def _settings(one: Contestant, study: Study) -> dict[str, Any]:
     """Settings of a contestant's calibration; only IIA makes fine steps."""
-    if one.whole:
-        return asdict(GaussNewtonSettings(**one.settings))
-    return {"substeps": study.substeps, **one.settings}
+    own = method_of(one.method or "iia")
+    fine = {"substeps": study.substeps} if hasattr(own.settings, "substeps") else {}
+    return {**fine, **one.settings}
 
 
 def _same_run(base: SolverTable, table: SolverTable, one: Contestant) -> bool:
@@ -97,7 +101,8 @@ def _finished(place: Path, table: SolverTable, one: Contestant, study: Study) ->
     except CardError:
         card = None
     if card is not None:
-        wanted = {**_settings(one, study), "samples": study.calibration_samples, "seed": study.seed}
+        chosen = described(configured(method_of(one.method or "iia"), None, _settings(one, study)))
+        wanted = {**chosen, "samples": study.calibration_samples, "seed": study.seed}
         same = card.method == one.method and wanted.items() <= card.settings.items()
         card = card if same and _same_run(card.base_table, table, one) else None
     rank, size = rank_and_size()

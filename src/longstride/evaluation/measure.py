@@ -17,7 +17,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from longstride.calibration.reference import solve_reference, squared_errors
+from longstride.calibration.reference.solve import solve_reference, squared_errors
 from longstride.denoiser import Denoiser
 from longstride.evaluation.features import Extractor
 from longstride.evaluation.frechet import FeatureSpace, Moments

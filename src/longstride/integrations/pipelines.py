@@ -20,7 +20,7 @@ import torch
 from torch import Tensor
 
 from longstride.calibration.calibrate import Calibration, Progress, calibrate
-from longstride.calibration.settings import HELD_OUT, fitted_samples
+from longstride.calibration.endpoint.settings import HELD_OUT, fitted_samples
 from longstride.card import ModelInfo
 from longstride.denoiser import DIFFUSERS_PREDICTIONS, Denoiser, DynamicThreshold, as_denoiser
 from longstride.errors import InputError, LongstrideError

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -17,27 +16,33 @@ from longstride.solvers.deis import deis
 from longstride.solvers.dpm_multistep import dpm_solver_2m, dpm_solver_3m, dpmpp_2m, dpmpp_3m
 from longstride.solvers.dpm_singlestep import dpm_solver_2, dpm_solver_3, dpmpp_2s
 from longstride.solvers.heun import heun
+from longstride.solvers.registry import Solver, Variant
 from longstride.solvers.unipc import unipc
 from longstride.table import SolverTable
 
-__all__ = ["SOLVERS", "build", "steps_for_nfe"]
+__all__ = ["SOLVERS", "VARIANTS", "Solver", "Variant", "build", "steps_for_nfe"]
 
-#: Name of every solver and its builder. Adding a solver is one builder and one line here.
-SOLVERS: dict[str, Callable[..., SolverTable]] = {
-    "ddim": ddim,
-    "spndm": spndm,
-    "pndm": pndm,
-    "ipndm": ipndm,
-    "deis": deis,
-    "heun": heun,
-    "dpm_solver_2": dpm_solver_2,
-    "dpm_solver_3": dpm_solver_3,
-    "dpm_solver_2m": dpm_solver_2m,
-    "dpm_solver_3m": dpm_solver_3m,
-    "dpmpp_2s": dpmpp_2s,
-    "dpmpp_2m": dpmpp_2m,
-    "dpmpp_3m": dpmpp_3m,
-    "unipc": unipc,
+#: Every solver by name. Adding a solver is one builder and one entry here; others read from it all that they must know.
+SOLVERS: dict[str, Solver] = {
+    "ddim": Solver(ddim, "DDIM", starts={"ddim": {}}),
+    "spndm": Solver(spndm, "S-PNDM"),
+    "pndm": Solver(pndm, "PNDM"),
+    "ipndm": Solver(ipndm, "iPNDM", starts={f"ipndm{order}": {"order": order} for order in (2, 3, 4)}),
+    "deis": Solver(deis, "DEIS", starts={"deis3": {"order": 3}}),
+    "heun": Solver(heun, "EDM (Heun)"),
+    "dpm_solver_2": Solver(dpm_solver_2, "DPM-Solver-2"),
+    "dpm_solver_3": Solver(dpm_solver_3, "DPM-Solver-3"),
+    "dpm_solver_2m": Solver(dpm_solver_2m, "DPM-Solver 2M"),
+    "dpm_solver_3m": Solver(dpm_solver_3m, "DPM-Solver 3M"),
+    "dpmpp_2s": Solver(dpmpp_2s, "DPM-Solver++ 2S"),
+    "dpmpp_2m": Solver(dpmpp_2m, "DPM-Solver++ 2M", starts={"dpmpp_2m": {}}),
+    "dpmpp_3m": Solver(dpmpp_3m, "DPM-Solver++ 3M", starts={"dpmpp_3m": {}}),
+    "unipc": Solver(unipc, "UniPC", starts={f"unipc{order}": {"order": order} for order in (2, 3)}),
+}
+#: Solvers with options, by the names under which they are compared: ``unipc3`` is UniPC of order 3.
+VARIANTS: dict[str, Variant] = {
+    **{name: Variant(name, one.label, name) for name, one in SOLVERS.items()},
+    **{key: one for name, solver in SOLVERS.items() for key, one in solver.variants(name).items()},
 }
 
 

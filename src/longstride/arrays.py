@@ -1,0 +1,22 @@
+"""What all modules share of arrays: their type, float64 copies of tensors, and numbers that are not finite."""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import NDArray
+from torch import Tensor
+
+__all__ = ["Array", "double", "infinite_for_nan"]
+
+#: Levels, weights and errors are float64.
+Array = NDArray[np.float64]
+
+
+def double(tensor: Tensor) -> Tensor:
+    """The tensor in float64, on its own device if that device has float64 (Apple's has not)."""
+    return (tensor.cpu() if tensor.device.type == "mps" else tensor).double()
+
+
+def infinite_for_nan(squared: Array) -> Array:
+    """Squared errors of any shape, with infinity for NaN."""
+    return np.where(np.isnan(squared), np.inf, squared)

@@ -1,0 +1,184 @@
+"""The gate: a calibrated row is used only where held-out noise agrees, and the whole only if it beats its base.
+
+A row that fits its own step better can still make whole trajectories worse: errors of different steps may have
+cancelled before. So, on held-out noise, fitted rows are given back to the base solver if the end of the trajectory is
+better without them, and at last the table as a whole is compared with its base (:func:`gate`). A table that was fitted
+as a whole has no rows to give back: it is accepted or not (:func:`judge`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+
+import numpy as np
+
+from longstride.arrays import Array
+from longstride.calibration.acceptance.stability import gains, largest_weights
+from longstride.calibration.prefix_runs import PrefixRuns
+from longstride.calibration.reference.solve import squared_errors
+from longstride.calibration.samples import Samples
+from longstride.calibration.units import Batch
+from longstride.intervals import student
+from longstride.journal import table_digest
+from longstride.reports import EndReport, Errors, Stability
+from longstride.table import SolverTable
+
+__all__ = ["FEWEST", "TRIALS", "gate", "judge", "objection"]
+
+#: Rows are tried one by one up to this many, and above it in as many blocks of consecutive rows.
+TRIALS = 12
+#: Fewer held-out samples do not show that a table is better.
+FEWEST = 8
+#: Held-out samples, in whole units, that the gain is measured on.
+_FEW = 24
+
+
+class _Trials:
+    """Squared errors of tables on whole held-out trajectories; calls that they share with ``known`` are made once."""
+
+    def __init__(self, samples: Samples, known: SolverTable) -> None:
+        self.samples, self.known = samples, known
+        self._runs: dict[tuple[int, ...], PrefixRuns] = {}
+
+    def __call__(self, table: SolverTable) -> Array:
+        """Squared error of every held-out sample at the end of a run of ``table``, shape ``(B,)``; infinite for NaN."""
+
+        def squared(batch: Batch) -> list[Array]:
+            (end,) = self._run(batch).ends([table])
+            found = squared_errors(end, self.samples.targets(batch))
+            return batch.split(np.where(np.isfinite(found), found, np.inf))
+
+        # Not counted again: these calls were, when the known table itself was measured.
+        prepare: Callable[[Batch], object] | None = None if table is self.known else self._run
+        numbers = self.samples.units.held_out
+        return np.concatenate(self.samples.map(f"gate/{table_digest(table)[:20]}", numbers, squared, prepare=prepare))
+
+    def _run(self, batch: Batch) -> PrefixRuns:
+        if batch.units not in self._runs:
+            self._runs[batch.units] = PrefixRuns(batch.network, batch.noise, self.known)
+        return self._runs[batch.units]
+
+
+def gate(samples: Samples, base: SolverTable, calibrated: SolverTable) -> tuple[SolverTable, EndReport]:
+    """Settle on the table to use, by whole trajectories on the held-out samples.
+
+    Args:
+        samples: The samples, with a converged solution of the held-out ones or of all.
+        base: The classical table.
+        calibrated: The same table with some rows rewritten.
+
+    Returns:
+        The table (named as the calibrated one even where it is the base), and what was measured.
+    """
+    changed = [k for k in range(1, base.nfe + 1) if calibrated.rows[k - 1] != base.rows[k - 1]]
+    trials = _Trials(samples, calibrated)
+
+    def measured(table: SolverTable) -> Errors:
+        return Errors.of(trials(table))
+
+    def without(table: SolverTable, block: list[int]) -> SolverTable:
+        rows = tuple(base.rows[k - 1] if k in block else row for k, row in enumerate(table.rows, start=1))
+        return replace(table, rows=rows, exact=rows == base.rows)
+
+    best = measured(calibrated)
+    before = measured(replace(base, name=calibrated.name)) if changed else best
+    blocks = [part.tolist() for part in np.array_split(changed, min(TRIALS, len(changed) or 1)) if len(part)]
+    alone = [measured(without(calibrated, block)) for block in blocks]
+    given_back: list[int] = []
+    # The block that spoils most goes first: with it gone, others may be seen to help.
+    for n in sorted((n for n in range(len(blocks)) if alone[n].rmse < best.rmse), key=lambda n: alone[n].rmse):
+        trial = without(calibrated, blocks[n])
+        found = measured(trial) if given_back else alone[n]
+        if found.rmse < best.rmse:
+            calibrated, best = trial, found
+            given_back += blocks[n]
+    accepted = calibrated.rows != base.rows and best.rmse <= before.rmse
+    reason = "" if accepted else "the calibrated rows were worse on held-out trajectories"
+    report = _report(samples, before, best, reason, given_back=tuple(sorted(given_back)))
+    return calibrated if accepted else replace(base, name=calibrated.name), report
+
+
+def judge(
+    samples: Samples,
+    base: SolverTable,
+    calibrated: SolverTable,
+    *,
+    margin: float,
+    stability: float,
+) -> tuple[SolverTable, EndReport]:
+    """Accept a calibrated table as a whole, or keep the base; their inner levels and rows may all differ.
+
+    It must hold on held-out noise that (1) the root-mean-square error is at most ``1 + margin`` times the base's; (2)
+    the mean logarithm of the ratio of both errors of a sample is below 0 with 95 % confidence, which a few lucky
+    samples cannot bring about; (3) the gain is at most ``stability`` times the base's.
+
+    Args:
+        samples: The samples, with a converged solution of the held-out ones or of all.
+        base: The best classical table.
+        calibrated: The fitted one.
+        margin: See above.
+        stability: See above.
+
+    Returns:
+        The table (named as the calibrated one even where it is the base), and what was measured.
+    """
+    trials = _Trials(samples, calibrated)
+    after = trials(calibrated)
+    before = trials(replace(base, name=calibrated.name))
+    measured = Stability(
+        _gain(samples, calibrated), _gain(samples, base), largest_weights(calibrated), largest_weights(base)
+    )
+    reason = objection(after, before, margin)
+    if not reason and not measured.gain <= stability * measured.base_gain:
+        reason = (
+            f"errors of the network are amplified {measured.gain:.3g} times, by the base {measured.base_gain:.3g} "
+            f"times: more than {stability:g} times as much"
+        )
+    report = _report(samples, Errors.of(before), Errors.of(after), reason, stability=measured)
+    return calibrated if not reason else replace(base, name=calibrated.name), report
+
+
+def _report(
+    samples: Samples,
+    base: Errors,
+    calibrated: Errors,
+    reason: str,
+    *,
+    given_back: tuple[int, ...] = (),
+    stability: Stability | None = None,
+) -> EndReport:
+    """What was measured; ``reason`` says why the base is kept, and is empty if it is not."""
+    assert samples.reference is not None
+    error, nfe = samples.reference.error, samples.reference.nfe
+    return EndReport(base, calibrated, samples.held_out, error, nfe, given_back, not reason, reason, stability)
+
+
+def objection(after: Array, before: Array, margin: float) -> str:
+    """Why squared errors ``after``, shape ``(B,)``, do not surely improve on ``before``; empty if they do."""
+    n = len(after)
+    if n < FEWEST:
+        return f"{n} held-out samples cannot show that it is better: hold out {FEWEST} or more"
+    if not np.isfinite(after).all():
+        return "samples overflow on held-out noise"
+    rmse, old = float(np.sqrt(after.mean())), float(np.sqrt(before.mean()))
+    if not rmse <= (1 + margin) * old:
+        return f"the error on held-out noise is {rmse:.4g}, the base's {old:.4g}"
+    tiny = np.finfo(np.float64).tiny
+    ratios = 0.5 * (np.log(np.maximum(after, tiny)) - np.log(np.maximum(before, tiny)))
+    bound = float(ratios.mean() + student(n - 1, 0.95) * ratios.std(ddof=1) / np.sqrt(n))
+    if not bound < 0:
+        return f"that it is better is not sure: the ratio of errors may be {np.exp(bound):.3g} (95 % bound)"
+    return ""
+
+
+def _gain(samples: Samples, table: SolverTable) -> float:
+    """Gain of a table over a few held-out samples; it differs little between samples."""
+    numbers = [n for n in samples.units.held_out if samples.units.slices[n].start < samples.fitted + _FEW]
+
+    def measure(batch: Batch) -> list[Array]:
+        return list(gains(batch.network, batch.noise, table, batch.sizes, batch.units)[:, None])
+
+    total = float(np.sum(samples.map(f"gain/{table_digest(table)[:20]}", numbers, measure, lambda b: (1,))))
+    count = samples.units.slices[numbers[-1]].stop - samples.fitted
+    return float(np.sqrt(total / count)) if np.isfinite(total) else float("inf")

@@ -1,0 +1,1 @@
+"""Calibration of all numbers of a table together, to where samples end: the default."""

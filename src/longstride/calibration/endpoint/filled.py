@@ -1,0 +1,76 @@
+"""A filled table made into an entry: refined a little, judged against the best classical solver, and described."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+
+import numpy as np
+
+from longstride.calibration.acceptance.gate import judge
+from longstride.calibration.endpoint.fits import Fit
+from longstride.calibration.endpoint.gauss_newton import GaussNewton
+from longstride.calibration.endpoint.search import Fits
+from longstride.calibration.endpoint.settings import GaussNewtonSettings
+from longstride.calibration.samples import Samples
+from longstride.calibration.starts.classical import classical_starts
+from longstride.card_parts import How
+from longstride.reports import EndReport, Search
+from longstride.table import SolverTable
+
+__all__ = ["Filled", "finish_filled"]
+
+
+@dataclass(frozen=True)
+class Filled:
+    """What became of a filled table.
+
+    Attributes:
+        table: The one to use: the filled one, refined or not, or the base.
+        base: The best classical table.
+        how: How it came about.
+        search: How it went.
+        end: Whole trajectories on held-out noise.
+    """
+
+    table: SolverTable
+    base: SolverTable
+    how: How
+    search: Search
+    end: EndReport
+
+
+def finish_filled(
+    samples: Samples,
+    like: SolverTable,
+    filled: SolverTable,
+    settings: GaussNewtonSettings,
+    *,
+    refine: int,
+    refine_samples: int,
+    say: Callable[[], None] = lambda: None,
+) -> Filled:
+    """Refine a filled table by a few steps on few samples, and let held-out noise decide.
+
+    Args:
+        samples: The samples, with their converged solution.
+        like: A classical table of as many calls between the same levels.
+        filled: The filled one.
+        settings: Of the fit and the gate.
+        refine: Most steps; 0: the filled table as it is.
+        refine_samples: Samples that these see; at least a unit.
+        say: Called after every step.
+    """
+    fits = Fits(samples, like.nfe, settings)
+    starts, residual = fits.starts({"given": like, **classical_starts(samples, like)})
+    few, start = fits.on(refine_samples, residual), fits.parameters.prepared(filled)
+    fit = few.fit(start, refine, say=say) if refine and _finite(few, start) else Fit(start, (), "not refined")
+    base, made = starts.tables[starts.base], replace(fit.table, name="gauss_newton")
+    final, end = judge(samples, base, made, margin=settings.margin, stability=settings.stability)
+    how: How = "base" if not end.accepted else "filled and refined" if fit.table is not start else "filled"
+    search = Search(starts.base, dict(starts.errors), {}, "filled", fit.iterations, fit.stopped)
+    return Filled(final, base, how, search, end)
+
+
+def _finite(newton: GaussNewton, table: SolverTable) -> bool:
+    return bool(np.isfinite(newton.errors(table, [*newton.fitted, *newton.held_out])).all())

@@ -1,0 +1,281 @@
+r"""Endpoint Gauss–Newton: all weights of a table and its inner levels, fitted together to where samples should end.
+
+With the last state :math:`x_K(\theta)` of a table whose free numbers (:mod:`longstride.parameters`) are moved
+by theta, the converged solution :math:`x^*` from the same noise, and a fixed feature map phi
+(:mod:`longstride.calibration.endpoint.residuals`),
+
+.. math:: \min_\theta\; \mathbb E\, \rho\big(\|\varphi(x^*) - \varphi(x_K(\theta))\|^2\big)
+          + \epsilon\, \|\mathrm{diag}(G)^{1/2} (\theta - \theta_0)\|^2, \qquad
+          \rho(e) = 2 c^2 \big(\sqrt{1 + e / c^2} - 1\big).
+
+Errors are heavy-tailed: a few samples switch modes, and would rule a sum of squares. Under rho, Charbonnier's loss, a
+sample weighs :math:`1 / \sqrt{1 + e / c^2}`, with c² the median of e by default: what is far off counts by its
+distance and no more by its square. It must count: under losses that pull the less the farther a sample is off, such as
+Cauchy's, fits let single samples switch modes for a little less error of all others.
+
+A step of Levenberg and Marquardt solves :math:`(G + \lambda\, \mathrm{diag}\, G)\, \delta = J^T r` with
+:math:`G = J^T J`. Columns of J are difference quotients of roll-outs, so the network may be compiled, quantised or
+somebody else's. Free numbers of state k leave the calls before it as they are, so these are made once: a step costs
+about :math:`K^3 / 6` calls per sample. The last row makes no call at all: wherever a step leads, it is solved for
+(:mod:`longstride.calibration.endpoint.last_row`), so that steps are judged by the best that can end there. Only G and
+:math:`J^T r` are kept, summed in float64 over batches and processes. When samples are added, these go on for the old
+ones: after a step :math:`\delta` the same model has :math:`J^T r - G \delta`, as in an extended Kalman filter. The
+trial of a step is measured on all.
+
+Of the iterates the last is used that is within one standard error of the best before it on held-out samples.
+
+References:
+    Nocedal & Wright, Numerical Optimization, 2006, Sec. 10.3; Bertsekas, Incremental least squares methods and the
+    extended Kalman filter, 1996, for samples that come in later; Charbonnier, Blanc-Féraud, Aubert & Barlaud, Two
+    deterministic half-quadratic regularization algorithms for computed imaging, ICIP 1994, for rho; Breiman, Friedman,
+    Olshen & Stone, Classification and regression trees, 1984, Sec. 3.4.3, for the rule of one standard error.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from longstride.arrays import Array, double, infinite_for_nan
+from longstride.calibration.endpoint.fits import FIRST_DAMPING, Fit, Quadratic
+from longstride.calibration.endpoint.last_row import LastRows, Terms
+from longstride.calibration.endpoint.residuals import Residual
+from longstride.calibration.loss import Loss
+from longstride.calibration.normal_equations import NormalEquations
+from longstride.calibration.prefix_runs import PrefixRuns
+from longstride.calibration.samples import Samples
+from longstride.calibration.units import Batch
+from longstride.errors import InputError
+from longstride.journal import table_digest
+from longstride.parameters import Parameters
+from longstride.reports import Errors, Iteration
+from longstride.sampler import Run
+from longstride.table import SolverTable
+
+__all__ = ["GaussNewton"]
+
+#: Trials of a step, each more damped than the one before, until the objective falls.
+_TRIALS = 6
+#: A step that gains less than this part of the objective is the last.
+_LEAST_GAIN = 1e-2
+
+
+class GaussNewton:
+    """The fit on some samples.
+
+    Args:
+        samples: All samples, with their converged solution.
+        parameters: The free numbers.
+        residual: The feature map.
+        robust: c² as a multiple of the median error; 0: plain squares.
+        ridge: Epsilon; pulls towards the start.
+        fitted: Numbers of the fitted units to use; default: all.
+    """
+
+    def __init__(
+        self,
+        samples: Samples,
+        parameters: Parameters,
+        residual: Residual,
+        *,
+        robust: float = 1.0,
+        ridge: float = 0.0,
+        fitted: Sequence[int] | None = None,
+    ) -> None:
+        self.samples, self.parameters, self.residual = samples, parameters, residual
+        self.robust, self.ridge = robust, ridge
+        self.fitted = samples.units.fitted if fitted is None else list(fitted)
+        self.held_out = samples.units.held_out
+
+    def errors(self, table: SolverTable, numbers: Sequence[int]) -> Array:
+        """Squared residual and squared error of every sample of some units, shape ``(B, 2)``; infinite for NaN.
+
+        A table is measured once on every unit, however often it is asked for, and in whatever form. Where pixels alone
+        are compared, tables that differ in the weights of the last row alone are measured together.
+        """
+        table = self.parameters.prepared(table)
+        if self.residual.plain:
+            squared = self.last_rows(table, numbers).squared
+            return np.stack([squared, squared], 1)
+
+        def measure(batch: Batch) -> list[Array]:
+            with torch.inference_mode():
+                end = Run(batch.noise, table).finish(batch.network)
+            return batch.split(self._squared(end, self.samples.targets(batch)))
+
+        name = f"errors/{self.residual.name}/{table_digest(table)[:20]}"
+        return np.concatenate(self.samples.map(name, numbers, measure, lambda b: (b, 2), again=True))
+
+    def _squared(self, samples: Tensor, target: Tensor) -> Array:
+        features = double(self.residual(samples) - self.residual(target)).square().sum(1)
+        pixels = double(samples - target).square().flatten(1).mean(1)
+        found: Array = torch.stack([features, pixels], 1).cpu().numpy()
+        return infinite_for_nan(found)
+
+    def last_rows(self, table: SolverTable, numbers: Sequence[int]) -> LastRows:
+        """What samples of some units say of the last row of ``table``."""
+        terms = Terms.of(table, self.parameters)
+        weights, n = terms.weights(table), len(terms)
+
+        def measure(batch: Batch) -> list[Array]:
+            rows = LastRows.measured(batch.network, batch.noise, table, terms, self.samples.targets(batch))
+            # The weights that they were measured at go with them: other tables read them, too.
+            return batch.split(np.concatenate([rows.pack(), np.tile(weights, (len(batch), 1))], 1))
+
+        seen = self.samples.map(
+            f"ends/{terms.key(table)[:20]}", numbers, measure, lambda b: (b, n * n + 2 * n + 1), again=True
+        )
+        moved = [LastRows.unpack(one[:, :-n], n).moved(weights - one[0, -n:]) for one in seen]
+        return LastRows.unpack(np.concatenate([rows.pack() for rows in moved]), n)
+
+    def solved(self, table: SolverTable, loss: Loss, center: Array) -> SolverTable:
+        """``table`` with the last row that is best on the fitted samples; itself if features are compared, too.
+
+        Args:
+            table: As it is prepared.
+            loss: The loss.
+            center: Free numbers that the ridge pulls to, shape ``(p,)``.
+        """
+        rows = self.last_rows(table, self.fitted) if self.residual.plain else None
+        if rows is None or not np.isfinite(rows.squared).all():
+            return table
+        terms = Terms.of(table, self.parameters)
+        weights, free = terms.weights(table), terms.free(table, self.parameters)
+        away = weights - terms.weights(self.parameters.with_values(table, center))
+        new = weights + rows.best(loss, free, self.ridge, away)
+        far = terms.too_far(weights, new)
+        if far.any():  # as in every step, a first state does not change its sign, nor its weight by any factor
+            new = weights + rows.best(loss, free & ~far, self.ridge, away)
+        return terms.table(table, new)
+
+    def quadratic(self, table: SolverTable, loss: Loss, known: Quadratic | None) -> Quadratic:
+        """The model of a step from ``table``: ``known``, moved, for the units that it covers; a new one for others."""
+        numbers, at = tuple(self.fitted), self.parameters.values(table)
+        new = [number for number in numbers if known is None or number not in known.numbers]
+        if known is None or not new:
+            return Quadratic(self.equations(table, loss, numbers), at, numbers)
+        packed = known.moved(at).pack() + self.equations(table, loss, new).pack()
+        return Quadratic(NormalEquations.unpack(packed, len(at)), at, numbers)
+
+    def equations(self, table: SolverTable, loss: Loss, numbers: Sequence[int]) -> NormalEquations:
+        """Weighted normal equations of a step from ``table``, over some fitted units."""
+        p = len(self.parameters)
+        free, steps = self.parameters.free(table), self.parameters.steps
+
+        def products(batch: Batch) -> list[Array]:
+            runs = PrefixRuns(batch.network, batch.noise, table)
+            moved = [self.parameters.moved(table, steps * unit) for unit in np.eye(p)[free]]
+            ends = runs.ends(moved, self.samples.batch_size)
+            here = self.residual(runs.end)
+            left = self.residual(self.samples.targets(batch)) - here
+            weight = loss.root_weight(double(left).square().sum(1))[:, None].to(left)
+            ends.reverse()  # popped, so that no end is held beside its quotient
+            quotients = iter([(self.residual(ends.pop()) - here) * (weight / h) for h in steps[free]])
+            zero, left = torch.zeros_like(left), left * weight
+            columns = [next(quotients) if may else zero for may in free]
+            return [NormalEquations.of([one[part] for one in columns], left[part]).pack() for part in batch.slices]
+
+        name = f"jacobian/{self.residual.name}/{loss.c2:.12e}/{table_digest(table)[:20]}"
+        parts = self.samples.map(name, numbers, products, lambda b: (p * p + p + 2,))
+        return NormalEquations.unpack(np.sum(parts, axis=0), p)
+
+    def fit(
+        self,
+        start: SolverTable,
+        iterations: int,
+        *,
+        patience: int = 2,
+        damping: float = FIRST_DAMPING,
+        known: Quadratic | None = None,
+        most: float = float("inf"),
+        say: Callable[[], None] = lambda: None,
+    ) -> Fit:
+        """Go from ``start`` downhill.
+
+        Args:
+            start: First table.
+            iterations: Most accepted steps.
+            damping: Lambda of the first step.
+            known: The model of the last step of a fit on some of the batches: the first step makes it for others only.
+            most: Iterates whose root-mean-square error on held-out samples is larger are not chosen while others are.
+            patience: Ends after so many steps in a row that held-out samples say are worse than the best one.
+            say: Called after every step.
+
+        Raises:
+            InputError: the start itself does not end in finite samples.
+        """
+        best = self.parameters.prepared(start)
+        here, held = self.errors(best, self.fitted), self.errors(best, self.held_out)
+        if not (np.isfinite(here).all() and np.isfinite(held).all()):
+            raise InputError(f"{start.name} does not end in finite samples at {start.nfe} calls: choose another start")
+        loss = Loss.of(here[:, 0], self.robust)
+        center, stopped = self.parameters.values(best), "all steps are taken"
+        lines = [_line(here, held, loss, damping)]
+        table, worse, model = self.solved(best, loss, center), 0, known
+        here = self.errors(table, self.fitted)
+        best = table if self.better(table, best, loss, most) else best
+        for _ in range(iterations):
+            loss = Loss.of(here[:, 0], self.robust)
+            model, before = self.quadratic(table, loss, known), loss.mean(here[:, 0])
+            known, equations = None, model.equations
+            if not (np.isfinite(equations.gram).all() and np.isfinite(equations.moment).all()):
+                model, stopped = None, "a step beside the table is not finite"
+                break
+            found = self._step(table, loss, center, model, damping, before)
+            if found is None:  # a further fit has another model, and starts from the damping that this one did
+                stopped = "no step lowers the objective"
+                break
+            trial, new, damping = found
+            unseen = self.errors(trial, self.held_out)
+            if not np.isfinite(unseen).all():
+                stopped = "a step is not finite on held-out samples"
+                break
+            table, here = trial, new
+            lines.append(_line(here, unseen, loss, damping))
+            damping = max(damping / 5, 1e-7)
+            say()
+            better = self.better(table, best, loss, most)
+            best, worse = (table, 0) if better else (best, worse + 1)
+            if worse >= patience:
+                stopped = "held-out samples gain no more"
+                break
+            if lines[-1].objective > (1 - _LEAST_GAIN) * before:
+                stopped = "converged"
+                break
+        return Fit(best, tuple(lines), stopped, damping, model)
+
+    def _step(
+        self, table: SolverTable, loss: Loss, center: Array, model: Quadratic, damping: float, before: float
+    ) -> tuple[SolverTable, Array, float] | None:
+        """A table with an objective below ``before``, its errors and the damping of its step; None if no trial has."""
+        equations = model.equations.pulled(self.ridge, model.at - center)
+        for _ in range(_TRIALS):
+            trial = self.solved(self.parameters.moved(table, equations.solve(damping)), loss, center)
+            new = self.errors(trial, self.fitted)
+            if np.isfinite(new).all() and loss.mean(new[:, 0]) < before:
+                return trial, new, damping
+            damping *= 8
+        return None
+
+    def better(self, table: SolverTable, best: SolverTable, loss: Loss, most: float) -> bool:
+        """Whether a later table is used in place of the best one so far; see :meth:`fit` for ``most``.
+
+        Held-out samples are few, and the fit has seen more. They stop a table only if it is worse by more than one
+        standard error of the paired difference. The scale of the loss falls with the errors: both are compared on one.
+        """
+        now, then = (self.errors(one, self.held_out) for one in (table, best))
+        if not np.isfinite(now).all():
+            return False
+        over, was_over = (Errors.of(e[:, 1]).rmse > most for e in (now, then))
+        if over != was_over:
+            return was_over
+        gain = loss.value(then[:, 0]) - loss.value(now[:, 0])
+        return bool(gain.mean() >= -gain.std() / np.sqrt(len(gain)))
+
+
+def _line(here: Array, held: Array, loss: Loss, damping: float) -> Iteration:
+    now, then = (float(np.sqrt(errors[:, 1].mean())) for errors in (here, held))
+    return Iteration(loss.mean(here[:, 0]), loss.mean(held[:, 0]), now, then, damping, len(here))

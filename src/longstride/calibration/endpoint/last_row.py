@@ -1,0 +1,167 @@
+r"""The last row of a table, solved for: it makes no network call, and where a run ends is linear in its weights.
+
+With terms :math:`v_i` that the last row may weigh (the first state and all outputs, or what a recurrence reads) the
+last state is :math:`x_K(w) = \sum_i w_i v_i`. Of one run whose last row has weights :math:`w_0` and leaves
+:math:`r = x^* - x_K(w_0)`, every sample keeps the inner products :math:`\langle v_i, v_j \rangle`,
+:math:`\langle v_i, r \rangle` and :math:`|r|^2`. They give its squared error under any other last row,
+
+.. math:: e(w) = |r|^2 - 2\, (w - w_0)^T \langle v, r \rangle + (w - w_0)^T \langle v, v \rangle\, (w - w_0),
+
+and so the last row that is best for given rows before it, by least squares whose samples are weighed anew until nothing
+changes. No network call is made for either. Solving for what is linear wherever a search over the rest looks is the
+method of variable projection.
+
+References:
+    Golub & Pereyra, The differentiation of pseudo-inverses and nonlinear least squares problems whose variables
+    separate, SIAM J. Numer. Anal. 1973; Holland & Welsch, Robust regression using iteratively reweighted
+    least-squares, 1977.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from longstride.arrays import Array, double, infinite_for_nan
+from longstride.calibration.loss import Loss
+from longstride.calibration.normal_equations import NormalEquations
+from longstride.journal import digest
+from longstride.parameters import FARTHEST, Parameters
+from longstride.sampler import DenoiserLike, Run
+from longstride.table import Row, SolverTable
+
+__all__ = ["LastRows", "Terms"]
+
+#: Most times that samples are weighed anew; that is not done again where it moves ends by less than this part of their
+#: squared errors.
+_ROUNDS, _SETTLED = 20, 1e-9
+#: Pull towards the weights that are there, relative to the energy of each: outputs of neighbouring calls are alike.
+_DAMPING = 1e-9
+
+
+@dataclass(frozen=True)
+class Terms:
+    """What the last row of some tables may weigh.
+
+    Attributes:
+        states: Indices of states.
+        outputs: Indices of outputs.
+    """
+
+    states: tuple[int, ...]
+    outputs: tuple[int, ...]
+
+    def __len__(self) -> int:
+        return len(self.states) + len(self.outputs)
+
+    @classmethod
+    def of(cls, table: SolverTable, parameters: Parameters) -> Terms:
+        """All that the last row of ``table`` weighs, and the outputs whose weights in it are free."""
+        row = table.rows[-1]
+        free = {one.j for one in parameters.last if one.kind == "weight"}
+        return cls(tuple(sorted(row.states)), tuple(sorted({*row.outputs, *free})))
+
+    def weights(self, table: SolverTable) -> Array:
+        """Weights of the terms in the last row of ``table``, shape ``(t,)``, states first."""
+        row = table.rows[-1]
+        return np.array([row.states[i] for i in self.states] + [row.outputs.get(j, 0.0) for j in self.outputs])
+
+    def free(self, table: SolverTable, parameters: Parameters) -> NDArray[np.bool_]:
+        """Which of these weights are free, shape ``(t,)``."""
+        movable = zip(parameters.all, parameters.free(table), strict=True)
+        last = {(one.kind, one.j) for one, may in movable if may and one.k == table.nfe}
+        states = [i == 0 and ("column", 0) in last for i in self.states]
+        return np.array(states + [("weight", j) in last for j in self.outputs])
+
+    def too_far(self, weights: Array, new: Array) -> NDArray[np.bool_]:
+        """Which new weights of states have another sign, or are farther off than a step may go, shape ``(t,)``."""
+        far = np.zeros(len(self), bool)
+        for n in range(len(self.states)):
+            ratio = new[n] / weights[n] if weights[n] else 1.0
+            far[n] = not np.exp(-FARTHEST) <= ratio <= np.exp(FARTHEST)
+        return far
+
+    def table(self, table: SolverTable, weights: Array) -> SolverTable:
+        """``table`` with other weights of the terms in its last row."""
+        numbers, n = weights.tolist(), len(self.states)
+        row = Row(dict(zip(self.states, numbers[:n], strict=True)), dict(zip(self.outputs, numbers[n:], strict=True)))
+        return replace(table, rows=(*table.rows[:-1], row), exact=False)
+
+    def key(self, table: SolverTable) -> str:
+        """The same for tables that differ in the weights of these terms in the last row alone."""
+        return digest(table.sigmas, table.alphas, table.a[:-1], table.b[:-1], self.states, self.outputs)
+
+
+@dataclass(frozen=True)
+class LastRows:
+    """Squared errors of samples under any last row, by their inner products.
+
+    Attributes:
+        gram: ``<v, v>`` of every sample, mean over its entries, shape ``(B, t, t)``.
+        moment: ``<v, r>``, shape ``(B, t)``.
+        squared: ``<r, r>``, shape ``(B,)``; infinite where it is not finite.
+    """
+
+    gram: Array
+    moment: Array
+    squared: Array
+
+    @staticmethod
+    @torch.inference_mode()
+    def measured(
+        denoiser: DenoiserLike, noise: torch.Tensor, table: SolverTable, terms: Terms, target: torch.Tensor
+    ) -> LastRows:
+        """Those of a run of ``table`` from ``noise`` ``(b, *)``; K network calls."""
+        run = Run(noise, table, keep=True)
+        end = run.finish(denoiser)
+        states, outputs = run.history.states, run.history.outputs
+        seen = [*(states[i] for i in terms.states), *(outputs[j] for j in terms.outputs), target - end]
+        vectors = torch.stack([double(tensor).flatten(1) for tensor in seen], 1)
+        products = (vectors @ vectors.mT / vectors.shape[-1]).cpu().numpy()
+        return LastRows(products[:, :-1, :-1], products[:, :-1, -1], infinite_for_nan(products[:, -1, -1]))
+
+    def pack(self) -> Array:
+        """Everything as one array, shape ``(B, t² + t + 1)``."""
+        return np.concatenate([self.gram.reshape(len(self.gram), -1), self.moment, self.squared[:, None]], 1)
+
+    @staticmethod
+    def unpack(packed: Array, terms: int) -> LastRows:
+        """The inverse of :meth:`pack` for so many terms."""
+        square = terms * terms
+        gram = packed[:, :square].reshape(-1, terms, terms)
+        return LastRows(gram, packed[:, square:-1], packed[:, -1])
+
+    def moved(self, by: Array) -> LastRows:
+        """The same samples under a last row whose weights are larger by ``by``, shape ``(t,)``."""
+        if not by.any():
+            return self  # to the bit, and whatever is not finite
+        with np.errstate(invalid="ignore", over="ignore"):
+            pulled = self.gram @ by
+            squared = self.squared - 2 * self.moment @ by + pulled @ by
+        return replace(self, moment=self.moment - pulled, squared=infinite_for_nan(np.maximum(squared, 0)))
+
+    def best(self, loss: Loss, free: NDArray[np.bool_], ridge: float = 0.0, away: Array | None = None) -> Array:
+        """By how much the weights must change for the least loss, shape ``(t,)``; errors must be finite.
+
+        Args:
+            loss: The loss.
+            free: Which weights may change, booleans of shape ``(t,)``.
+            ridge: Pull towards a centre, relative to the energy of each weight.
+            away: How far the weights stand from that centre, shape ``(t,)``; default: they stand there.
+        """
+        change = np.zeros(len(free))
+        from_center = change if away is None else away
+        for _ in range(_ROUNDS):
+            here = self.moved(change)
+            weight = loss.weight(here.squared)
+            equations = NormalEquations(int(free.sum()))
+            equations.gram = np.tensordot(weight, here.gram, 1)[np.ix_(free, free)]
+            equations.moment = (weight @ here.moment)[free]
+            step = equations.pulled(ridge, (from_center + change)[free]).solve(_DAMPING)
+            change[free] += step
+            if step @ equations.gram @ step <= _SETTLED * float(weight @ here.squared):
+                break
+        return change

@@ -1,0 +1,85 @@
+r"""What of two samples is compared: the samples themselves, and features beside them if a user passes some.
+
+A map takes samples ``(B, *)`` to ``(B, F)``. Plain pixels (or latents) have :math:`\|\varphi(x) - \varphi(y)\|^2` equal
+to the mean squared error. A fit to pixels alone prefers the mean of what it cannot decide, which looks blurred. Further
+features may say how sharp a picture is meant to be; ``examples/residuals.py`` has three families of them. They are
+scaled so that their squared distances are, in all, those of the pixels where a fit starts.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from longstride.arrays import Array, double
+from longstride.calibration.samples import Samples
+from longstride.sampler import sample
+from longstride.table import SolverTable
+
+__all__ = ["Features", "Residual", "balanced", "pixels"]
+
+#: Takes samples ``(B, *)`` to features ``(B, F)``, differentiable or not.
+Features = Callable[[Tensor], Tensor]
+#: Samples whose errors balance the two parts of a residual.
+_FEW = 16
+
+
+def pixels(samples: Tensor) -> Tensor:
+    """The default: no features beside the samples themselves, shape ``(B, 0)``."""
+    return samples.new_zeros(len(samples), 0)
+
+
+@dataclass(frozen=True)
+class Residual:
+    """A feature map: the samples, and features beside them.
+
+    Attributes:
+        beside: Gives the features.
+        scale: Factor of the features.
+    """
+
+    beside: Features = pixels
+    scale: float = 1.0
+
+    @property
+    def name(self) -> str:
+        """In journals."""
+        return str(getattr(self.beside, "__name__", type(self.beside).__name__))
+
+    @property
+    def plain(self) -> bool:
+        """Whether the samples alone are compared: squared distances are mean squared errors then."""
+        return self.beside is pixels
+
+    def __call__(self, samples: Tensor) -> Tensor:
+        """Features ``(B, F)`` of samples ``(B, *)``."""
+        flat = samples.flatten(1) / math.sqrt(samples[0].numel())
+        return flat if self.plain else torch.cat([flat, self.scale * self.beside(samples)], 1)
+
+    def balanced(self, samples: Tensor, targets: Tensor) -> Residual:
+        """The same, with both parts of equal energy between two sets of samples ``(B, *)``."""
+        if self.plain:
+            return self
+        flat = double(samples - targets).square().flatten(1).mean(1).sum()
+        others = double(self.beside(samples) - self.beside(targets)).square().sum()
+        return replace(self, scale=float((flat / others).sqrt()) if others > 0 else 1.0)
+
+
+def balanced(features: Features, samples: Samples, base: SolverTable) -> Residual:
+    """The residual with both parts in balance where ``base`` ends, on a few samples; every process finds the same."""
+    residual = Residual(features)
+    if residual.plain:
+        return residual
+    few = slice(0, min(_FEW, samples.fitted))
+
+    def find() -> Array:
+        assert samples.reference is not None
+        ends = sample(samples.network.select(few), samples.noise[few], base)
+        return np.array(residual.balanced(ends, samples.reference.samples[few]).scale)
+
+    return replace(residual, scale=float(samples.once(f"balance/{residual.name}", find)))

@@ -1,0 +1,244 @@
+"""The default calibration: from the best classical solvers, by Gauss–Newton, to the table that is used.
+
+1. Every classical solver on every grid runs on a few samples. Of the best few, the one that is best on held-out noise
+   is the base: the result must beat it.
+2. Short fits start from the best solver on each of the best grids. They see a few samples.
+3. If few calls make that cheap, several fits go on, to twice as many samples and then to some more. Otherwise the fit
+   that stands best on held-out noise goes on alone; how a short fit stands says little of where it ends. First steps go
+   far in a direction that a few samples tell. So the Jacobian is made for new samples only, and the quadratic model of
+   earlier samples is kept.
+4. The best of these whole fits (:mod:`~longstride.calibration.endpoint.select`) takes its last steps on all samples,
+   each with a Jacobian of its own: near the end an old model is worth less than samples are.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
+
+import numpy as np
+import torch
+
+from longstride.calibration.endpoint.cost import last_steps, most_whole_fits, whole_fit_samples
+from longstride.calibration.endpoint.fits import FIRST_DAMPING, Fit, Quadratic
+from longstride.calibration.endpoint.gauss_newton import GaussNewton
+from longstride.calibration.endpoint.residuals import Residual, balanced
+from longstride.calibration.endpoint.select import best_whole_fit
+from longstride.calibration.endpoint.settings import GaussNewtonSettings
+from longstride.calibration.endpoint.short_fits import ShortFits, Starts, chosen_starts, ranked, short_fits
+from longstride.calibration.samples import Samples
+from longstride.calibration.starts.classical import classical_starts
+from longstride.errors import InputError
+from longstride.parameters import Parameters
+from longstride.reports import Errors, Search, WholeFit
+from longstride.table import SolverTable
+
+__all__ = ["Fits", "calibrate_gauss_newton", "check_starts"]
+
+
+class Fits:
+    """Gauss–Newton fits of one calibration, on few or many of its samples.
+
+    Args:
+        samples: All samples, with their converged solution.
+        nfe: Network calls K of the tables.
+        settings: Of the calibration.
+    """
+
+    def __init__(self, samples: Samples, nfe: int, settings: GaussNewtonSettings) -> None:
+        self.samples, self.settings = samples, settings
+        self.parameters = Parameters(nfe, levels=settings.levels, column=settings.column, window=settings.window)
+
+    def on(self, samples: int, residual: Residual) -> GaussNewton:
+        """The fit on the first ``samples`` fitted samples, in whole units."""
+        return GaussNewton(
+            self.samples,
+            self.parameters,
+            residual,
+            robust=self.settings.robust,
+            ridge=self.settings.ridge,
+            fitted=self.samples.units.first(samples),
+        )
+
+    def starts(self, tables: Mapping[str, SolverTable], foreign: Sequence[str] = ()) -> tuple[Starts, Residual]:
+        """Tables ranked on a few samples, and the residual in balance at the best classical one.
+
+        Args:
+            tables: By name.
+            foreign: Names of the tables that are no classical ones.
+        """
+        found = ranked(self.on(self.settings.scout_samples, Residual()), tables, foreign)
+        return found, balanced(self.settings.residual, self.samples, found.tables[found.base])
+
+    def bound(self, base: SolverTable) -> float:
+        """Largest root-mean-square error on held-out samples that the gate would accept beside ``base``.
+
+        The gate would refuse a table that single samples make worse than the base. Of the last iterates, a table within
+        the bound is taken before one that is not.
+        """
+        plain = self.on(self.settings.scout_samples, Residual())
+        return (1 + self.settings.margin) * Errors.of(plain.errors(base, plain.held_out)[:, 1]).rmse
+
+
+def calibrate_gauss_newton(
+    samples: Samples,
+    table: SolverTable,
+    settings: GaussNewtonSettings,
+    name: str,
+    *,
+    starts: Mapping[str, SolverTable] | None = None,
+    progress: Callable[[int, int], None] | None = None,
+) -> tuple[SolverTable, SolverTable, Search]:
+    """Fit a table with the calls and ends of ``table``.
+
+    Args:
+        samples: The samples, with their converged solution.
+        table: A classical table; one of the starts.
+        settings: See :class:`GaussNewtonSettings`.
+        name: Name of the calibrated table.
+        starts: Further tables to start from, by name, such as those of other networks.
+        progress: Called with (steps done, steps in all).
+
+    Returns:
+        The fitted table, the best classical one, and how it went.
+
+    Raises:
+        InputError: the converged solution is not finite, or no start is.
+    """
+    assert samples.reference is not None
+    if not torch.isfinite(samples.reference.samples).all():
+        raise InputError(
+            "the converged solution holds NaN or infinity: check the network, its schedule and its precision"
+        )
+    count = most_whole_fits(table.nfe, samples.fitted, samples.held_out, settings)
+    step = _steps(count, samples.fitted, settings, progress)
+    fits = Fits(samples, table.nfe, settings)
+    found, residual = fits.starts(_candidates(samples, table, settings, starts or {}), tuple(starts or {}))
+    chosen = chosen_starts(found.ranking, settings.scouts) if settings.scouts else found.ranking[:1]
+    short = short_fits(fits.on(settings.scout_samples, residual), found, chosen, _short_steps(settings), step)
+    base = found.tables[short.base]
+    whole = _WholeFits(fits, residual, fits.bound(base), step)
+    start, fit, finals = whole.best(short, count)
+    search = Search(short.base, dict(found.errors), dict(short.objectives), start, fit.iterations, fit.stopped, finals)
+    return replace(fit.table, name=name), base, search
+
+
+def _short_steps(settings: GaussNewtonSettings) -> int:
+    """Steps of a short fit; there are none if there is only one."""
+    return settings.scout_iterations if settings.scouts > 1 else 0
+
+
+def _steps(
+    count: int, fitted: int, settings: GaussNewtonSettings, progress: Callable[[int, int], None] | None
+) -> Callable[[], None]:
+    """A function that is called after every step, and tells how many are done.
+
+    Args:
+        count: Whole fits.
+        fitted: Fitted samples.
+        settings: Of the calibration.
+        progress: Called with (steps done, steps in all).
+    """
+    whole, done = len(whole_fit_samples(fitted, settings)), 0
+    total = settings.scouts * _short_steps(settings) + whole * count + last_steps(fitted, settings)
+
+    def step() -> None:
+        nonlocal done
+        done = min(done + 1, total)
+        if progress is not None:
+            progress(done, total)
+
+    return step
+
+
+def _candidates(
+    samples: Samples, table: SolverTable, settings: GaussNewtonSettings, starts: Mapping[str, SolverTable]
+) -> dict[str, SolverTable]:
+    """All tables that fits may start from, by name."""
+    found = {"given": table, **starts}
+    if settings.scouts:
+        classical = classical_starts(samples, table)
+        if any(table.distance(other) == 0 for other in classical.values()):
+            del found["given"]  # it is one of them, and would be tried twice
+        found |= classical
+    return found
+
+
+class _WholeFits:
+    """Whole fits, and the last steps of the best.
+
+    Args:
+        fits: Of the calibration.
+        residual: The feature map.
+        bound: See :meth:`Fits.bound`.
+        step: Called after every step.
+    """
+
+    def __init__(self, fits: Fits, residual: Residual, bound: float, step: Callable[[], None]) -> None:
+        self.fits, self.residual, self.bound, self.step = fits, residual, bound, step
+        self.sizes = whole_fit_samples(fits.samples.fitted, fits.settings)
+
+    def best(self, short: ShortFits, count: int) -> tuple[str, Fit, dict[str, WholeFit]]:
+        """Go on from short fits: the start of the best whole fit, that fit after its last steps, and how all stand.
+
+        Args:
+            short: The short fits.
+            count: How many of them go on.
+        """
+        fits = self._whole(short, list(short.fits)[:count])
+        samples, last = self.fits.samples, last_steps(self.fits.samples.fitted, self.fits.settings)
+        while True:
+            tables = {key: fit.table for key, fit in fits.items()}
+            start, finals = best_whole_fit(samples, tables, most=self.bound)
+            try:
+                fit = fits.pop(start)
+                return start, self._further(fit, samples.fitted, last, None, self.bound) if last else fit, finals
+            except InputError:  # it is finite on the samples of whole fits, but not on all
+                if not fits:
+                    raise
+
+    def _whole(self, short: ShortFits, starts: Sequence[str]) -> dict[str, Fit]:
+        """Whole fits by their start."""
+        fits: dict[str, Fit] = {}
+        for start in starts:
+            try:
+                fit = replace(short.fits[start], iterations=())
+                for samples in self.sizes:
+                    most = self.bound if samples == self.sizes[-1] else float("inf")
+                    fit = self._further(fit, samples, 1, fit.model, most)
+                fits[start] = fit
+            except InputError:  # it is finite on the samples of short fits, but not on those of whole fits
+                if start == starts[-1] and not fits:
+                    raise
+        return fits
+
+    def _further(self, fit: Fit, samples: int, steps: int, known: Quadratic | None, most: float) -> Fit:
+        """What a fit becomes by further steps on so many samples; its iterations are those before, too."""
+        # What an old model needed damping for, a new one need not.
+        damping = min(fit.damping, FIRST_DAMPING) if known is None else fit.damping
+        newton = self.fits.on(samples, self.residual)
+        new = newton.fit(fit.table, steps, damping=damping, known=known, most=most, say=self.step)
+        return replace(new, iterations=(*fit.iterations, *new.iterations[1 if fit.iterations else 0 :]))
+
+
+def check_starts(starts: Mapping[str, SolverTable], table: SolverTable) -> None:
+    """Make sure that tables to start from do what ``table`` does: as many calls between the same two levels.
+
+    Raises:
+        InputError: one does not, or has the name of a start that is made here.
+    """
+    for name, start in starts.items():
+        if name == "given" or "@" in name:
+            raise InputError(f"starts: the name {name!r} is taken (the table itself and solver@grid): choose another")
+        if start.nfe != table.nfe:
+            raise InputError(
+                f"starts[{name!r}] makes {start.nfe} network calls, but the table makes {table.nfe}: pass starts of as "
+                "many calls"
+            )
+        ends = [(float(one.alphas[k]), float(one.sigmas[k])) for one in (start, table) for k in (0, -1)]
+        if not np.allclose(ends[:2], ends[2:], rtol=1e-6, atol=1e-9):
+            (_, high), (_, low), (_, wanted), (_, least) = ends
+            raise InputError(
+                f"starts[{name!r}] goes from sigma {high:g} to {low:g}, but the table from {wanted:g} to {least:g}, or "
+                "its alphas there differ: build it between the same two levels"
+            )

@@ -1,0 +1,114 @@
+r"""Which of several whole fits takes the last steps: one that ends near where it should, in what looks like data.
+
+Two tables of equal error differ in what is wrong with their samples. One ends in another picture of the data now and
+then, the other in a mean of such pictures everywhere, and people (and Fréchet distances) prefer the first. The network
+tells them apart: of a sample x it says what it would take away as noise,
+
+.. math:: n(x) = x - D(\alpha x, \sigma), \qquad \text{for VE} \quad n(x) = -\sigma^2\, \nabla \log p_\sigma(x),
+
+the score of the blurred data, small and alike for all that looks like data. So beside its squared error
+:math:`|x - x^*|^2` a fit has a squared error in this *detail*, :math:`|n(x) - n(x^*)|^2`, and the fit with the least
+product of both, each by its robust mean over held-out samples, is used.
+
+The level is :math:`\sigma / \alpha = 0.3` standard deviations of the converged samples: far below it the network sees
+hardly any structure, far above it detail becomes the error itself.
+
+References:
+    Blau & Michaeli, The perception-distortion tradeoff, CVPR 2018, for what no error alone can see; Efron, Tweedie's
+    formula and selection bias, 2011, for the score.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from longstride.arrays import Array, double, infinite_for_nan
+from longstride.calibration.loss import Loss
+from longstride.calibration.reference.solve import squared_errors
+from longstride.calibration.samples import Samples
+from longstride.calibration.units import Batch
+from longstride.journal import table_digest
+from longstride.nodes import Nodes
+from longstride.parameters import level_ratios
+from longstride.reports import Errors, WholeFit
+from longstride.sampler import DenoiserLike, Run
+from longstride.schedule import alpha_of_ratio
+from longstride.table import SolverTable
+
+__all__ = ["DETAIL", "best_whole_fit", "detail_level", "details"]
+
+#: Level of detail, in standard deviations of the converged samples.
+DETAIL = 0.3
+
+
+def detail_level(table: SolverTable, samples: Tensor, floor: float) -> tuple[float, float]:
+    """Alpha and sigma of the network call that detail is seen by.
+
+    Args:
+        table: Gives the process, and the highest level.
+        samples: Converged ones.
+        floor: Least positive level that the network knows.
+    """
+    ratio = min(max(DETAIL * float(double(samples).std()), floor), float(level_ratios(table)[0]))
+    alpha = float(alpha_of_ratio(Nodes(table.alphas, table.sigmas).family, ratio))
+    return alpha, alpha * ratio
+
+
+def details(samples: Tensor, denoiser: DenoiserLike, level: tuple[float, float]) -> Tensor:
+    """What a network would take away from clean samples ``(B, *)`` as noise, in their own shape.
+
+    Args:
+        samples: Last states.
+        denoiser: The network, bound to them; called once.
+        level: Alpha and sigma that it is told.
+    """
+    alpha, sigma = level
+    return samples - denoiser(alpha * samples, sigma)
+
+
+def best_whole_fit(
+    samples: Samples, tables: Mapping[str, SolverTable], *, most: float
+) -> tuple[str, dict[str, WholeFit]]:
+    """The best of several fitted tables, and how all of them stand on held-out samples.
+
+    Args:
+        samples: The samples, with their converged solution.
+        tables: By name; if there is only one, nothing is measured.
+        most: A table whose root-mean-square error is larger is not chosen while another one's is not.
+    """
+    first = next(iter(tables))
+    if len(tables) == 1:
+        return first, {}
+    assert samples.reference is not None
+    level = detail_level(tables[first], samples.reference.samples, samples.floor)
+    squared = {name: _squared(samples, table, level) for name, table in tables.items()}
+    squared = {name: found for name, found in squared.items() if np.isfinite(found).all()}
+    if not squared:
+        return first, {}
+    losses = [Loss.common(found[:, n] for found in squared.values()) for n in range(2)]
+    means = {name: losses[0].mean(found[:, 0]) * losses[1].mean(found[:, 1]) for name, found in squared.items()}
+    least = min(means.values()) or 1.0
+    fits = {
+        name: WholeFit(Errors.of(found[:, 0]).rmse, Errors.of(found[:, 1]).rmse, means[name] / least)
+        for name, found in squared.items()
+    }
+    return min(fits, key=lambda name: (fits[name].rmse > most, fits[name].score)), fits
+
+
+def _squared(samples: Samples, table: SolverTable, level: tuple[float, float]) -> Array:
+    """Squared errors of held-out samples and of their detail, shape ``(B, 2)``; infinite for NaN."""
+
+    def measure(batch: Batch) -> list[Array]:
+        with torch.inference_mode():
+            target = samples.targets(batch)
+            end = Run(batch.noise, table).finish(batch.network)
+            seen, aim = (details(x, batch.network, level) for x in (end, target))
+            return batch.split(np.stack([squared_errors(end, target), squared_errors(seen, aim)], 1))
+
+    numbers = samples.units.held_out
+    found = samples.map(f"whole-fits/{table_digest(table)[:20]}", numbers, measure, lambda b: (b, 2))
+    return infinite_for_nan(np.concatenate(found))

@@ -1,0 +1,146 @@
+"""Where a Gauss–Newton fit starts: classical solvers on a few samples, and short fits from the best of them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from longstride.arrays import Array
+from longstride.calibration.endpoint.fits import Fit
+from longstride.calibration.endpoint.gauss_newton import GaussNewton
+from longstride.calibration.loss import Loss
+from longstride.errors import InputError
+from longstride.table import SolverTable
+
+__all__ = ["ShortFits", "Starts", "chosen_starts", "ranked", "short_fits"]
+
+#: How many of the best classical tables are compared on held-out samples.
+_STRONG = 4
+#: A fit from elsewhere goes on in place of the base's own only where its objective is less than this part of that
+#: one's. Short fits on a few samples scatter by about as much; and what starts at the base seldom makes a sample worse
+#: that the base is good at, which the gate asks for.
+_AHEAD = 0.85
+
+
+@dataclass(frozen=True)
+class Starts:
+    """Tables that fits may start from, ranked.
+
+    Attributes:
+        tables: By name.
+        foreign: Names of the tables that are no classical ones.
+        errors: Root-mean-square errors on the samples of short fits, best first; tables that overflow are left out.
+        ranking: Names, best first; see :func:`ranked`.
+    """
+
+    tables: Mapping[str, SolverTable]
+    foreign: Sequence[str]
+    errors: Mapping[str, float]
+    ranking: Sequence[str]
+
+    @property
+    def base(self) -> str:
+        """Name of the best classical table, which a result must beat."""
+        return next((key for key in self.ranking if key not in self.foreign), self.ranking[0])
+
+
+@dataclass(frozen=True)
+class ShortFits:
+    """Where whole fits start.
+
+    Attributes:
+        fits: Short fits by their start, in the order in which they go on.
+        base: Name of the classical table that the result must beat.
+        objectives: Mean loss on held-out samples after each short fit, by its start.
+    """
+
+    fits: Mapping[str, Fit]
+    base: str
+    objectives: Mapping[str, float]
+
+
+def ranked(newton: GaussNewton, tables: Mapping[str, SolverTable], foreign: Sequence[str] = ()) -> Starts:
+    """Tables on the fitted samples, best first; the best few classical ones as they stand on the held-out samples.
+
+    The first of those is what a result must beat. The held-out samples decide on the result, too, so that it is never
+    compared with a table that a few samples ranked first by chance. And no fit starts from such a table.
+
+    Args:
+        newton: The fit on a few samples.
+        tables: By name.
+        foreign: Names of the tables that are no classical ones.
+
+    Raises:
+        InputError: no table ends in finite samples.
+    """
+    squared = _squared(newton, tables, newton.fitted)
+    if not squared:
+        raise InputError("no classical solver ends in finite samples on this network: check its schedule and precision")
+    errors = {key: float(np.sqrt(found.mean())) for key, found in squared.items()}
+    few = [key for key in errors if key not in foreign][:_STRONG]
+    finite = _squared(newton, {key: tables[key] for key in few}, newton.held_out)
+    order = iter([*finite, *(key for key in few if key not in finite)])
+    return Starts(tables, foreign, errors, [next(order) if key in few else key for key in errors])
+
+
+def _squared(newton: GaussNewton, tables: Mapping[str, SolverTable], numbers: Sequence[int]) -> dict[str, Array]:
+    """Squared errors of tables on the samples of some units, best table first; tables that overflow are left out."""
+    squared = {key: newton.errors(one, numbers)[:, 1] for key, one in tables.items()}
+    squared = {key: found for key, found in squared.items() if np.isfinite(found).all()}
+    # By the mean loss: a root mean square would be ruled by the few samples that switch modes, here too.
+    common = Loss.common(squared.values())
+    return dict(sorted(squared.items(), key=lambda item: common.mean(item[1])))
+
+
+def chosen_starts(ranking: Sequence[str], count: int) -> list[str]:
+    """The best start, and the best on each of the next best other grids.
+
+    How good a start is says little of where a fit from it ends. Weights find their best for the levels that they are
+    given, from any solver's; levels do not move far, so that starts on one grid mostly end in one place.
+
+    Args:
+        ranking: Names ``solver@grid``, best first; others are a grid of their own.
+        count: How many to choose.
+    """
+    by_grid: dict[str, str] = {}
+    for key in ranking:
+        by_grid.setdefault(key.partition("@")[2] or key, key)
+    return list(by_grid.values())[:count]
+
+
+def short_fits(
+    newton: GaussNewton, starts: Starts, chosen: Sequence[str], iterations: int, say: Callable[[], None]
+) -> ShortFits:
+    """Short fits from some tables, best on held-out samples first; the base's own before those that tie with it.
+
+    Args:
+        newton: The fit on a few samples.
+        starts: All tables.
+        chosen: Names of the tables to start from, best first.
+        iterations: Steps of every short fit; 0: the tables as they are.
+        say: Called after every step.
+
+    Raises:
+        InputError: no fit is finite on the held-out samples.
+    """
+    fits: dict[str, Fit] = {}
+    for key in chosen:
+        try:
+            if iterations:
+                fits[key] = newton.fit(starts.tables[key], iterations, say=say)
+            else:
+                fits[key] = Fit(newton.parameters.prepared(starts.tables[key]), (), "")
+        except InputError:  # it is finite on the samples of short fits, but not on the held-out ones
+            if key == chosen[-1] and not fits:
+                raise
+    base = starts.base
+    if base in chosen and base not in fits:
+        base = next((key for key in fits if key not in starts.foreign), next(iter(fits)))
+    held = {key: newton.errors(fit.table, newton.held_out)[:, 0] for key, fit in fits.items()}
+    loss = Loss.common(held.values(), newton.robust)
+    objectives = {key: loss.mean(errors) for key, errors in held.items()}
+    order = sorted(objectives, key=lambda key: objectives[key] * (_AHEAD if key == base else 1))
+    finite = {key: value for key, value in objectives.items() if np.isfinite(value)}
+    return ShortFits({key: fits[key] for key in order}, base, finite)

@@ -1,0 +1,35 @@
+"""Every calibration method by name."""
+
+from __future__ import annotations
+
+from longstride.calibration.endpoint.method import GaussNewtonMethod
+from longstride.calibration.method import Method
+from longstride.calibration.rowwise.iia import PUBLISHED
+from longstride.calibration.rowwise.method import GlobalMethod, IIAMethod
+from longstride.errors import unknown
+
+__all__ = ["DEFAULT", "METHODS", "method_of"]
+
+#: What is used if nothing else is said.
+DEFAULT = "gauss_newton"
+#: ``gauss_newton`` fits everything together, ``global`` row by row to converged trajectories, ``iia`` row by row to
+#: fine solutions of single steps; the others are settings of ``iia`` that its paper names.
+METHODS: dict[str, Method] = {
+    "gauss_newton": GaussNewtonMethod(),
+    "global": GlobalMethod(),
+    "iia": IIAMethod(),
+    **{name: IIAMethod(name, one.label, one.settings, one.bases) for name, one in PUBLISHED.items()},
+}
+
+
+def method_of(method: str | Method) -> Method:
+    """A method by its name, or itself.
+
+    Raises:
+        InputError: there is no such method.
+    """
+    if not isinstance(method, str):
+        return method
+    if method not in METHODS:
+        raise unknown("method", method, METHODS)
+    return METHODS[method]

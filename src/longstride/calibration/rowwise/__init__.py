@@ -1,0 +1,1 @@
+"""Calibration row by row: IIA, and fits to converged trajectories."""

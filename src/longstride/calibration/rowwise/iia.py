@@ -1,0 +1,194 @@
+r"""Improved Integration Approximation: per step, the coefficients that best meet a fine-grained solution.
+
+One principle for every solver. The base solver's row gives :math:`\hat x_{i+1}`; M fine steps from the sampler's own
+state :math:`x_i` give the target :math:`x_{i+1}^\*`; and coefficients of a few *directions*
+(:mod:`longstride.calibration.rowwise.directions`) are added to the row:
+
+.. math:: x_{i+1} = \hat x_{i+1} + \sum_d \beta_d v_d, \qquad
+          \beta = \arg\min \mathbb E \| x_{i+1}^\* - \hat x_{i+1} - \textstyle\sum_d \beta_d v_d \|^2
+
+States are rolled out along the calibrated rows, as at inference.
+
+References:
+    Zhang, Niwa & Kleijn, On Accelerating Diffusion-Based Sampling Processes via Improved Integration Approximation,
+    ICLR 2024. https://arxiv.org/abs/2304.11328
+"""
+
+from __future__ import annotations
+
+from bisect import bisect_left
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+from typing import Literal, get_args
+
+import numpy as np
+from torch import Tensor
+
+from longstride.calibration.reference.solve import refine
+from longstride.calibration.rowwise.directions import DIRECTIONS
+from longstride.calibration.rowwise.fit import RowPlan, fit_rows
+from longstride.calibration.samples import Samples
+from longstride.calibration.units import Batch
+from longstride.errors import InputError, unknown
+from longstride.reports import RowReport
+from longstride.sampler import Run, sample
+from longstride.schedule import Schedule
+from longstride.solvers import SOLVERS
+from longstride.table import SolverTable
+
+__all__ = ["PUBLISHED", "IIASettings", "Published", "calibrate_iia", "fine_step"]
+
+Trajectory = Literal["calibrated", "base"]
+
+
+@dataclass(frozen=True)
+class IIASettings:
+    """Settings of IIA; the defaults are the paper's for DDIM.
+
+    Attributes:
+        directions: Family of directions, one of :data:`~longstride.calibration.rowwise.directions.DIRECTIONS`.
+        r: How far it looks back: the r + 1 most recent gradients are used.
+        substeps: Fine steps M of the target per network call of the step: a step of one call has M fine calls for its
+            target, one of Heun's steps, with two, has 2 M, which are M of its own steps.
+        fine: Solver that takes them; ``"base"``: the base solver itself.
+        ridge: Penalty towards the base row, relative to the energy of each direction.
+        stages: Whether states within a step (Heun's predictor) are fitted too; the paper leaves them.
+        trajectory: Along which states the rows are fitted: ``"calibrated"``, those that inference will see, or
+            ``"base"``, those of the base solver, for comparison.
+    """
+
+    directions: str = "differences"
+    r: int = 1
+    substeps: int = 10
+    fine: str = "base"
+    ridge: float = 1e-6
+    stages: bool = False
+    trajectory: Trajectory = "calibrated"
+
+    def __post_init__(self) -> None:
+        if self.r < 0 or self.substeps < 1 or not 0 <= self.ridge < np.inf:
+            raise InputError(f"expected r >= 0, substeps >= 1 and a finite ridge >= 0, got {self}")
+        if self.directions not in DIRECTIONS:
+            raise unknown("family of directions", self.directions, DIRECTIONS)
+        if self.fine != "base" and self.fine not in SOLVERS:
+            raise unknown("fine solver", self.fine, ("base", *SOLVERS))
+        if self.trajectory not in get_args(Trajectory):
+            raise unknown("trajectory", self.trajectory, get_args(Trajectory))
+
+
+@dataclass(frozen=True)
+class Published:
+    """A published form of IIA: its base solvers and settings.
+
+    Attributes:
+        label: For people.
+        bases: Solvers that it is for.
+        settings: Its settings.
+    """
+
+    label: str
+    bases: tuple[str, ...]
+    settings: IIASettings
+
+
+_DPM = ("dpm_solver_2m", "dpmpp_2m", "dpm_solver_3m", "dpmpp_3m", "dpm_solver_2", "dpmpp_2s")
+#: The methods that the paper names; each is a choice of base, directions and r, and nothing else.
+PUBLISHED: dict[str, Published] = {
+    "iia_ddim": Published("IIA-DDIM", ("ddim",), IIASettings()),
+    "iia_spndm": Published("IIA-SPNDM", ("spndm",), IIASettings()),
+    "iia_ipndm": Published("IIA-IPNDM", ("ipndm",), IIASettings()),
+    "biia_edm": Published("BIIA-EDM", ("heun",), IIASettings("increments", r=0)),
+    "iia_edm": Published("IIA-EDM", ("heun",), IIASettings("split", r=1)),
+    "iia_dpm_solver": Published("IIA-DPM-Solver", _DPM, IIASettings()),
+    "iia_ddim_cfg": Published("IIA-DDIM, one β", ("ddim",), IIASettings("increments", r=0)),
+}
+
+
+def fine_step(
+    table: SolverTable, k: int, settings: IIASettings, floor: float, schedule: Schedule | None = None
+) -> SolverTable:
+    """The fine solver from the start of the step of row ``k`` to that row's level.
+
+    It takes as many steps as M times the calls of the whole step allow; a solver that cannot take even one with them,
+    such as Heun with one, is replaced by DDIM.
+
+    Args:
+        table: The base solver.
+        k: The row.
+        settings: Give the solver and M.
+        floor: Least positive level.
+        schedule: The network's, for solvers whose formulas use its times.
+    """
+    start, end = table.step_of_row(k), table.grid[bisect_left(table.grid, k)]
+    budget = settings.substeps * (end - start)
+    own, options = settings.fine == "base", dict(table.options) if settings.fine == "base" else {}
+    name = table.name if own else settings.fine
+    # Options may name every step of the base (``orders=``) and then do not fit; its defaults do.
+    for chosen in (options, {}) if options else ({},):
+        for steps in range(budget, 0, -1):
+            try:
+                fine = SOLVERS[name](refine(table, start, k, steps, floor, schedule), **chosen)
+            except InputError:  # too few levels for this solver
+                continue
+            if fine.nfe <= budget:
+                return fine
+    return SOLVERS["ddim"](refine(table, start, k, budget, floor))
+
+
+class _Targets:
+    """Fine solutions of the step at hand, by batch; a predictor and the row that corrects it may share one."""
+
+    def __init__(self, table: SolverTable, settings: IIASettings, floor: float, schedule: Schedule | None) -> None:
+        self.table, self.settings, self.floor, self.schedule = table, settings, floor, schedule
+        self._known: dict[tuple[int, int, float, float], Tensor] = {}
+
+    def __call__(self, k: int, batch: Batch, run: Run) -> Tensor:
+        start = self.table.step_of_row(k)
+        key = (batch.number, start, float(self.table.alphas[k]), float(self.table.sigmas[k]))
+        if key not in self._known:
+            self._known = {other: kept for other, kept in self._known.items() if other[1] == start}
+            x, first = run.history.states[start].to(run.dtype), run.history.outputs[start]
+            fine = fine_step(self.table, k, self.settings, self.floor, self.schedule)
+            self._known[key] = sample(batch.network, x, fine, first=first).to(run.history.dtype)
+        return self._known[key]
+
+
+def calibrate_iia(
+    samples: Samples,
+    table: SolverTable,
+    settings: IIASettings,
+    name: str,
+    progress: Callable[[int, int], None] | None = None,
+) -> tuple[SolverTable, list[RowReport]]:
+    """Rewrite the rows of ``table`` by fine solutions of their own steps.
+
+    Less than ``M + 1`` network calls per sample and network call of the table are spent.
+
+    Args:
+        samples: The samples; what is fitted on some is accepted only if it holds on the held-out ones.
+        table: The base solver.
+        settings: See :class:`IIASettings`.
+        name: Name of the calibrated table.
+        progress: Called with (rows done, rows in all).
+
+    Raises:
+        NonFiniteError: the network returned NaN or infinity.
+    """
+    targets = _Targets(table, settings, samples.floor, samples.network.schedule)
+
+    def plan(k: int) -> RowPlan | None:
+        if k not in table.grid and not settings.stages:
+            return None
+        directions = DIRECTIONS[settings.directions](table, k, settings.r)
+        return RowPlan(directions, (len(directions),), partial(targets, k), (table.step_of_row(k),))
+
+    return fit_rows(
+        samples,
+        table,
+        [plan(k) for k in range(1, table.nfe + 1)],
+        name,
+        ridge=settings.ridge,
+        along_base=settings.trajectory == "base",
+        progress=progress,
+    )

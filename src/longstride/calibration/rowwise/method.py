@@ -1,0 +1,108 @@
+"""The methods that fit row by row, as objects."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+from longstride.calibration.acceptance.gate import gate
+from longstride.calibration.method import Fitted, Steps
+from longstride.calibration.rowwise.iia import IIASettings, calibrate_iia
+from longstride.calibration.rowwise.whole_trajectory import GlobalSettings, calibrate_global
+from longstride.calibration.samples import Samples
+from longstride.calibration.units import UNIT
+from longstride.reports import EndReport
+from longstride.table import SolverTable
+
+__all__ = ["GlobalMethod", "IIAMethod"]
+
+#: Samples that are fitted and held out by default: the paper's of IIA.
+_FEW = (16, 16)
+
+
+class _Rowwise:
+    """What all methods that fit row by row have in common: the gate gives single rows back to the base."""
+
+    whole, many = False, False
+
+    def counts(self, nfe: int) -> tuple[int, int]:
+        """Samples that are fitted and held out by default."""
+        del nfe
+        return _FEW
+
+    def judge(self, samples: Samples, found: Fitted, settings: object) -> tuple[SolverTable, EndReport]:
+        """The table to use, by held-out samples."""
+        del settings
+        return gate(samples, found.base, found.table)
+
+
+@dataclass(frozen=True)
+class IIAMethod(_Rowwise):
+    """Improved Integration Approximation; see :mod:`longstride.calibration.rowwise.iia`.
+
+    Attributes:
+        name: ``iia``, or the name of a published form.
+        label: For people.
+        settings: Of that form.
+        solvers: That it is for; none: any.
+    """
+
+    name: str = "iia"
+    label: str = "IIA"
+    settings: IIASettings = field(default_factory=IIASettings)
+    solvers: tuple[str, ...] = ()
+
+    def unit(self, settings: IIASettings) -> int:
+        """Samples of a unit of work."""
+        del settings
+        return UNIT
+
+    def most_calls(self, nfe: int, fitted: int, held_out: int, settings: IIASettings) -> int:
+        """Network calls in samples of the fit at most; the check at the end comes on top."""
+        return (settings.substeps + 1) * (fitted + held_out) * nfe
+
+    def fit(
+        self,
+        samples: Samples,
+        table: SolverTable,
+        settings: IIASettings,
+        starts: Mapping[str, SolverTable],
+        progress: Steps,
+    ) -> Fitted:
+        """Fit ``table``."""
+        del starts
+        name = self.name if len(self.solvers) == 1 else f"iia_{table.name}"
+        made, rows = calibrate_iia(samples, table, settings, name, progress)
+        return Fitted(made, table, tuple(rows))
+
+
+@dataclass(frozen=True)
+class GlobalMethod(_Rowwise):
+    """Rows fitted to converged trajectories; see :mod:`longstride.calibration.rowwise.whole_trajectory`."""
+
+    name: str = "global"
+    label: str = "whole trajectories"
+    settings: GlobalSettings = field(default_factory=GlobalSettings)
+    solvers: tuple[str, ...] = ()
+
+    def unit(self, settings: GlobalSettings) -> int:
+        """Samples of a unit of work."""
+        del settings
+        return UNIT
+
+    def most_calls(self, nfe: int, fitted: int, held_out: int, settings: GlobalSettings) -> None:
+        """No bound is known before the grid of the converged solution is."""
+        del nfe, fitted, held_out, settings
+
+    def fit(
+        self,
+        samples: Samples,
+        table: SolverTable,
+        settings: GlobalSettings,
+        starts: Mapping[str, SolverTable],
+        progress: Steps,
+    ) -> Fitted:
+        """Fit ``table``."""
+        del starts
+        made, rows = calibrate_global(samples, table, settings, f"global_{table.name}", progress)
+        return Fitted(made, table, tuple(rows))

@@ -1,0 +1,126 @@
+"""Where a fit may start: every classical solver on every grid, between the two ends of a table.
+
+The fit is not convex, so its start matters; under strong guidance it decides. Two more grids beside the usual ones are
+made for the network. Dynamic programming chooses their levels, such that DDIM's own steps along converged
+trajectories leave them by least in all. ``dp`` weighs an error 1.1 times as much as one a step earlier, ``dp_late`` 1.2
+times; see :mod:`longstride.calibration.starts.dynamic_programming`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+
+import numpy as np
+
+from longstride.arrays import Array
+from longstride.calibration.samples import Samples
+from longstride.calibration.starts.dynamic_programming import DISCOUNTS, own_levels
+from longstride.errors import InputError
+from longstride.grid import LastLevel, grid
+from longstride.schedule import Flow, Schedule
+from longstride.solvers import VARIANTS, Variant, build, steps_for_nfe
+from longstride.table import SolverTable
+
+__all__ = ["CLASSICAL", "GRIDS", "classical_starts", "classical_tables", "most_starts"]
+
+#: Classical solvers of one call per step, by name.
+CLASSICAL: dict[str, Variant] = {name: one for name, one in VARIANTS.items() if one.start}
+#: Grids that need no network, by the names of starts; ``shift3`` has SD3's levels, for flows that have others.
+GRIDS = ("karras", "log_snr", "uniform", "quadratic", "shift3")
+
+
+def most_starts() -> int:
+    """How many starts there are at most."""
+    return len(CLASSICAL) * (len(GRIDS) + len(DISCOUNTS))
+
+
+@dataclass(frozen=True)
+class _Range:
+    """Where grids begin and end.
+
+    Attributes:
+        like: A table with the two levels.
+        schedule: The network's, or None.
+        floor: Least positive level, if the table ends at sigma 0; None: the least of the table.
+    """
+
+    like: SolverTable
+    schedule: Schedule | None
+    floor: float | None
+
+    @property
+    def final(self) -> LastLevel:
+        """Last level of the grids."""
+        return "zero" if self.like.sigmas[-1] == 0 else "sigma_min"
+
+    def levels(self, name: str, steps: int) -> Array | None:
+        """Levels of a grid by name; None if it does not run between the two levels of the table.
+
+        Raises:
+            InputError: there are too few levels, or levels meet.
+        """
+        sigmas, schedule = self.like.sigmas, self.schedule
+        if name in ("karras", "log_snr"):
+            positive = sigmas[sigmas > 0]
+            low = float(positive.min()) if self.final == "sigma_min" or self.floor is None else self.floor
+            high = float(sigmas[0])
+            found = grid(name, steps, schedule=schedule, sigma_min=low, sigma_max=high, final=self.final)
+        elif name == "shift3":
+            if not isinstance(schedule, Flow) or schedule.shift == 3:
+                return None
+            found = grid("uniform", steps, schedule=replace(schedule, shift=3.0), final=self.final)
+        elif schedule is None:
+            return None
+        else:
+            found = grid(name, steps, schedule=schedule, final=self.final)
+        return found if np.allclose(found[[0, -1]], sigmas[[0, -1]], rtol=1e-6) else None
+
+
+def classical_tables(
+    like: SolverTable,
+    schedule: Schedule | None = None,
+    floor: float | None = None,
+    own: Mapping[str, Array] | None = None,
+    solvers: Mapping[str, Variant] = CLASSICAL,
+) -> dict[str, SolverTable]:
+    """Classical solvers by ``solver@grid``, with the calls and the first and last level of a table.
+
+    Args:
+        like: The table.
+        schedule: The network's; without one, only grids that need no network time are made.
+        floor: Least positive level, for tables that end at sigma 0; default: the least of ``like``.
+        own: Levels of further grids by name, each from the first to the last level of ``like``.
+        solvers: The solvers by name.
+    """
+    between, own, found = _Range(like, schedule, floor), own or {}, dict[str, SolverTable]()
+    for name, one in solvers.items():
+        try:
+            steps = steps_for_nfe(one.solver, like.nfe, final_zero=between.final == "zero", **one.options)
+        except InputError:
+            continue
+        for spacing in (*GRIDS, *own):
+            try:
+                if spacing not in own:
+                    levels = between.levels(spacing, steps)
+                else:
+                    levels = own[spacing].copy() if len(own[spacing]) == steps + 1 else None
+                if levels is None:
+                    continue
+                levels[0], levels[-1] = like.sigmas[0], like.sigmas[-1]
+                table = build(one.solver, levels, schedule=schedule, **one.options)
+            except InputError:  # too few levels for this solver, or levels that meet
+                continue
+            if np.array_equal(table.alphas[[0, -1]], like.alphas[[0, -1]]):
+                found[f"{name}@{spacing}"] = table
+    return found
+
+
+def classical_starts(samples: Samples, table: SolverTable) -> dict[str, SolverTable]:
+    """Every classical solver on every grid between the ends of ``table``, and on grids that are made for the network.
+
+    Args:
+        samples: A few of them choose the levels of grids by dynamic programming.
+        table: Gives the calls and the two ends.
+    """
+    return classical_tables(table, samples.network.schedule, samples.floor, own_levels(samples, table))

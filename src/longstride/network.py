@@ -1,0 +1,83 @@
+"""Every denoiser in one form, made once at the door of whatever takes one."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from longstride.denoiser import Denoiser
+from longstride.errors import InputError
+from longstride.sampler import DenoiserLike
+from longstride.schedule import Schedule
+
+__all__ = ["Network", "PlainNetwork", "as_network", "in_batches"]
+
+
+class PlainNetwork:
+    """Any callable ``denoiser(x, sigma)`` in the form of a :class:`~longstride.Denoiser`.
+
+    It has no conditions, so that it is the same for any samples.
+
+    Attributes:
+        schedule: The callable's own attribute of that name, or None.
+        guidance: Likewise.
+        condition: Likewise, or an empty dictionary.
+        cost: Network calls that one sample costs per step: 1.
+        calls: Calls so far, in samples.
+    """
+
+    cost = 1
+
+    def __init__(self, denoiser: DenoiserLike) -> None:
+        self.denoiser, self.calls = denoiser, 0
+        self.schedule: Schedule | None = getattr(denoiser, "schedule", None)
+        self.guidance: float | None = getattr(denoiser, "guidance", None)
+        self.condition: Any = getattr(denoiser, "condition", None) or {}
+
+    def __call__(self, x: Tensor, sigma: float, /) -> Tensor:
+        self.calls += len(x)
+        return self.denoiser(x, sigma)
+
+    def select(self, part: slice | Tensor) -> PlainNetwork:
+        """The same network."""
+        del part
+        return self
+
+    def repeat(self, times: int) -> PlainNetwork:
+        """The same network."""
+        del times
+        return self
+
+
+#: A denoiser that tells its schedule, its conditions and its calls, and can be bound to some of its samples.
+Network = Denoiser | PlainNetwork
+
+
+def as_network(denoiser: DenoiserLike) -> Network:
+    """A denoiser in the one form; a :class:`~longstride.Denoiser` and a network are returned as they are."""
+    return denoiser if isinstance(denoiser, (Denoiser, PlainNetwork)) else PlainNetwork(denoiser)
+
+
+def in_batches(denoiser: DenoiserLike, size: int) -> DenoiserLike:
+    """``denoiser`` on at most ``size`` samples at a time; conditions of one entry per sample are cut along.
+
+    Args:
+        denoiser: A :class:`~longstride.Denoiser`, or any callable without per-sample conditions.
+        size: Samples per network call.
+
+    Raises:
+        InputError: a size below 1.
+    """
+    if size < 1:
+        raise InputError(f"batch size must be at least 1, got {size}")
+    network = as_network(denoiser)
+
+    def batched(x: Tensor, sigma: float, /) -> Tensor:
+        if len(x) <= size:
+            return network(x, sigma)
+        parts = [slice(begin, min(begin + size, len(x))) for begin in range(0, len(x), size)]
+        return torch.cat([network.select(part)(x[part], sigma) for part in parts])
+
+    return batched

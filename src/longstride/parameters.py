@@ -1,0 +1,229 @@
+r"""Which numbers of a table are free, and the table that they make.
+
+Three kinds, each belonging to one state k, so that a change leaves the network calls before it untouched:
+
+===========  ============================================  =====================================================
+kind         what it changes                               how
+===========  ============================================  =====================================================
+``weight``   weight of output j in row k                   added
+``level``    the level that call k is told, 0 < k < K      :math:`\log(\sigma_k / \alpha_k)` moves by
+                                                           :math:`g \tanh(\theta / g)`, g the way to the middle
+                                                           between it and its neighbour
+``column``   weight of the first state in row k            multiplied by :math:`e^\theta`, theta within -1 … 1
+===========  ============================================  =====================================================
+
+Levels that fall go on falling for every theta: nothing can reach the middle between two of them. A level that has no
+room, such as the corrector's of a method of two calls per step, is not free.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, replace
+from functools import cached_property
+from typing import Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from longstride.arrays import Array
+from longstride.errors import InputError
+from longstride.nodes import Nodes
+from longstride.schedule import alpha_of_ratio
+from longstride.table import Row, SolverTable
+
+__all__ = ["FARTHEST", "Parameter", "Parameters", "falling", "level_ratios"]
+
+Kind = Literal["weight", "level", "column"]
+#: Farthest that a level moves in log(sigma / alpha) at once, and the weight of the first state in its logarithm: where
+#: that weight is small, a step of least squares would multiply it by anything.
+FARTHEST = 1.0
+#: Largest part of its room that a level moves by: tanh itself rounds to 1, and two neighbours would meet.
+_LARGEST_PART = 1 - 1e-4
+#: A level that is closer than this to a neighbour, in log(sigma / alpha), has no room.
+_CLOSEST = 1e-3
+#: What is left of the first state where it should have gone, by rounding.
+_NOTHING = 1e-12
+#: Steps of the difference quotients: small against what the outputs differ by, large against a network's rounding.
+_STEPS: dict[Kind, float] = {"weight": 2e-3, "level": 1e-2, "column": 1e-2}
+
+
+@dataclass(frozen=True)
+class Parameter:
+    """One free number.
+
+    Attributes:
+        kind: What it is; see the module.
+        k: The state that it belongs to.
+        j: Output that it weighs, for a ``weight``.
+    """
+
+    kind: Kind
+    k: int
+    j: int = 0
+
+    @property
+    def step(self) -> float:
+        """Step of a difference quotient."""
+        return _STEPS[self.kind]
+
+
+class Parameters:
+    """The free numbers of tables of one shape.
+
+    Args:
+        nfe: Calls K of the tables.
+        levels: Whether levels are free.
+        column: Whether the weight of the first state is.
+        window: Rows weigh so many of the latest outputs; None: all.
+
+    Raises:
+        InputError: a window below 1.
+    """
+
+    def __init__(self, nfe: int, *, levels: bool = True, column: bool = False, window: int | None = None) -> None:
+        if window is not None and window < 1:
+            raise InputError(f"a window holds at least one output, got {window}")
+        self.nfe, self.window = nfe, window
+        reach = nfe if window is None else window
+        self.all = [Parameter("weight", k, j) for k in range(1, nfe + 1) for j in range(max(0, k - reach), k)]
+        self.all += [Parameter("level", k) for k in range(1, nfe) if levels]
+        self.all += [Parameter("column", k) for k in range(1, nfe + 1) if column]
+
+    def __len__(self) -> int:
+        return len(self.all)
+
+    @cached_property
+    def steps(self) -> Array:
+        """Steps of the difference quotients, shape ``(p,)``."""
+        return np.array([one.step for one in self.all])
+
+    @property
+    def last(self) -> list[Parameter]:
+        """Those of the last row, which no network call follows."""
+        return [one for one in self.all if one.k == self.nfe]
+
+    def prepared(self, table: SolverTable) -> SolverTable:
+        """``table`` in the form whose numbers are free: unrolled, unless a window keeps its recurrence."""
+        return table if self.window is not None else table.unrolled()
+
+    def moved(self, table: SolverTable, theta: Array) -> SolverTable:
+        """The table with its free numbers moved by ``theta``, shape ``(p,)``; theta = 0 is the table itself."""
+        rows = [(dict(row.states), dict(row.outputs)) for row in table.rows]
+        logs, room = np.log(level_ratios(table)), self._room(table)
+        changed: list[int] = []
+        for value, one in zip(theta.tolist(), self.all, strict=True):
+            states, outputs = rows[one.k - 1]
+            if value == 0:
+                continue  # a weight of 0 that was not there would be another row, and another run
+            if one.kind == "weight":
+                outputs[one.j] = outputs.get(one.j, 0.0) + value
+            elif one.kind == "column" and abs(states.get(0, 0.0)) > _NOTHING:
+                states[0] *= float(np.exp(np.clip(value, -FARTHEST, FARTHEST)))
+            elif one.kind == "level" and room[one.k] > 0:
+                part = np.clip(np.tanh(value / room[one.k]), -_LARGEST_PART, _LARGEST_PART)
+                logs[one.k] += room[one.k] * part
+                changed.append(one.k)
+        sigmas, alphas = table.sigmas.copy(), table.alphas.copy()
+        if changed:
+            ratios = np.exp(logs[changed])
+            alphas[changed] = alpha_of_ratio(Nodes(table.alphas, table.sigmas).family, ratios)
+            sigmas[changed] = alphas[changed] * ratios
+        made = tuple(Row(*row) for row in rows)
+        return replace(table, sigmas=sigmas, alphas=alphas, rows=made, exact=False)
+
+    def free(self, table: SolverTable) -> NDArray[np.bool_]:
+        """Which numbers can move at all on this table, shape ``(p,)``."""
+        room = self._room(table)
+
+        def may_move(one: Parameter) -> bool:
+            if one.kind == "level":
+                return bool(room[one.k] > 0)
+            return one.kind == "weight" or abs(table.rows[one.k - 1].states.get(0, 0.0)) > _NOTHING
+
+        return np.array([may_move(one) for one in self.all])
+
+    def values(self, table: SolverTable) -> Array:
+        """The free numbers themselves, shape ``(p,)``: weights, and logarithms of ratios and of the column."""
+        logs, found = np.log(level_ratios(table)), []
+        for one in self.all:
+            row = table.rows[one.k - 1]
+            if one.kind == "weight":
+                found.append(row.outputs.get(one.j, 0.0))
+            elif one.kind == "level":
+                found.append(float(logs[one.k]))
+            else:
+                found.append(float(np.log(abs(row.states.get(0, 1.0)))))
+        return np.array(found)
+
+    def with_values(self, table: SolverTable, values: Array) -> SolverTable:
+        """The table whose free numbers are ``values``; the inverse of :meth:`values`.
+
+        Args:
+            table: Gives the shape, the two ends, and what is not free; numbers that it has already stay as they are, to
+                the bit.
+            values: Shape ``(p,)``. Where its levels would not fall although those of the table do, they are moved by
+                as little as makes them (:func:`falling`); signs of the column are the table's.
+
+        Raises:
+            InputError: not as many numbers as are free, or one that is not finite.
+        """
+        if values.shape != (len(self.all),) or not np.isfinite(values).all():
+            raise InputError(f"expected {len(self.all)} finite numbers, one per free number, got {values.shape}")
+        rows = [(dict(row.states), dict(row.outputs)) for row in table.rows]
+        old = np.log(level_ratios(table))
+        logs, now, movable = old.copy(), self.values(table), self.free(table)
+        for value, before, one, may in zip(values.tolist(), now.tolist(), self.all, movable, strict=True):
+            states, outputs = rows[one.k - 1]
+            if value == before or not may:
+                continue
+            if one.kind == "weight":
+                outputs[one.j] = value
+            elif one.kind == "column":
+                states[0] = math.copysign(math.exp(value), states[0])
+            else:
+                logs[one.k] = value
+        if (np.diff(old) < 0).all():
+            logs = falling(logs)
+        changed = np.flatnonzero(logs != old)
+        sigmas, alphas = table.sigmas.copy(), table.alphas.copy()
+        if len(changed):
+            ratios = np.exp(logs[changed])
+            alphas[changed] = alpha_of_ratio(Nodes(table.alphas, table.sigmas).family, ratios)
+            sigmas[changed] = alphas[changed] * ratios
+        made = tuple(Row(*row) for row in rows)
+        if not len(changed) and made == table.rows:
+            return table
+        return replace(table, sigmas=sigmas, alphas=alphas, rows=made, exact=False)
+
+    @staticmethod
+    def _room(table: SolverTable) -> Array:
+        """How far each level may move, shape ``(K + 1,)``: half of the way to its nearer neighbour."""
+        gaps = np.abs(np.diff(np.log(level_ratios(table))))
+        nearer = np.minimum(gaps[:-1], gaps[1:])
+        room = np.zeros(table.nfe + 1)
+        room[1:-1] = np.where(nearer < _CLOSEST, 0.0, np.minimum(nearer / 2, FARTHEST))
+        return room
+
+
+def falling(logs: Array, least: float = 1e-3) -> Array:
+    """``logs`` itself where it falls; otherwise between the same ends with every way down at least a little.
+
+    Args:
+        logs: Shape ``(K + 1,)``; the last lies below the first.
+        least: Least way between two neighbours, as a part of the mean one; where one is less, all are cut to it and
+            scaled to the whole way.
+    """
+    ways = -np.diff(logs)
+    if (ways > 0).all():
+        return logs
+    total = float(logs[0] - logs[-1])
+    ways = np.maximum(ways, least * total / len(ways))
+    found: Array = logs[0] - np.append(0.0, np.cumsum(ways)) * (total / ways.sum())
+    found[-1] = logs[-1]
+    return found
+
+
+def level_ratios(table: SolverTable) -> Array:
+    """``sigma / alpha`` of all states; large and small ones, that sigma can still tell apart, for infinity and 0."""
+    return np.clip(table.sigmas / np.maximum(table.alphas, 1e-4), 1e-12, 1e12)

@@ -1,0 +1,191 @@
+"""What calibrations report, step by step and at the end. Cards hold these reports as they are."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Annotated, ClassVar
+
+import numpy as np
+from pydantic import ConfigDict, Field
+
+from longstride.arrays import Array
+
+__all__ = ["EndReport", "Errors", "Finite", "Iteration", "RowReport", "Search", "Stability", "WholeFit"]
+
+#: A number that a card may hold; only a card checks it.
+Finite = Annotated[float, Field(allow_inf_nan=False)]
+_CONFIG = ConfigDict(extra="forbid")
+
+
+@dataclass(frozen=True)
+class Errors:
+    """Distance of samples to the converged solution from the same noise, in pixels or latents.
+
+    Attributes:
+        rmse: Root of the mean squared error over samples and entries.
+        median: Median over samples of the root-mean-square error of one sample; blind to a few that switch modes.
+    """
+
+    __pydantic_config__: ClassVar[ConfigDict] = _CONFIG
+
+    rmse: Finite
+    median: Finite
+
+    @staticmethod
+    def of(squared: Array) -> Errors:
+        """Both errors, from the mean squared error of every sample, shape ``(B,)``."""
+        return Errors(float(np.sqrt(squared.mean())), float(np.median(np.sqrt(squared))))
+
+
+@dataclass(frozen=True)
+class RowReport:
+    """What calibration did to one row.
+
+    Attributes:
+        row: Index of the state that the row gives.
+        sigma_from: Level where its step starts.
+        sigma_to: Level of the state.
+        labels: Names of the directions.
+        coefficients: Their fitted coefficients.
+        base_error: Root-mean-square distance of the base row to the target, on the fitted samples.
+        error: The same with the coefficients.
+        held_out_base_error: As ``base_error``, on the held-out samples.
+        held_out_error: As ``error``, on the held-out samples.
+        accepted: Whether the coefficients are in use. They must not raise the held-out error of this step, and the
+            gate must not have given the row back to the base.
+    """
+
+    __pydantic_config__: ClassVar[ConfigDict] = _CONFIG
+
+    row: int
+    sigma_from: Finite
+    sigma_to: Finite
+    labels: tuple[str, ...]
+    coefficients: tuple[Finite, ...]
+    base_error: Finite
+    error: Finite
+    held_out_base_error: Finite
+    held_out_error: Finite
+    accepted: bool
+
+
+@dataclass(frozen=True)
+class Iteration:
+    """One accepted step of a fit.
+
+    Attributes:
+        objective: Mean loss over the fitted samples.
+        held_out: Mean loss over the held-out samples, with the same c².
+        rmse: Root-mean-square error of the fitted samples, in pixels or latents.
+        held_out_rmse: Root-mean-square error of the held-out samples.
+        damping: Lambda of the step.
+        samples: Number of fitted samples; None on cards of older versions.
+    """
+
+    __pydantic_config__: ClassVar[ConfigDict] = _CONFIG
+
+    objective: Finite
+    held_out: Finite
+    rmse: Finite
+    held_out_rmse: Finite
+    damping: Finite
+    samples: int | None = None
+
+
+@dataclass(frozen=True)
+class WholeFit:
+    """A whole fit on held-out samples, before the last steps.
+
+    Attributes:
+        rmse: Root-mean-square error.
+        detail: Root-mean-square error of what the network would take away as noise.
+        score: Product of the mean losses of both squared errors, over the least such product; fits are compared by it.
+    """
+
+    __pydantic_config__: ClassVar[ConfigDict] = _CONFIG
+
+    rmse: Finite
+    detail: Finite
+    score: Finite
+
+
+@dataclass(frozen=True)
+class Search:
+    """How a Gauss–Newton calibration went.
+
+    Attributes:
+        base: Name of the best classical start, ``solver@grid``, or ``"given"``.
+        classical: Root-mean-square error of every start on the samples of short fits, best first by the mean loss.
+        scouts: Mean loss on held-out samples after each short fit, by its start.
+        start: Where the fit that is used started.
+        iterations: The start, and its steps; each says how many samples it saw.
+        stopped: Why it ended.
+        finals: How whole fits stand before the last steps, by their start; empty if there is only one.
+    """
+
+    __pydantic_config__: ClassVar[ConfigDict] = _CONFIG
+
+    base: str
+    classical: Mapping[str, Finite]
+    scouts: Mapping[str, Finite]
+    start: str
+    iterations: tuple[Iteration, ...]
+    stopped: str
+    finals: Mapping[str, WholeFit] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Stability:
+    """How much a table and its base amplify errors of the network; see ``longstride.calibration.acceptance.stability``.
+
+    Attributes:
+        gain: Root-mean-square change of the last state per size of independent errors on all outputs.
+        base_gain: The same of the base.
+        weights: Largest sum of absolute weights of outputs in a row of the normal form.
+        base_weights: The same of the base.
+    """
+
+    __pydantic_config__: ClassVar[ConfigDict] = _CONFIG
+
+    gain: Finite
+    base_gain: Finite
+    weights: Finite
+    base_weights: Finite
+
+
+@dataclass(frozen=True)
+class EndReport:
+    """Whole trajectories on held-out noise.
+
+    Attributes:
+        base: Errors of the base table.
+        calibrated: Errors of the table that the gate settled on, before that table was compared with the base.
+        samples: Number of held-out samples.
+        reference_error: The reference's own estimated error; smaller differences mean nothing. None if unknown.
+        reference_nfe: Network calls that one reference sample cost.
+        given_back: Rows whose coefficients the gate dropped, because whole trajectories are better without them.
+        accepted: Whether the calibrated table is used; otherwise the base is.
+        reason: Why not, in words; empty if accepted.
+        stability: Of the calibrated table and its base, if measured and finite.
+    """
+
+    __pydantic_config__: ClassVar[ConfigDict] = _CONFIG
+
+    base: Errors
+    calibrated: Errors
+    samples: int
+    reference_error: Finite | None
+    reference_nfe: int
+    given_back: tuple[int, ...]
+    accepted: bool
+    reason: str = ""
+    stability: Stability | None = None
+
+    def __post_init__(self) -> None:
+        measured = self.stability
+        if measured is not None and not math.isfinite(measured.gain + measured.base_gain):
+            object.__setattr__(self, "stability", None)
+        if self.reference_error is not None and not math.isfinite(self.reference_error):
+            object.__setattr__(self, "reference_error", None)

@@ -1,0 +1,61 @@
+"""What a solver declares of itself, for all who build, compare or start from solvers."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from longstride.table import SolverTable
+
+__all__ = ["Solver", "Variant"]
+
+
+@dataclass(frozen=True)
+class Variant:
+    """A solver with options, under a name of its own.
+
+    Attributes:
+        name: In cards, results and plots.
+        label: For people.
+        solver: Name of the solver.
+        options: Its options.
+        start: Whether calibrations start from it: it makes one network call per step.
+    """
+
+    name: str
+    label: str
+    solver: str
+    options: Mapping[str, Any] = field(default_factory=dict)
+    start: bool = False
+
+
+@dataclass(frozen=True)
+class Solver:
+    """A classical solver; called with nodes and options it builds a table.
+
+    Attributes:
+        builder: From :class:`~longstride.Nodes` and options to a table.
+        label: For people.
+        starts: Options of its forms that calibrations start from, by name; each makes one network call per step.
+    """
+
+    builder: Callable[..., SolverTable]
+    label: str
+    starts: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+
+    def __call__(self, *args: Any, **options: Any) -> SolverTable:
+        return self.builder(*args, **options)
+
+    def variants(self, solver: str) -> dict[str, Variant]:
+        """The forms that calibrations start from, by name.
+
+        Args:
+            solver: Name of this solver.
+        """
+        label = self.label
+        labels = {
+            name: f"{label}-{options['order']}" if "order" in options else label
+            for name, options in self.starts.items()
+        }
+        return {name: Variant(name, labels[name], solver, options, True) for name, options in self.starts.items()}

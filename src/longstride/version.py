@@ -1,0 +1,3 @@
+"""The version, which cards and books name too."""
+
+__version__ = "0.1.0"
