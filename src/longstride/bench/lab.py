@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from longstride.bench.markdown import slug_of
 from longstride.calibration import Calibration, Reference, calibrate
-from longstride.calibration.reference.batched import shared_reference
+from longstride.calibration.converged import shared_reference
 from longstride.calibration.reference.solve import Errors, least_level, solve_reference, squared_errors
 from longstride.calibration.rowwise.directions import DIRECTIONS
 from longstride.calibration.samples import Batches

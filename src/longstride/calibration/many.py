@@ -17,7 +17,7 @@ from longstride.calibration.endpoint.filled import finish_filled
 from longstride.calibration.endpoint.settings import FITTED, HELD_OUT, GaussNewtonSettings
 from longstride.calibration.method import configured, described
 from longstride.calibration.methods import DEFAULT, METHODS
-from longstride.calibration.reference.batched import given, solved
+from longstride.calibration.converged import given, solved
 from longstride.calibration.samples import Samples
 from longstride.card import Card, ModelInfo
 from longstride.errors import InputError

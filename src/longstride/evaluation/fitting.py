@@ -12,7 +12,7 @@ import numpy as np
 from longstride.calibration import Reference, calibrate
 from longstride.calibration.method import configured, described
 from longstride.calibration.methods import method_of
-from longstride.calibration.reference.batched import solved
+from longstride.calibration.converged import solved
 from longstride.calibration.samples import Samples
 from longstride.card import Card, load_card
 from longstride.errors import CardError
