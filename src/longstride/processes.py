@@ -15,12 +15,12 @@ from typing import TypeVar
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import distributed
+
+from longstride.arrays import Array
 
 __all__ = ["gather", "is_first", "join", "mine", "rank_and_size", "wait"]
 
-Array = NDArray[np.float64]
 T = TypeVar("T")
 
 #: What processes did together last. Whoever lets go of it last needs the interpreter; were that a thread of the process

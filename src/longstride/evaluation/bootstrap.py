@@ -13,12 +13,12 @@ from typing import Any, TypeVar
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from longstride.arrays import Array
 from longstride.errors import InputError
 from longstride.intervals import student
 
 __all__ = ["Interval", "bootstrap_samples", "group_bootstrap"]
 
-Array = NDArray[np.float64]
 Groups = TypeVar("Groups")
 #: Fewer groups do not tell how far a statistic scatters.
 _FEWEST = 8

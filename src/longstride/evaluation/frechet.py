@@ -14,11 +14,10 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from longstride.arrays import Array
 from longstride.errors import InputError
 
 __all__ = ["FeatureSpace", "Moments", "frechet_distance"]
-
-Array = NDArray[np.float64]
 
 
 class Moments:

@@ -14,9 +14,9 @@ from typing import Any
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
 
+from longstride.arrays import Array
 from longstride.calibration.reference import solve_reference, squared_errors
 from longstride.denoiser import Denoiser
 from longstride.evaluation.features import Extractor
@@ -30,7 +30,6 @@ from longstride.zoo.model import Model
 
 __all__ = ["GROUPS", "Key", "Measurer", "Sampler", "Tally", "number_of", "split_batches"]
 
-Array = NDArray[np.float64]
 #: A contestant and its number of network calls.
 Key = tuple[str, int]
 #: A table, or ``sampler(denoiser, noise)`` that returns the last state, for methods that no table describes.

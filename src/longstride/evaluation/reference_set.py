@@ -18,6 +18,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from longstride.arrays import Array
 from longstride.errors import InputError
 from longstride.evaluation.features import Extractor
 from longstride.evaluation.frechet import FeatureSpace, Moments, frechet_distance
@@ -66,7 +67,7 @@ class ReferenceSet:
     moments: Moments
     others: tuple[Moments, ...]
     coordinates: NDArray[np.float32]
-    pictures: NDArray[np.float64]
+    pictures: Array
 
     def __post_init__(self) -> None:
         width = self.space.dimensions
@@ -231,7 +232,7 @@ class ReferenceSet:
         )
 
 
-def _numbers(content: dict[str, NDArray[Any]], name: str) -> NDArray[np.float64]:
+def _numbers(content: dict[str, NDArray[Any]], name: str) -> Array:
     if name not in content:
         raise InputError(f"it has no {name}")
     if content[name].dtype.kind not in "fiu":

@@ -10,14 +10,14 @@ from collections.abc import Iterator
 
 import numpy as np
 import torch
-from numpy.typing import ArrayLike, NDArray
+from numpy.typing import ArrayLike
 from torch import Tensor
 
+from longstride.arrays import Array
 from longstride.errors import InputError
 
 __all__ = ["PICTURE_STATISTICS", "density_coverage", "picture_statistics", "precision_recall"]
 
-Array = NDArray[np.float64]
 
 #: Columns of :func:`picture_statistics`.
 PICTURE_STATISTICS = ("brightness", "contrast", "saturation", "sharpness", "clipped", "noise")

@@ -6,8 +6,8 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 import numpy as np
-from numpy.typing import NDArray
 
+from longstride.arrays import Array
 from longstride.evaluation.bootstrap import Interval, bootstrap_samples, group_bootstrap
 from longstride.evaluation.frechet import Moments, frechet_distance
 from longstride.evaluation.measure import Key, Tally
@@ -21,7 +21,6 @@ from longstride.evaluation.statistics import (
 
 __all__ = ["MEASURES", "Summary"]
 
-Array = NDArray[np.float64]
 
 #: What is measured, and what it means. The teacher is the converged solution; real stands for held-out pictures.
 MEASURES: dict[str, str] = {
