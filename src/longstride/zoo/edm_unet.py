@@ -1,4 +1,4 @@
-r"""The two U-Nets of EDM's checkpoints, written from their papers, with parameters named as in those checkpoints.
+r"""The two U-Nets of EDM's checkpoints, written from their papers, with the names of parameters in the checkpoints.
 
 ``SongUNet`` is DDPM++ and NCSN++ (Song et al., 2021, App. H). ``DhariwalUNet`` is ADM (Dhariwal & Nichol, 2021,
 App. A). Karras et al., 2022, App. F.2, describe both; :class:`~longstride.zoo.edm_paths.UNet` is what they share.
@@ -35,14 +35,14 @@ class SongUNet(UNet):
         in_channels: Channels of the state.
         out_channels: Channels of the output.
         label_dim: Number of classes, or 0.
-        augment_dim: Length of the augmentation label, which is zero outside training.
+        augment_dim: Length of the augmentation label; the label is zero outside training.
         model_channels: Channels at the finest level, times ``channel_mult`` per level.
         channel_mult: One factor per level.
         channel_mult_emb: Factor of the embedding's length.
         num_blocks: Residual blocks per level.
         attn_resolutions: Sides at which there is attention.
         dropout: Rate in training.
-        label_dropout: Rate in training; positive where the label after the last class means no class.
+        label_dropout: Rate in training; if positive, the label after the last class means no class.
         embedding_type: ``positional`` or ``fourier``.
         channel_mult_noise: Factor of the number of frequencies.
         encoder_type: ``standard``, ``skip`` or ``residual``.
@@ -111,7 +111,7 @@ class SongUNet(UNet):
 
 
 class DhariwalUNet(UNet):
-    """ADM, as in EDM's ImageNet-64 checkpoint; the arguments are those of :class:`SongUNet`.
+    """ADM, as in EDM's ImageNet-64 checkpoint; :class:`SongUNet` explains the arguments.
 
     References:
         Dhariwal & Nichol, 2021. https://arxiv.org/abs/2105.05233
@@ -158,7 +158,7 @@ class DhariwalUNet(UNet):
         return [*super().upward(), ("out_norm", self.out_norm), ("out_conv", self.out_conv)]
 
 
-#: By name, as checkpoints and converted folders tell it.
+#: The networks by the names in checkpoints and converted folders.
 EDM_UNETS: dict[str, type[SongUNet] | type[DhariwalUNet]] = {"SongUNet": SongUNet, "DhariwalUNet": DhariwalUNet}
 
 
