@@ -6,7 +6,7 @@ PYTHON ?= $(shell command -v python3.11 || command -v python3)
 PIP     = $(VENV)/bin/pip --disable-pip-version-check --quiet
 OUT    ?= demo-output
 
-.PHONY: demo test lint figures clean help
+.PHONY: demo test lint docs figures clean help
 
 help: ## Show this list
 	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -21,6 +21,9 @@ lint: $(VENV)/.test-installed ## Formatting, lint and strict types
 	$(VENV)/bin/ruff format --check .
 	$(VENV)/bin/ruff check .
 	$(VENV)/bin/mypy
+
+docs: $(VENV)/.test-installed ## The documentation site, with every warning an error: writes site/
+	$(VENV)/bin/mkdocs build --strict
 
 figures: $(VENV)/.test-installed ## Everything that README and docs show, from nothing; hours, goes on where stopped
 	OMP_NUM_THREADS=1 $(VENV)/bin/torchrun --nproc-per-node 2 -m longstride bench paper --out benchmarks/results
@@ -43,4 +46,4 @@ $(VENV)/.test-installed: $(VENV)/.demo-installed
 	@touch $@
 
 clean: ## Remove the environment and all outputs
-	rm -rf $(VENV) demo-output build dist .pytest_cache .mypy_cache .ruff_cache
+	rm -rf $(VENV) demo-output site build dist .pytest_cache .mypy_cache .ruff_cache

@@ -15,9 +15,9 @@ from problems import Mixture
 
 import longstride as ls
 from longstride.book import BOOK_VERSION, Entry, Unjudged, load_any
-from longstride.interpolate import fill_guidance
 from longstride.calibration.many import anchors_of, scales_between
 from longstride.documents import checksum
+from longstride.interpolate import fill_guidance
 
 SCHEDULE = ls.Schedule.edm(0.05, 20.0)
 

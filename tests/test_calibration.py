@@ -11,12 +11,12 @@ from problems import Gaussian, Mixture
 
 import longstride as ls
 from longstride.calibration import normal_equations
-from longstride.calibration.samples import Batches
-from longstride.calibration.rowwise.directions import differences, increments, split
 from longstride.calibration.acceptance.gate import gate
-from longstride.calibration.rowwise.iia import PUBLISHED, IIASettings, calibrate_iia, fine_table
 from longstride.calibration.normal_equations import NormalEquations
 from longstride.calibration.reference.solve import errors, in_batches, refine
+from longstride.calibration.rowwise.directions import differences, increments, split
+from longstride.calibration.rowwise.iia import PUBLISHED, IIASettings, calibrate_iia, fine_table
+from longstride.calibration.samples import Batches
 
 SIGMAS = ls.grid("karras", 5, sigma_min=0.05, sigma_max=10.0, final="sigma_min")
 

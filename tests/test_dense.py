@@ -11,8 +11,8 @@ from problems import Gaussian, Mixture, alpha_of, in_frame
 
 import longstride as ls
 from longstride.calibration.reference.trajectory import DenseSolution, solve_dense
-from longstride.calibration.starts.dynamic_programming import best_levels, step_costs
 from longstride.calibration.starts.classical import CLASSICAL, classical_tables
+from longstride.calibration.starts.dynamic_programming import best_levels, step_costs
 
 PROBLEM = Gaussian()
 #: Last level of every frame, and its levels even in the parameter that the slopes are taken in.

@@ -1,4 +1,4 @@
-"""EDM's U-Nets: names, sizes, their layers against plain PyTorch, and outputs that another implementation gave."""
+"""EDM's U-Nets: names, sizes, labels, and outputs that another implementation gave."""
 
 from __future__ import annotations
 
@@ -6,9 +6,7 @@ from typing import Any
 
 import pytest
 import torch
-import torch.nn.functional as F
 
-from longstride.zoo.edm_layers import Block, Conv
 from longstride.zoo.edm_unet import EDM_UNETS, DhariwalUNet, SongUNet
 
 SMALL: dict[str, tuple[str, dict[str, Any]]] = {
@@ -114,45 +112,6 @@ def test_names_of_the_parameters():
     assert not {"map_label.bias", "enc.32x32_down.skip.weight"} & adm
 
 
-# Layers
-
-
-@torch.no_grad()
-def test_halving_and_doubling_with_two_taps_are_pooling_and_repeating():
-    x = torch.randn(2, 3, 8, 8)
-    torch.testing.assert_close(Conv(3, 3, 0, down=True)(x), F.avg_pool2d(x, 2))
-    torch.testing.assert_close(Conv(3, 3, 0, up=True)(x), x.repeat_interleave(2, 2).repeat_interleave(2, 3))
-
-
-@torch.no_grad()
-@pytest.mark.parametrize("direction", ["up", "down"])
-def test_four_taps_keep_a_constant_away_from_the_border(direction: str):
-    out = Conv(1, 1, 0, taps=[1, 3, 3, 1], **{direction: True})(torch.full((1, 1, 8, 8), 2.5))
-    torch.testing.assert_close(out[..., 2:-2, 2:-2], torch.full_like(out[..., 2:-2, 2:-2], 2.5))
-
-
-@torch.no_grad()
-def test_a_fused_convolution_differs_at_the_border_alone():
-    """Halving first or last commutes with the convolution only when the kernel is a point."""
-    x = torch.randn(1, 3, 12, 12)
-    fused, plain = Conv(3, 4, 3, down=True, taps=[1, 3, 3, 1], fused=True), Conv(3, 4, 3)
-    plain.load_state_dict({name: value for name, value in fused.state_dict().items() if name != "resample_filter"})
-    then = Conv(4, 4, 0, down=True, taps=[1, 3, 3, 1])(plain(x))
-    torch.testing.assert_close(fused(x)[..., 1:-1, 1:-1], then[..., 1:-1, 1:-1], rtol=1e-4, atol=1e-5)
-
-
-@torch.no_grad()
-def test_attention_is_the_textbook_one():
-    """Per head, softmax(q k^T / sqrt(d)) v; q, k and v of a channel are neighbours."""
-    block = Block(16, 16, 4, heads=2, ada=False, project=True, scale=1.0, eps=1e-6)
-    y = torch.randn(2, 16, 3, 3)
-    told = block.qkv(block.norm2(y)).reshape(2, 2, 8, 3, 9)
-    q, k, v = told[:, :, :, 0], told[:, :, :, 1], told[:, :, :, 2]
-    weights = torch.einsum("bhcq,bhck->bhqk", q, k / 8**0.5).softmax(-1)
-    expected = torch.einsum("bhqk,bhck->bhcq", weights, v).reshape(y.shape)
-    torch.testing.assert_close(block._attention(y), expected, rtol=1e-4, atol=1e-5)
-
-
 # Labels
 
 
@@ -164,3 +123,17 @@ def test_the_label_after_the_last_is_no_class(name: str):
     x, t, labels = inputs()
     torch.testing.assert_close(network(x, t, torch.full((2,), LABELS)), network(x, t))
     assert not torch.allclose(network(x, t, labels), network(x, t))
+
+
+# Levels of different widths
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("encoder", ["residual", "skip"])
+def test_the_second_path_is_as_wide_as_what_it_is_added_to(encoder: str):
+    """Its layer at a level reads what the level above it left, and gives what the halved skip has."""
+    network = SongUNet(SIDE, 3, 3, model_channels=8, channel_mult=[1, 2, 3], num_blocks=1, encoder_type=encoder)
+    last = {"residual": "aux_residual", "skip": "aux_skip"}[encoder]
+    widths = [tuple(network.enc[f"{side}x{side}_{last}"].weight.shape[:2]) for side in (8, 4)]
+    assert widths == {"residual": [(8, 3), (16, 8)], "skip": [(8, 3), (16, 3)]}[encoder]
+    assert network.eval()(*inputs()[:2]).shape == (2, 3, SIDE, SIDE)

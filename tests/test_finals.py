@@ -8,10 +8,10 @@ import torch
 from problems import Gaussian, Mixture, alpha_of, in_frame
 
 import longstride as ls
-from longstride.calibration.samples import Batches
 from longstride.calibration.endpoint.select import DETAIL, best_final, detail_level, details
-from longstride.calibration.reference.solve import Reference
 from longstride.calibration.endpoint.settings import GaussNewtonSettings, most_finals
+from longstride.calibration.reference.solve import Reference
+from longstride.calibration.samples import Batches
 
 INFINITE = float("inf")
 #: Modes far apart against their widths: halfway between them is no data.

@@ -15,7 +15,7 @@ from torch import Tensor
 import longstride as ls
 from longstride.errors import InputError, LongstrideError
 from longstride.zoo import galaxy
-from longstride.zoo.galaxy import GALAXY_NETS, GalaxyScoreNet, load_galaxy
+from longstride.zoo.galaxy import GALAXY_NETS, GalaxyScoreNet, load_galaxy, read_network
 
 SCHEDULE = ls.Schedule.vp_continuous(beta_min=1.0, beta_max=1.0, t_min=0.0025, t_max=10.0)
 
@@ -164,7 +164,7 @@ def test_truncated_file(kept: float, number: str, folder: Path, tmp_path: Path) 
     path = tmp_path / "short.eqx"
     path.write_bytes(data[: int(kept * len(data))])
     with pytest.raises(InputError, match=rf"damaged.*array {number} of 55 cannot be read"):
-        galaxy._load(path)
+        read_network(path)
 
 
 def test_damaged_headers_raise_nothing_else(folder: Path, tmp_path: Path) -> None:
@@ -176,29 +176,29 @@ def test_damaged_headers_raise_nothing_else(folder: Path, tmp_path: Path) -> Non
         damaged[int(rng.integers(128))] = int(rng.integers(256))
         path.write_bytes(damaged)
         with pytest.raises(InputError, match="damaged"):
-            galaxy._load(path)
+            read_network(path)
 
 
 def test_wrong_arrays(folder: Path, tmp_path: Path) -> None:
     leaves = read(folder / GALAXY_NETS["hsc32"])
     path = tmp_path / "wrong.eqx"
-    assert galaxy._load(write(path, leaves)).shape == (1, 32, 32)
+    assert read_network(write(path, leaves)).shape == (1, 32, 32)
     with pytest.raises(InputError, match="array 55 of 55 cannot be read"):
-        galaxy._load(write(path, leaves[:-1]))
+        read_network(write(path, leaves[:-1]))
     with pytest.raises(InputError, match="more than 55 arrays"):
-        galaxy._load(write(path, [*leaves, leaves[-1]]))
+        read_network(write(path, [*leaves, leaves[-1]]))
     with pytest.raises(InputError, match="not finite"):
-        galaxy._load(write(path, [leaves[0] * np.nan, *leaves[1:]]))
+        read_network(write(path, [leaves[0] * np.nan, *leaves[1:]]))
     with pytest.raises(InputError, match="not finite"):
-        galaxy._load(write(path, [np.array("text"), *leaves[1:]]))
+        read_network(write(path, [np.array("text"), *leaves[1:]]))
     with pytest.raises(InputError, match=r"conv_in\.weight has shape \(64, 1, 4, 4\)"):
-        galaxy._load(write(path, [leaves[0][:, :1], *leaves[1:]]))
+        read_network(write(path, [leaves[0][:, :1], *leaves[1:]]))
     with pytest.raises(InputError, match=r"conv_out\.weight has shape \(4, 4\)"):
-        galaxy._load(write(path, [*leaves[:2], leaves[2][0, 0], *leaves[3:]]))
+        read_network(write(path, [*leaves[:2], leaves[2][0, 0], *leaves[3:]]))
     with pytest.raises(InputError, match=r"shape \(512, 63\)"):
-        galaxy._load(write(path, [*leaves[:4], leaves[4][:, 1:], *leaves[5:]]))
+        read_network(write(path, [*leaves[:4], leaves[4][:, 1:], *leaves[5:]]))
     with pytest.raises(InputError, match="t1 is 0"):
-        galaxy._load(write(path, [*leaves[:-1], np.array(0.0)]))
+        read_network(write(path, [*leaves[:-1], np.array(0.0)]))
 
 
 def test_shapes_are_checked(hsc32: GalaxyScoreNet) -> None:

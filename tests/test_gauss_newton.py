@@ -12,11 +12,11 @@ from problems import Gaussian, Mixture, Point
 
 import longstride as ls
 from longstride.calibration import unknowns as module
-from longstride.calibration.samples import Batches
-from longstride.calibration.loss import FIRST_DAMPING, robust_mean, robust_scale
+from longstride.calibration.acceptance.stability import EPSILON, gain, largest_weights
 from longstride.calibration.endpoint.gauss_newton import GaussNewton
 from longstride.calibration.endpoint.residuals import RESIDUALS
-from longstride.calibration.acceptance.stability import EPSILON, gain, largest_weights
+from longstride.calibration.loss import FIRST_DAMPING, robust_mean, robust_scale
+from longstride.calibration.samples import Batches
 from longstride.parameters import Unknowns
 from longstride.table import Row
 

@@ -10,12 +10,12 @@ import torch
 from problems import Mixture
 
 import longstride as ls
-from longstride.calibration.samples import Batches
-from longstride.calibration.loss import robust_mean
 from longstride.calibration.endpoint.gauss_newton import GaussNewton
 from longstride.calibration.endpoint.last_row import LastRows, Terms
-from longstride.calibration.reference.solve import squared_errors
 from longstride.calibration.endpoint.residuals import RESIDUALS
+from longstride.calibration.loss import robust_mean
+from longstride.calibration.reference.solve import squared_errors
+from longstride.calibration.samples import Batches
 from longstride.parameters import Unknowns
 from longstride.table import Row
 

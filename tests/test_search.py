@@ -13,12 +13,8 @@ import torch
 from problems import Gaussian, Mixture, Point
 
 import longstride as ls
-from longstride.calibration.samples import Batches
-from longstride.calibration.loss import Fit
 from longstride.calibration.acceptance.gate import FEWEST, _objection, judge
 from longstride.calibration.endpoint.gauss_newton import GaussNewton
-from longstride.calibration.reference.solve import Errors, Reference, squared_errors
-from longstride.calibration.endpoint.short_fits import chosen_starts, strongest_first
 from longstride.calibration.endpoint.settings import (
     GaussNewtonSettings,
     fitted_samples,
@@ -27,8 +23,12 @@ from longstride.calibration.endpoint.settings import (
     most_finals,
     whole_fit_samples,
 )
-from longstride.calibration.starts.classical import DISCOUNTS, classical_tables
+from longstride.calibration.endpoint.short_fits import chosen_starts, strongest_first
+from longstride.calibration.loss import Fit
+from longstride.calibration.reference.solve import Errors, Reference, squared_errors
 from longstride.calibration.rowwise.whole_trajectory import GlobalSettings, calibrate_global
+from longstride.calibration.samples import Batches
+from longstride.calibration.starts.classical import DISCOUNTS, classical_tables
 from longstride.table import Row
 
 SCHEDULE = ls.Schedule.edm(0.05, 10.0)

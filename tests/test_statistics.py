@@ -102,7 +102,7 @@ def test_collapse_onto_one_point_is_seen():
 def test_blocks_do_not_change_the_answer(monkeypatch):
     fake = 1.5 * POINTS[:50] + 0.5
     whole = density_coverage(POINTS, fake), precision_recall(POINTS, fake)
-    monkeypatch.setattr("longstride.evaluation.statistics._BLOCK", 7 * len(fake))
+    monkeypatch.setattr("longstride.evaluation.statistics.BLOCK", 7 * len(fake))
     assert (density_coverage(POINTS, fake), precision_recall(POINTS, fake)) == whole
     assert 0 < whole[1][0] < 1
 

@@ -1,8 +1,8 @@
 """Work shared between processes (``torchrun``, ``accelerate launch``): the same numbers as from one.
 
-Work comes in numbered parts that do not depend on how many processes there are. Each process does every n-th part, and
-:func:`gather` gives all of them all results, in the order of the parts. Sums over that order are the same sums, to the
-last bit, for any number of processes.
+Work comes in numbered parts that do not depend on the number of processes. Each of n processes does every n-th part.
+:func:`gather` gives every process all results in the order of the parts. Sums in that order are the same for any number
+of processes, to the last bit.
 """
 
 from __future__ import annotations
@@ -15,36 +15,36 @@ from typing import TypeVar
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import distributed
+
+from longstride.arrays import Array
 
 __all__ = ["gather", "is_first", "join", "mine", "rank_and_size", "wait"]
 
-Array = NDArray[np.float64]
 T = TypeVar("T")
 
-#: What processes did together last. Whoever lets go of it last needs the interpreter; were that a thread of the process
-#: group while the process ends, it would abort.
+#: What the processes did together last. If a thread of the process group freed it while the process ends, the process
+#: would abort.
 _last: list[distributed.Work] = []
 
 
 def join(device: str = "cpu") -> None:
-    """Join the processes that a launcher started beside this one; nothing where there is no launcher.
+    """Join the processes that a launcher started beside this one; without a launcher do nothing.
 
     Args:
-        device: Where the network runs; NCCL connects CUDA devices, gloo everything else.
+        device: Device of the network; NCCL connects CUDA devices, gloo all others.
     """
     if int(os.environ.get("WORLD_SIZE", "1")) < 2 or distributed.is_initialized():
         return
     if device.startswith("cuda"):
         torch.cuda.set_device(int(os.environ.get("LOCAL_RANK", "0")))
-    # They meet only between long pieces of work: nobody is dead for being late.
+    # They meet only between long pieces of work: a late process is not a dead one.
     distributed.init_process_group("nccl" if device.startswith("cuda") else "gloo", timeout=timedelta(days=30))
     atexit.register(distributed.destroy_process_group)  # its threads abort a process that ends before they do
 
 
 def rank_and_size() -> tuple[int, int]:
-    """Number of this process, from 0, and number of processes."""
+    """Number of this process, counted from 0, and number of processes."""
     if not (distributed.is_available() and distributed.is_initialized()):
         return 0, 1
     return distributed.get_rank(), distributed.get_world_size()
@@ -56,19 +56,19 @@ def is_first() -> bool:
 
 
 def mine(parts: Sequence[T]) -> list[T]:
-    """The parts that this process does: every n-th, from its own number on."""
+    """The parts that this process does: every n-th from its own number on, for n processes."""
     rank, size = rank_and_size()
     return list(parts[rank::size])
 
 
 def wait() -> None:
-    """Wait until every process has come here."""
+    """Wait until every process has called this."""
     if rank_and_size()[1] > 1:
         _together(distributed.barrier(async_op=True))
 
 
 def _together(work: distributed.Work | None) -> None:
-    """Wait for what all processes do, and keep it until the next."""
+    """Wait for what all processes do, and keep it until they do the next."""
     assert work is not None  # None comes from a process that does not take part
     work.wait()
     _last[:] = [work]
@@ -78,8 +78,8 @@ def gather(found: Mapping[int, Array], shapes: Sequence[tuple[int, ...]]) -> lis
     """Results of all parts, in order, on every process.
 
     Args:
-        found: This process's results by part number, float64.
-        shapes: Shape of every part's result.
+        found: Results of this process by number of the part, float64.
+        shapes: Shape of the result of every part.
     """
     if rank_and_size()[1] == 1:
         return [np.asarray(found[n], np.float64) for n in range(len(shapes))]

@@ -9,10 +9,10 @@ from typing import Any
 
 from torch import Tensor
 
+from longstride.calibration.converged import given, solved
 from longstride.calibration.endpoint.search import check_starts
 from longstride.calibration.method import Method, Settings, configured, described
 from longstride.calibration.methods import DEFAULT, method_of
-from longstride.calibration.converged import given, solved
 from longstride.calibration.reference.solve import Reference
 from longstride.calibration.samples import Samples
 from longstride.card import Card, ModelInfo

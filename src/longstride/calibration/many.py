@@ -13,11 +13,11 @@ from torch import Tensor
 from longstride.book import CardBook, Entry
 from longstride.calibration.anchors import anchors_of
 from longstride.calibration.calibrate import Progress, calibrate
+from longstride.calibration.converged import given, solved
 from longstride.calibration.endpoint.filled import finish_filled
 from longstride.calibration.endpoint.settings import FITTED, HELD_OUT, GaussNewtonSettings
 from longstride.calibration.method import configured, described
 from longstride.calibration.methods import DEFAULT, METHODS
-from longstride.calibration.converged import given, solved
 from longstride.calibration.samples import Samples
 from longstride.card import Card, ModelInfo
 from longstride.errors import InputError

@@ -1,6 +1,6 @@
 """How sure a figure is: bootstrap intervals over independent groups of samples.
 
-Both functions draw groups with replacement; all that a replicate is made of is how often each group was drawn.
+Both functions draw groups with replacement. A replicate is how often each group was drawn.
 """
 
 from __future__ import annotations
@@ -13,12 +13,12 @@ from typing import Any, TypeVar
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from longstride.arrays import Array
 from longstride.errors import InputError
 from longstride.intervals import student
 
 __all__ = ["Interval", "bootstrap_samples", "group_bootstrap"]
 
-Array = NDArray[np.float64]
 Groups = TypeVar("Groups")
 #: Fewer groups do not tell how far a statistic scatters.
 _FEWEST = 8
@@ -28,7 +28,7 @@ _FEWEST = 8
 class Interval:
     """A value and the ends of its confidence interval, in the value's unit.
 
-    The ends are None where nothing tells them: for fewer than 8 groups, and if a replicate is not finite.
+    The ends are None for fewer than 8 groups, and if a replicate is not finite.
     """
 
     value: float
@@ -45,16 +45,16 @@ def group_bootstrap(
 ) -> Interval:
     r"""Confidence interval of a statistic of sums over independent groups of samples.
 
-    Groups are drawn with replacement, their sums added up, and the statistic taken of the result. A set with repeats
-    has less spread than a fresh one, which shifts statistics such as Fréchet distances upward, so replicates
-    :math:`s_r` tell how far the value scatters, not where it lies. Around the value :math:`s` of all G groups,
+    Groups are drawn with replacement, their sums are added up, and the statistic is taken of the result. A set with
+    repeats has less spread than a fresh set. This shifts statistics such as Fréchet distances upward. So replicates
+    :math:`s_r` tell how far the value scatters, not what the value is. Around the value :math:`s` of all G groups,
 
     .. math:: s + q\left(\tfrac{t}{z} \sqrt{G / (G - 1)} \, (s_r - \bar s)\right)
 
-    at the two quantiles q of ``level``; the root makes the variance of a mean unbiased, and t / z, Student's quantile
-    with G - 1 degrees of freedom over the normal one, allows for a scatter that few groups tell only roughly. The same
-    seed draws the same groups, and a difference of two contestants on the same samples is a statistic of both their
-    sums: shared scatter then cancels.
+    at the two quantiles q of ``level``. The root makes the variance of a mean unbiased. Few groups tell their scatter
+    only roughly: t / z allows for that, Student's quantile with G - 1 degrees of freedom over the normal quantile. The
+    same seed draws the same groups. A difference of two contestants on the same samples is a statistic of the sums of
+    both: shared scatter then cancels.
 
     >>> sums = {"count": np.ones(4), "total": np.array([1.0, 2.0, 3.0, 2.0])}
     >>> group_bootstrap(lambda s: s["total"] / s["count"], sums).value
@@ -63,12 +63,13 @@ def group_bootstrap(
     Args:
         statistic: Takes what ``groups`` is, without the leading axes.
         groups: Arrays ``(G, ...)`` of sufficient statistics, alone or in nested dicts, tuples and lists.
-        replicates: Times that groups are drawn; its cost is that many statistics.
-        seed: Of the draws.
+        replicates: How often groups are drawn, and the statistic taken.
+        seed: Seed of the draws.
         level: Share of intervals that are to hold the truth.
 
     Raises:
-        InputError: no groups, leading axes of different lengths, or an impossible level or number of replicates.
+        InputError: there are no groups, their axes differ in length, or the level or number of replicates is
+            impossible.
 
     References:
         Efron & Tibshirani, An Introduction to the Bootstrap, 1993, Ch. 13; Rao & Wu, Resampling inference with
@@ -98,20 +99,20 @@ def bootstrap_samples(
     seed: int = 0,
     level: float = 0.95,
 ) -> Interval:
-    """:func:`group_bootstrap` of a statistic that no sums suffice for, such as a median: it sees the drawn samples.
+    """:func:`group_bootstrap` of a statistic of the samples themselves, such as a median.
 
     >>> bootstrap_samples(np.median, [[1.0, 5.0], [2.0, 4.0]]).value
     3.0
 
     Args:
-        statistic: Takes samples ``(n, ...)``, those of each group as often as it was drawn.
+        statistic: Takes samples ``(n, ...)``: each group's samples as often as the group was drawn.
         groups: The samples of each group, ``(n_g,)``, or ``(n_g, contestants)`` to compare on the same draws.
-        replicates: Times that groups are drawn.
-        seed: Of the draws.
+        replicates: How often groups are drawn.
+        seed: Seed of the draws.
         level: Share of intervals that are to hold the truth.
 
     Raises:
-        InputError: no groups, other shapes, or an impossible level or number of replicates.
+        InputError: there are no groups, their shapes differ, or the level or number of replicates is impossible.
     """
     parts = [np.asarray(group) for group in groups]
     if not parts or any(part.ndim == 0 or part.shape[1:] != parts[0].shape[1:] for part in parts):
@@ -132,14 +133,14 @@ def _draws(groups: int, replicates: int, seed: int) -> Array:
 
 
 def _interval(statistic: Callable[[int], float], shape: tuple[int, ...], level: float) -> Interval:
-    """Of the statistic by row of the draws, which have ``shape``."""
+    """The interval of a statistic by row of the draws, which have ``shape``."""
     if not 0 < level < 1:
         raise InputError(f"level must lie between 0 and 1, got {level}")
     rows, groups = shape
     value = float(statistic(0))
     if groups < _FEWEST:
         return Interval(value, None, None)
-    with np.errstate(divide="ignore", invalid="ignore"):  # a ratio of a draw without any, for one
+    with np.errstate(divide="ignore", invalid="ignore"):  # such as a ratio to a sum that no drawn group has
         replicates = np.array([statistic(row) for row in range(1, rows)], dtype=np.float64)
     if not np.isfinite(replicates).all():
         return Interval(value, None, None)

@@ -1,4 +1,4 @@
-"""Who takes part in a comparison: classical solvers, their calibrated forms, and cards."""
+"""Who takes part in a comparison, and how samplers are written for people."""
 
 from __future__ import annotations
 
@@ -12,7 +12,17 @@ from longstride.schedule import Schedule
 from longstride.solvers import build, steps_for_nfe
 from longstride.table import SolverTable
 
-__all__ = ["CONTESTANTS", "PAPER", "Contestant", "base_table", "contestant", "label", "paper", "spacing_of"]
+__all__ = [
+    "CONTESTANTS",
+    "PAPER",
+    "Contestant",
+    "base_table",
+    "card_label",
+    "contestant",
+    "label",
+    "paper",
+    "spacing_of",
+]
 
 
 @dataclass(frozen=True)
@@ -23,11 +33,11 @@ class Contestant:
         name: In results, plots and tables.
         label: For people.
         solver: The classical solver.
-        options: Its options.
+        options: Options of the solver.
         method: Calibration method, or None for the classical solver as it is.
-        settings: The method's settings, where they are not its own.
+        settings: Settings of the method that differ from its defaults.
         guided: Whether it is meant for guided sampling only.
-        spacing: Grid that its paper uses it on, where the usual one of the model is not meant.
+        spacing: Grid that its paper uses it on, or None for the usual grid of the model.
     """
 
     name: str
@@ -41,14 +51,14 @@ class Contestant:
 
     @property
     def whole(self) -> bool:
-        """Whether it is fitted to where samples end, and so to converged solutions of all calibration samples."""
+        """Whether it is fitted to where samples end, which needs the converged solutions of all calibration samples."""
         return self.method == "gauss_newton"
 
     @property
     def base(self) -> str | None:
-        """What it is compared with: its solver without calibration; None for a classical solver.
+        """Name of its solver without calibration, which it is compared with; None for a classical solver.
 
-        A whole fit may start from another classical table, which its card names, and its gate compares with that.
+        A whole fit may start from another classical table. Its card names that table, and its gate compares with it.
         """
         return None if self.method is None else self.solver
 
@@ -78,7 +88,7 @@ _ALL = (
 )
 #: Every contestant by name.
 CONTESTANTS: dict[str, Contestant] = {one.name: one for one in _ALL}
-#: Those of the paper's tables, and UniPC-3 as what a user would otherwise take.
+#: Contestants of the paper's tables, and UniPC-3 as what a user would otherwise take.
 PAPER = tuple(
     name
     for name in CONTESTANTS
@@ -102,9 +112,46 @@ def contestant(name: str) -> Contestant:
     return CONTESTANTS[name]
 
 
+#: Samplers that are no contestants: the converged solution, the classical solvers of searches, fits of benchmarks.
+_OTHERS = {
+    "teacher": "converged",
+    "ipndm2": "iPNDM-2",
+    "ipndm3": "iPNDM-3",
+    "ipndm4": "iPNDM-4",
+    "deis3": "DEIS-3",
+    "unipc2": "UniPC-2",
+    "unipc3": "UniPC-3",
+    "gauss_newton_full": "longstride, 6 steps",
+    "global": "longstride, row by row",
+}
+#: What a card says of itself otherwise than a comparison does.
+_IN_CARDS = {
+    "heun": "Heun",
+    "gauss_newton": "Gauss–Newton",
+    "global": "Gauss–Newton, row by row",
+    "given": "the given table",
+    "filled": "the filled table",
+}
+
+
 def label(name: str) -> str:
-    """How a sampler is written for people; other names, such as those of cards, as they are."""
-    return CONTESTANTS[name].label if name in CONTESTANTS else {"teacher": "converged"}.get(name, name)
+    """How a comparison writes a sampler for people; an unknown name, such as a card's, stays as it is.
+
+    >>> label("gauss_newton"), label("unipc3"), label("mine")
+    ('longstride', 'UniPC-3', 'mine')
+    """
+    return CONTESTANTS[name].label if name in CONTESTANTS else _OTHERS.get(name, name)
+
+
+def card_label(name: str) -> str:
+    """How a card's method, its solver, or the start ``solver@grid`` of its fit is written for people.
+
+    >>> card_label("gauss_newton"), card_label("unipc3@log_snr"), card_label("given")
+    ('Gauss–Newton', 'UniPC-3 on log_snr', 'the given table')
+    """
+    solver, _, spacing = name.partition("@")
+    text = _IN_CARDS.get(solver) or label(solver)
+    return f"{text} on {spacing}" if spacing else text
 
 
 def base_table(
@@ -126,11 +173,11 @@ def base_table(
         spacing: Name of the grid; see :func:`spacing_of`.
         final: Its last level.
         exactly: Whether to refuse a number of calls that the solver cannot spend exactly, such as 5 by a solver of two
-            calls per step; otherwise it spends the most that it can below.
+            calls per step. If not, the solver spends the most calls that it can below the number.
         **options: The solver's options.
 
     Raises:
-        InputError: the solver cannot spend them.
+        InputError: the solver cannot spend so many calls.
     """
     for calls in range(nfe, nfe - 1 if exactly else 0, -1):
         try:

@@ -1,8 +1,8 @@
-"""Networks that turn pictures into features, by name: where sets of pictures are compared.
+"""Networks that turn pictures into features, by name. Sets of pictures are compared by their features.
 
-The usual Inception weights come in no package and must be downloaded; EfficientNet-Lite0's come in one, so everybody
-can compute its figures offline. A distance is named after its extractor: ``FD (EfficientNet-Lite0)`` and FID are
-different measures and cannot be compared.
+The usual Inception weights come in no package and must be downloaded. The weights of EfficientNet-Lite0 come in a
+package, so everybody can compute its figures offline. A distance is named after its extractor: ``FD
+(EfficientNet-Lite0)`` and FID are different measures and cannot be compared.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ __all__ = ["FEATURES", "Extractor", "FeatureNet", "InceptionFeatures", "load_fea
 
 
 class Extractor(Protocol):
-    """What every entry of :data:`FEATURES` makes.
+    """A network of :data:`FEATURES`, ready to be called.
 
     Attributes:
         name: Its name in :data:`FEATURES`.
@@ -77,8 +77,7 @@ class FeatureNet:
 class InceptionFeatures:
     """The 2,048 pool features of the Inception-v3 network that FID is defined with, through ``torch-fidelity``.
 
-    The weights are downloaded once, into torch's hub folder. They enlarge pictures as the original TensorFlow code
-    does.
+    The weights are downloaded once, into torch's hub folder. Pictures are enlarged as by the original TensorFlow code.
 
     Args:
         device: Where the network runs.
@@ -135,7 +134,7 @@ def load_features(name: str, device: torch.device | str = "cpu") -> Extractor:
     """Make the extractor of a name in :data:`FEATURES`, ready on ``device``.
 
     Raises:
-        InputError: the name is unknown, or the extractor's packages or weights cannot be had.
+        InputError: the name is unknown, or the packages or weights of the extractor are missing.
     """
     if name not in FEATURES:
         raise unknown("features", name, FEATURES)

@@ -10,9 +10,9 @@ from typing import Any
 import numpy as np
 
 from longstride.calibration import Reference, calibrate
+from longstride.calibration.converged import solved
 from longstride.calibration.method import configured, described
 from longstride.calibration.methods import method_of
-from longstride.calibration.converged import solved
 from longstride.calibration.samples import Samples
 from longstride.card import Card, load_card
 from longstride.errors import CardError
@@ -33,7 +33,15 @@ Say = Callable[[str, int, int], None]
 def calibrate_entrants(
     model: Model, study: Study, tables: Mapping[Key, SolverTable], folder: Path, say: Say
 ) -> dict[Key, Card]:
-    """Cards of all calibrated contestants; one noise and one converged solution serve all of them."""
+    """Cards of all calibrated contestants, from one noise and one converged solution.
+
+    Args:
+        model: The pretrained model.
+        study: What is compared.
+        tables: The base table of every contestant and number of calls.
+        folder: Folder of the study; cards that are there and fit are taken as they are.
+        say: Called with (what is being done, done, total).
+    """
     entrants = {one.name: one for one in study.entrants if one.method is not None}
     wanted = {key: table for key, table in tables.items() if key[0] in entrants}
     places = {key: folder / "cards" / f"{key[0]}-{key[1]}.json" for key in wanted}
@@ -81,21 +89,21 @@ def calibrate_entrants(
 
 
 def _settings(one: Contestant, study: Study) -> dict[str, Any]:
-    """Settings of a contestant's calibration; only IIA makes fine steps."""
+    """Settings of a contestant's calibration; of the methods only IIA makes fine steps."""
     own = method_of(one.method or "iia")
     fine = {"substeps": study.substeps} if hasattr(own.settings, "substeps") else {}
     return {**fine, **one.settings}
 
 
 def _same_run(base: SolverTable, table: SolverTable, one: Contestant) -> bool:
-    """Whether a card's base is a contestant's table; a whole fit chooses its base between the same two levels."""
+    """Whether a card's base fits a contestant's table: equal to it, or for a whole fit between the same two levels."""
     if not one.whole:
         return base.distance(table) == 0
     return base.nfe == table.nfe and np.array_equal(base.sigmas[[0, -1]], table.sigmas[[0, -1]])
 
 
 def _finished(place: Path, table: SolverTable, one: Contestant, study: Study) -> Card | None:
-    """The card at ``place``, if every process has it and it is of this base and these settings."""
+    """The card at ``place``, if every process has a card there with this base and these settings."""
     try:
         card = load_card(place) if place.exists() else None
     except CardError:

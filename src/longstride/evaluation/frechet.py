@@ -1,7 +1,7 @@
 r"""Fréchet distance between sets of pictures, from sums that can be streamed, merged and resampled.
 
-With few samples a Fréchet distance in 1280 dimensions is mostly bias, so features are projected to leading principal
-components of real pictures, and every figure stands beside its floor: the distance of as many other real pictures.
+With few samples a Fréchet distance in 1280 dimensions is mostly bias. So features are projected to leading principal
+components of real pictures. Every figure stands beside its floor: the distance of as many other real pictures.
 A set of N coordinates :math:`x_i` enters only through :math:`(N, \sum x_i, \sum x_i x_i^T)`, its :class:`Moments`.
 """
 
@@ -14,25 +14,24 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from longstride.arrays import Array
 from longstride.errors import InputError
 
 __all__ = ["FeatureSpace", "Moments", "frechet_distance"]
-
-Array = NDArray[np.float64]
 
 
 class Moments:
     """Count, sum and sum of outer products of coordinates, in float64.
 
-    All three are sums over samples: those of a union are the sum of the parts', in any order.
+    All three are sums over samples: the moments of a union are the sum of the moments of its parts, in any order.
 
     Args:
-        dimensions: Of one sample, d.
+        dimensions: Coordinates of one sample, d.
 
     Attributes:
         count: Samples so far.
-        total: Their sum, shape ``(d,)``.
-        outer: The sum of their outer products, shape ``(d, d)``.
+        total: Sum of the samples, shape ``(d,)``.
+        outer: Sum of their outer products, shape ``(d, d)``.
     """
 
     def __init__(self, dimensions: int) -> None:
@@ -54,7 +53,7 @@ class Moments:
             coordinates: Shape ``(N, d)``; N may be 0.
 
         Raises:
-            InputError: another shape, or a value that is not finite.
+            InputError: the shape differs, or a value is not finite.
         """
         if coordinates.ndim != 2 or coordinates.shape[1] != self.dimensions:
             raise InputError(f"expected coordinates (N, {self.dimensions}), got {coordinates.shape}")
@@ -75,24 +74,24 @@ class Moments:
 
     @property
     def mean(self) -> Array:
-        """Shape ``(d,)``; needs a sample."""
+        """The mean, shape ``(d,)``; needs a sample."""
         return self.total / self.count
 
     @property
     def covariance(self) -> Array:
-        """Unbiased, shape ``(d, d)``; needs two samples."""
+        """The unbiased covariance, shape ``(d, d)``; needs two samples."""
         covariance: Array = (self.outer - np.outer(self.total, self.mean)) / (self.count - 1)
         return covariance
 
     def leading(self, dimensions: int) -> Moments:
-        """Moments of the first coordinates alone."""
+        """Moments of the first ``dimensions`` coordinates alone."""
         part = Moments(dimensions)
         part.count, part.total = self.count, self.total[:dimensions]
         part.outer = self.outer[:dimensions, :dimensions]
         return part
 
     def pack(self) -> Array:
-        """One array ``(1 + d + d²,)``, in which merging is addition: for all-reduce, files and resampling."""
+        """One array ``(1 + d + d²,)``, for files and for sums over sets: to add two is to merge them."""
         return np.concatenate([[self.count], self.total, self.outer.ravel()])
 
     @classmethod
@@ -100,7 +99,7 @@ class Moments:
         """The inverse of :meth:`pack`.
 
         Raises:
-            InputError: another length, or no number of samples in front.
+            InputError: the length differs, or the first number is no number of samples.
         """
         if array.shape != (1 + dimensions + dimensions**2,):
             raise InputError(
@@ -121,11 +120,11 @@ def frechet_distance(a: Moments, b: Moments) -> float:
 
     .. math:: \|m_a - m_b\|^2 + \operatorname{tr}(A + B) - 2 \operatorname{tr} (A^{1/2} B A^{1/2})^{1/2}
 
-    The last trace is the sum of the singular values of :math:`B^{1/2} A^{1/2}`: no product of covariances is formed,
-    so a set that does not span the space is at distance 0 from itself, to rounding.
+    The last trace is the sum of the singular values of :math:`B^{1/2} A^{1/2}`. No product of covariances is formed:
+    a set that does not span the space is at distance 0 from itself, to rounding.
 
     Raises:
-        InputError: different dimensions, or fewer than two samples.
+        InputError: the dimensions differ, or a set has fewer than two samples.
 
     References:
         Heusel et al., GANs Trained by a Two Time-Scale Update Rule, 2017, Eq. (6). https://arxiv.org/abs/1706.08500
@@ -141,7 +140,7 @@ def frechet_distance(a: Moments, b: Moments) -> float:
 
 
 def _root(covariance: Array) -> Array:
-    """R with R Rᵀ = covariance; eigenvalues that are only rounding count as zero."""
+    """R with R Rᵀ = covariance; eigenvalues below rounding count as zero."""
     values, vectors = np.linalg.eigh(covariance)
     rounding = len(values) * np.finfo(np.float64).eps * values[-1]
     root: Array = vectors * np.sqrt(np.where(values > rounding, values, 0))
@@ -150,11 +149,11 @@ def _root(covariance: Array) -> Array:
 
 @dataclass(frozen=True, eq=False)
 class FeatureSpace:
-    """The leading principal components of reference features: where sets are compared.
+    """The leading principal components of reference features, in which sets are compared.
 
     Attributes:
-        mean: Of the reference features, shape ``(d,)``.
-        axes: Orthonormal columns, by falling variance, shape ``(d, dimensions)``.
+        mean: Mean of the reference features, shape ``(d,)``.
+        axes: Orthonormal columns by falling variance, shape ``(d, dimensions)``.
         features: Name of the extractor in ``FEATURES``.
     """
 
@@ -168,7 +167,7 @@ class FeatureSpace:
 
     @property
     def dimensions(self) -> int:
-        """Coordinates of one picture."""
+        """Number of coordinates of one picture."""
         return int(self.axes.shape[1])
 
     @classmethod
@@ -178,10 +177,10 @@ class FeatureSpace:
         Args:
             features: Shape ``(N, d)``.
             dimensions: Components to keep; at most ``min(N - 1, d)``.
-            name: Of the extractor that made the features.
+            name: Name of the extractor that made the features.
 
         Raises:
-            InputError: so many components are not spanned.
+            InputError: the samples do not span so many components.
         """
         count, width = features.shape
         if not 1 <= dimensions <= min(count - 1, width):
@@ -198,7 +197,7 @@ class FeatureSpace:
         """Coordinates ``(N, dimensions)`` of features ``(N, d)``.
 
         Raises:
-            InputError: features of another width.
+            InputError: the width of the features differs.
         """
         if features.ndim != 2 or features.shape[1] != len(self.mean):
             raise InputError(f"expected {self.features} features (N, {len(self.mean)}), got {tuple(features.shape)}")

@@ -1,8 +1,8 @@
 """Drawing and measuring: one batch of seeds at a time, each of them a part of a journal.
 
-Of a drawn picture its coordinates in the feature space, its error to the converged solution, and a few statistics are
-kept; the picture itself is forgotten. Batches come in *groups* of consecutive seeds. A group is done by one process,
-and is what is resampled for intervals.
+Of a picture three things are kept: its coordinates in the feature space, its error to the converged solution, and a
+few statistics. Batches come in *groups* of consecutive seeds. One process does a whole group. Intervals come from
+resampled groups.
 """
 
 from __future__ import annotations
@@ -14,9 +14,9 @@ from typing import Any
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
 
+from longstride.arrays import Array
 from longstride.calibration.reference.solve import solve_reference, squared_errors
 from longstride.denoiser import Denoiser
 from longstride.evaluation.features import Extractor
@@ -30,21 +30,20 @@ from longstride.zoo.model import Model
 
 __all__ = ["GROUPS", "Key", "Measurer", "Sampler", "Tally", "number_of", "split_batches"]
 
-Array = NDArray[np.float64]
 #: A contestant and its number of network calls.
 Key = tuple[str, int]
-#: A table, or ``sampler(denoiser, noise)`` that returns the last state, for methods that no table describes.
+#: A table, or for other methods a function ``sampler(denoiser, noise)`` that returns the last state.
 Sampler = SolverTable | Callable[[Denoiser, Tensor], Tensor]
-#: Most groups of batches, and so most processes that can share an evaluation.
+#: The largest number of groups, and so of processes that can share an evaluation.
 GROUPS = 64
-#: Coordinates of so many samples are kept whole, for the measures that compare neighbours.
+#: For the measures that compare neighbours, the coordinates of so many samples are kept.
 NEIGHBOURS = 1000
 #: Place of what is kept of the converged samples of a batch.
 _CONVERGED = "batches/{}/teacher"
 
 
 def split_batches(seeds: range, batch_size: int) -> list[list[range]]:
-    """Groups of batches: at most :data:`GROUPS`, whose numbers of batches differ by at most one."""
+    """At most :data:`GROUPS` groups of batches; their numbers of batches differ by at most one."""
     batches = [seeds[begin : begin + batch_size] for begin in range(0, len(seeds), batch_size)]
     bounds = np.linspace(0, len(batches), min(GROUPS, len(batches)) + 1).round().astype(int)
     return [batches[a:b] for a, b in pairwise(bounds.tolist())]
@@ -52,14 +51,14 @@ def split_batches(seeds: range, batch_size: int) -> list[list[range]]:
 
 @dataclass
 class Tally:
-    """Everything that is known of one set of samples, group by group.
+    """What was measured of one set of samples, group by group.
 
     Attributes:
         moments: Packed moments of the coordinates, one row per group.
         statistics: Sums of the picture statistics, one row per group.
         counts: Samples per group, shape ``(G,)``.
-        squared: Squared errors per sample of every group; empty for sets that are compared with nothing.
-        coordinates: Of the first :data:`NEIGHBOURS` samples.
+        squared: Squared errors per sample of every group; empty for a set without a converged solution.
+        coordinates: Coordinates of the first :data:`NEIGHBOURS` samples.
         calls: Network calls per sample, as counted.
     """
 
@@ -73,7 +72,7 @@ class Tally:
 
 @dataclass
 class _Group:
-    """The tally of one group while its batches are read."""
+    """What was measured of one group, while its batches are read."""
 
     moments: Moments
     statistics: Array = field(default_factory=lambda: np.zeros(len(PICTURE_STATISTICS)))
@@ -82,49 +81,43 @@ class _Group:
     coordinates: list[Array] = field(default_factory=list)
 
 
+@dataclass(kw_only=True)
 class Measurer:
     """Draws and measures, with every finished batch in a journal.
 
-    Args:
+    Attributes:
         model: The pretrained model.
         guidance: Classifier-free guidance scale, or None.
         reference_steps: Steps of the converged solution.
-        extractor: Gives features of pictures, or None: then nothing but errors is measured.
-        space: Where distances are measured, or None.
+        extractor: Gives features of pictures; without one only errors are measured.
+        space: Space in which distances are measured, or None.
         journal: Keeps the batches.
         say: Called with (what is being done, done, total).
         keep: Whether converged samples stay in the journal, for samplers that are measured another time.
     """
 
-    def __init__(
-        self,
-        model: Model,
-        *,
-        guidance: float | None,
-        reference_steps: int,
-        extractor: Extractor | None,
-        space: FeatureSpace | None,
-        journal: Journal,
-        say: Callable[[str, int, int], None],
-        keep: bool = False,
-    ) -> None:
-        self.model, self.guidance, self.reference_steps = model, guidance, reference_steps
-        self.extractor, self.space, self.journal, self.say = extractor, space, journal, say
-        self.keep = keep
+    model: Model
+    guidance: float | None
+    reference_steps: int
+    extractor: Extractor | None
+    space: FeatureSpace | None
+    journal: Journal
+    say: Callable[[str, int, int], None]
+    keep: bool = False
 
     @property
     def dimensions(self) -> int:
-        """Coordinates per sample; 0 where no distances are measured."""
+        """Coordinates per sample; 0 if no distances are measured."""
         return 0 if self.space is None else self.space.dimensions
 
     def features(self, samples: Tensor) -> Tensor:
-        """Features ``(B, d)`` of samples, which are decoded first where they are latents."""
+        """Features ``(B, d)`` of samples; latents are decoded first."""
         if self.extractor is None:
             return torch.empty(len(samples), 0)
         return self.extractor(self.model.pictures(samples))
 
     def _seen(self, samples: Tensor) -> dict[str, Array]:
-        """What is kept of drawn samples."""
+        """Coordinates and statistics of samples."""
         if self.extractor is None or self.space is None:
             return {"coordinates": np.empty((len(samples), 0)), "statistics": np.zeros((len(samples), 0))}
         pictures = self.model.pictures(samples)
@@ -132,7 +125,7 @@ class Measurer:
         return {"coordinates": coordinates.astype(np.float32), "statistics": picture_statistics(pictures)}
 
     def converged(self, seeds: range, table: SolverTable, check: int) -> tuple[Tensor, float, float]:
-        """Converged samples between the ends of ``table``, their own error, and forward passes without the check."""
+        """Converged samples between the ends of ``table``, their error, and the forward passes without the check."""
         noise, denoiser = self.model.noise(seeds, table.sigmas[0]), self.model.denoiser(seeds, self.guidance)
         found = solve_reference(denoiser, noise, table, steps=self.reference_steps, check_samples=check)
         return found.samples, found.error, float(found.nfe * len(seeds) * denoiser.cost)
@@ -154,7 +147,7 @@ class Measurer:
     def contest(
         self, seeds: range, batch_size: int, ends: SolverTable, samplers: Mapping[Key, Sampler]
     ) -> tuple[Tally, dict[Key, Tally]]:
-        """Draw all batches; the tally of the converged samples, and those of all samplers.
+        """Draw all batches; returns the tally of the converged samples, and the tallies of all samplers.
 
         Args:
             seeds: Evaluation seeds.
@@ -178,7 +171,7 @@ class Measurer:
     def _batch(self, batch: range, place: str, ends: SolverTable, samplers: Mapping[Key, Sampler]) -> None:
         """Measure all samplers on one batch; the same table under several names is run once.
 
-        The converged samples are kept until the last is done, or for good where that is wanted.
+        Unless ``keep`` is set, the converged samples are dropped after the last sampler.
         """
         facts: dict[str, Any] = {}
         noise, denoiser = self.model.noise(batch, ends.sigmas[0]), self.model.denoiser(batch, self.guidance)
@@ -196,7 +189,7 @@ class Measurer:
             return target[0]
 
         def teacher() -> dict[str, Any]:
-            self.journal.discard(f"{place}/target")  # its error belongs to what is written here
+            self.journal.discard(f"{place}/target")  # the facts below are of a solution that is made now
             samples = converged()
             return {**self._seen(samples), **facts}
 
@@ -223,7 +216,7 @@ class Measurer:
         return self.journal.read(place.format(number_of(batch, seeds)))
 
     def _tally(self, place: str, seeds: range, groups: list[list[range]], *, compared: bool) -> Tally:
-        """Read one set's parts, named ``place`` with their numbers, by group; processes share the groups."""
+        """Read the parts of one set by group; the processes share the groups. ``place`` names a part by its number."""
         found: dict[int, _Group] = {}
         for number in mine(range(len(groups))):
             group = found[number] = _Group(Moments(self.dimensions))
@@ -272,10 +265,10 @@ class Measurer:
 
 
 def number_of(batch: range, seeds: range) -> str:
-    """Number of a batch, by which its parts are named: where it begins among all seeds."""
+    """Number of a batch in the names of its parts: its first seed, counted from the first of all seeds."""
     return f"{batch.start - seeds.start:08d}"
 
 
 def _slug(key: Key, one: Sampler) -> str:
-    """Name of a part: the same name may stand for other numbers another time."""
+    """Name of a sampler's parts; a table adds its digest, because another study may give the name another table."""
     return f"{key[0]}-{key[1]}" + (f"-{table_digest(one)[:8]}" if isinstance(one, SolverTable) else "")

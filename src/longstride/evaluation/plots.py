@@ -1,4 +1,4 @@
-"""Pictures: grids of samples, labelled comparisons, and error curves that are legible in grey."""
+"""Pictures: grids of samples, labelled comparisons, and error curves that can be read in grey."""
 
 from __future__ import annotations
 
@@ -50,10 +50,10 @@ def comparison(rows: Sequence[tuple[str, Tensor]], path: Path, *, title: str = "
     """Write labelled rows of pictures from the same noise.
 
     Args:
-        rows: ``(label, pictures (B, 1 or 3, H, W) in [-1, 1])`` per row; all of one shape.
+        rows: ``(label, pictures (B, 1 or 3, H, W) in [-1, 1])`` per row; all pictures have one shape.
         path: PNG file.
         title: Headline.
-        pixel: Width of one picture pixel; default: so that a picture is about 100 wide.
+        pixel: Width of one pixel of a picture; by default a picture is about 100 wide.
     """
     plt = pyplot()
     count, _, height, width = rows[0][1].shape
@@ -94,15 +94,15 @@ _DRAWN = {
 def effect_curves(
     results: Results, path: Path, *, measures: Sequence[str] = ("rmse", "fd_teacher"), title: str = ""
 ) -> None:
-    """Plot what calibration does: a column per base solver, a row per measure, against network calls on log axes.
+    """Plot what calibration does, against network calls on log axes: a column per base solver, a row per measure.
 
-    Dashed with open markers is the base, solid its calibrated forms, dotted in light grey a solver that is not
-    calibrated; bars are 95 % intervals. A thin line stands where converged samples from other noise are.
+    The base is dashed with open markers. Its calibrated forms are solid. A solver without a calibrated form is dotted
+    in light grey. Bars are 95 % intervals. A thin line marks converged samples from other noise.
 
     Args:
-        results: A study's.
+        results: Results of a study.
         path: PNG file.
-        measures: Of those that were measured.
+        measures: Measures to plot; a measure that the study does not have is left out.
         title: Headline.
     """
     plt = pyplot()
@@ -132,7 +132,7 @@ def effect_curves(
     save_figure(figure, path)
 
 
-#: Colour, marker, whether filled, line style: told apart in grey by the last three.
+#: Colour, marker, whether it is filled, line style. In grey the last three tell curves apart.
 _LOOKS = (
     ("#666666", "o", False, (0, (4, 2))),
     ("#c1121f", "o", True, "-"),
@@ -141,12 +141,12 @@ _LOOKS = (
 )
 
 
-#: Solvers without a calibrated form, which stand in every column.
+#: The look of solvers without a calibrated form. They stand in every column.
 _OTHER = ("#b0b0b0", "x", True, (0, (1, 2)))
 
 
 def _families(results: Results) -> tuple[dict[str, list[str]], list[str]]:
-    """Every base with its calibrated forms, and the classical solvers without any."""
+    """Every base with its calibrated forms, and the classical solvers without a calibrated form."""
     bases = {line.contestant: line.base for line in results.lines if line.base is not None}
     families: dict[str, list[str]] = {}
     for base in dict.fromkeys(bases.values()):
@@ -178,7 +178,7 @@ def _curve(ax: Any, results: Results, name: str, measure: str, look: tuple[Any, 
 
 
 def log_axes(ax: Any, nfes: Sequence[int]) -> None:
-    """Log axes with plain numbers: ticks of x at ``nfes`` as far as they do not meet, of y at 1, 2, 5."""
+    """Log axes with plain numbers; ticks of x stand at ``nfes`` if they do not meet, ticks of y at 1, 2, 5."""
     from matplotlib.ticker import FuncFormatter, LogLocator, NullLocator
 
     ax.set_xscale("log")

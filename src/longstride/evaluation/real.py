@@ -1,4 +1,4 @@
-"""Statistics of real pictures: from a file that was measured before, or from a folder of pictures."""
+"""Statistics of real pictures, from a file that was measured before or from a folder of pictures."""
 
 from __future__ import annotations
 
@@ -36,15 +36,16 @@ def real_pictures(path: Path, model: Model, features: str, dimensions: int, devi
     """Statistics of the real pictures at ``path``.
 
     Args:
-        path: A file written by :meth:`ReferenceSet.save`, or a folder of pictures of the model's size. Every other
-            picture, in the order of their names, is kept apart for the floor: the distance of real to real.
-        model: Its pictures are compared with them.
+        path: A file of :meth:`ReferenceSet.save`, or a folder of pictures of the model's size. Every second picture
+            by name is kept apart for the floor: the distance of real pictures to real pictures.
+        model: The model whose pictures are compared with the real pictures.
         features: Name of the extractor.
         dimensions: Principal components.
         device: Where the extractor runs.
 
     Raises:
-        InputError: nothing there, no pictures, one of another size than the model's, or one that cannot be read.
+        InputError: nothing is there, there are no pictures, or a picture has another size than the model's or cannot be
+            read.
     """
     if not path.is_dir():
         found = ReferenceSet.load(path)

@@ -1,4 +1,4 @@
-"""Statistics of real pictures, kept in one file: what samples of a network are compared with."""
+"""Statistics of real pictures in one file. Samples of a network are compared with them."""
 
 from __future__ import annotations
 
@@ -18,6 +18,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from longstride.arrays import Array
 from longstride.errors import InputError
 from longstride.evaluation.features import Extractor
 from longstride.evaluation.frechet import FeatureSpace, Moments, frechet_distance
@@ -30,7 +31,7 @@ __all__ = ["ReferenceSet"]
 _VERSION = 1
 #: Coordinates that are kept for density and coverage.
 _KEPT = 1_000
-#: What reading a file that is cut, edited or something else can raise.
+#: What can be raised while a damaged file is read.
 _BROKEN = (
     OSError,
     ValueError,
@@ -51,14 +52,14 @@ class ReferenceSet:
 
     Attributes:
         source: Where the pictures are from, in words.
-        space: Where they are compared; knows its extractor.
-        moments: Of all reference pictures in that space.
+        space: Space in which pictures are compared.
+        moments: Moments of all reference pictures in that space.
         others: Moments of subsets of other real pictures, by size; see :attr:`floor`.
-        coordinates: Of at most 1,000 reference pictures, drawn at random, ``(n, dimensions)`` float32.
+        coordinates: Coordinates ``(n, dimensions)`` of at most 1,000 random reference pictures, float32.
         pictures: Means of :data:`PICTURE_STATISTICS` over the reference pictures, shape ``(6,)``.
 
     Raises:
-        InputError: shapes that do not belong together, or values that are not finite.
+        InputError: the shapes do not fit each other, or a value is not finite.
     """
 
     source: str
@@ -66,7 +67,7 @@ class ReferenceSet:
     moments: Moments
     others: tuple[Moments, ...]
     coordinates: NDArray[np.float32]
-    pictures: NDArray[np.float64]
+    pictures: Array
 
     def __post_init__(self) -> None:
         width = self.space.dimensions
@@ -97,20 +98,19 @@ class ReferenceSet:
         dimensions: int,
         source: str,
     ) -> ReferenceSet:
-        """Measure two splits of real pictures; each is gone through once.
+        """Measure two splits of real pictures; each split is read once.
 
-        Only features are held in memory. The order of the pictures does not matter: subsets are drawn at random from
-        a fixed seed.
+        Only features are held in memory. Subsets are drawn at random from a fixed seed.
 
         Args:
             pictures: Batches ``(B, 1 or 3, H, W)`` in [-1, 1]: the reference.
             held_out: Batches of other pictures from the same source, for the floor.
-            extractor: Made by ``load_features``.
-            dimensions: Components of the space.
+            extractor: Network that makes the features; see ``load_features``.
+            dimensions: Principal components of the space.
             source: Where the pictures are from, in words.
 
         Raises:
-            InputError: too few pictures, or pictures that the extractor cannot see.
+            InputError: there are too few pictures, or the extractor cannot read them.
         """
         batches, total = [], np.zeros(len(PICTURE_STATISTICS))
         for batch in pictures:
@@ -139,17 +139,17 @@ class ReferenceSet:
 
     @cached_property
     def floor(self) -> tuple[tuple[int, float], ...]:
-        """``(size, distance)`` pairs, by size: the Fréchet distance of that many other real pictures to the reference.
+        """``(size, distance)`` pairs by size: the Fréchet distance of so many other real pictures to the reference.
 
-        No model can be expected to get below it with as many samples.
+        No model can be expected to be nearer with as many samples.
         """
         return tuple((other.count, frechet_distance(other, self.moments)) for other in self.others)
 
     def reduced(self, dimensions: int) -> ReferenceSet:
-        """The same in fewer dimensions: the leading components.
+        """The reference in its leading ``dimensions`` components.
 
         Raises:
-            InputError: it has fewer.
+            InputError: the reference has fewer.
         """
         if not 1 <= dimensions <= self.space.dimensions:
             raise InputError(
@@ -161,12 +161,12 @@ class ReferenceSet:
         return replace(self, space=space, moments=moments, others=others, coordinates=self.coordinates[:, :dimensions])
 
     def floor_near(self, samples: int) -> tuple[int, float]:
-        """Size and distance of the floor at the size that is nearest to ``samples``, as a ratio."""
+        """Size and distance of the floor at the size whose ratio to ``samples`` is nearest to 1."""
         return min(self.floor, key=lambda pair: abs(math.log(pair[0] / samples)))
 
     @property
     def digest(self) -> str:
-        """SHA-256 of the content; equal after saving and loading."""
+        """SHA-256 of the content, equal before saving and after loading."""
         found = hashlib.sha256()
         for name, array in sorted(self._content().items()):
             found.update(f"{name} {array.dtype} {array.shape}\n".encode())
@@ -177,7 +177,7 @@ class ReferenceSet:
         """Write one ``.npz`` file, whole or not at all; equal references give equal bytes.
 
         Raises:
-            InputError: the folder is missing or cannot be written.
+            InputError: the folder is missing, or cannot be written.
         """
         content = io.BytesIO()
         np.savez(content, **self._content())
@@ -201,7 +201,7 @@ class ReferenceSet:
         """Read what :meth:`save` wrote; nothing is unpickled.
 
         Raises:
-            InputError: the file is missing, is no reference, is damaged, or was written by a newer longstride.
+            InputError: the file is missing, holds no reference, is damaged, or comes from a newer longstride.
         """
         try:
             with path.open("rb") as file, np.lib.npyio.NpzFile(file, allow_pickle=False) as content:
@@ -231,7 +231,7 @@ class ReferenceSet:
         )
 
 
-def _numbers(content: dict[str, NDArray[Any]], name: str) -> NDArray[np.float64]:
+def _numbers(content: dict[str, NDArray[Any]], name: str) -> Array:
     if name not in content:
         raise InputError(f"it has no {name}")
     if content[name].dtype.kind not in "fiu":

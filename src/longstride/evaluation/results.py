@@ -1,4 +1,4 @@
-"""Results as one tidy table: a line per contestant, number of calls and measure, as JSON and as Parquet."""
+"""Results as one tidy table with a line per contestant, number of calls and measure, in JSON and in Parquet."""
 
 from __future__ import annotations
 
@@ -24,16 +24,16 @@ class Line:
         model: Name of the model.
         guidance: Classifier-free guidance scale, or None.
         contestant: Name of the sampler; ``teacher`` stands for the converged solution.
-        base: The sampler without calibration, or None.
-        nfe: Network evaluations per sample, counted at the network; a guided pair counts as one.
-        calls: Forward passes per sample; a guided pair counts as two.
+        base: Name of its sampler without calibration, or None.
+        nfe: Network evaluations per sample, counted at the network; a guided pair counts once.
+        calls: Forward passes per sample; a guided pair counts twice.
         measure: What was measured; see :data:`~longstride.evaluation.summary.MEASURES`.
         value: The number.
         low: Lower end of its interval, or None.
-        high: Upper end.
-        change: Difference to the base, from the same seeds, or None.
-        change_low: Lower end of the difference's interval.
-        change_high: Upper end.
+        high: Upper end of its interval, or None.
+        change: Value less the base's value from the same seeds, or None.
+        change_low: Lower end of the interval of the change, or None.
+        change_high: Upper end of the interval of the change, or None.
     """
 
     model: str
@@ -87,21 +87,25 @@ class Results:
 
 
 def merged(old: Results, new: Results) -> Results:
-    """Results of one study from several runs: new lines in place of old ones of the same sampler and number of calls.
+    """The results of two runs of one study.
+
+    If a sampler was measured again at a number of calls, its old lines there are dropped. The old lines of the teacher
+    are dropped too.
 
     Args:
-        old: What was measured before.
-        new: What is measured now; what is said of it holds, with the old numbers of calls and searches beside its own.
+        old: Results of the earlier run.
+        new: Results of the later run. Its ``about`` is kept; labels, searches and numbers of calls of the earlier run
+            are added to it.
 
     Raises:
-        InputError: the two are of different models or settings.
+        InputError: the runs differ in their model or settings.
     """
     settings = [{k: v for k, v in one.about["study"].items() if k != "nfes"} for one in (old, new)]
     if settings[0] != settings[1] or old.about["model"] != new.about["model"]:
         raise InputError("the results that are there are of another model or other samples: move them away first")
     again = {(line.contestant, line.nfe) for line in new.lines}
     kept = [line for line in old.lines if line.contestant != "teacher" and (line.contestant, line.nfe) not in again]
-    # As they came, but by number of calls.
+    # The teacher first, then by number of calls; equal numbers keep their order.
     lines = sorted([*kept, *new.lines], key=lambda line: (line.contestant != "teacher", line.nfe))
     nfes = sorted({*old.nfes, *new.nfes})
     joined = {name: {**old.about.get(name, {}), **new.about.get(name, {})} for name in ("labels", "search")}
@@ -109,10 +113,10 @@ def merged(old: Results, new: Results) -> Results:
 
 
 def save_results(results: Results, path: Path) -> None:
-    """Write ``path`` (JSON: what was studied, and all lines) and the lines beside it as ``.parquet``.
+    """Write everything to ``path`` as JSON, and the lines beside it as ``.parquet``.
 
     Raises:
-        InputError: the path cannot be written, or the package for Parquet is missing.
+        InputError: the path cannot be written, the package for Parquet is missing, or a value is not finite.
     """
     content = {
         "format": "longstride-results",
@@ -149,7 +153,7 @@ def load_results(path: Path) -> Results:
     """Read what :func:`save_results` wrote.
 
     Raises:
-        InputError: missing, empty, cut short, or not results; says which.
+        InputError: the file is missing, empty, cut short, or holds no results; the message says which.
     """
     try:
         text = path.read_text(encoding="utf-8")

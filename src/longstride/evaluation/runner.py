@@ -1,7 +1,7 @@
 """A study: calibrate contestants on a model, and measure them on noise that calibration did not see.
 
-Every finished batch is kept, of calibration and of evaluation, so that a study that is killed goes on where it was and
-ends in the same numbers; and processes that a launcher started share the batches and end in those numbers too.
+Every finished batch is kept, of calibration and of evaluation. So a study that is killed goes on later and ends in the
+same numbers. Processes that a launcher started share the batches, and end in the same numbers too.
 """
 
 from __future__ import annotations
@@ -46,7 +46,7 @@ class Outcome:
     Attributes:
         results: The tidy table.
         tables: The sampler of every contestant and number of calls.
-        cards: The calibrated ones' cards.
+        cards: The cards of the calibrated contestants.
     """
 
     results: Results
@@ -68,14 +68,16 @@ def run_study(
     Args:
         model: The pretrained model.
         study: What to compare.
-        folder: Where finished batches and cards are kept; the same study goes on there after a kill. Default: nowhere.
-        cards: Further contestants, by name: samplers that were calibrated before, between the same levels. Of a book
-            those at the study's guidance, and at its numbers of calls where there are contestants besides.
-        real: Statistics of real pictures; default: the model's own, where it has them.
+        folder: Folder for finished batches and cards, in which the same study goes on after a kill. By default nothing
+            is kept.
+        cards: Further contestants by name: samplers that were calibrated before, between the same levels. Of a book
+            the cards at the study's guidance take part. If the study has contestants, they are also limited to its
+            numbers of calls.
+        real: Statistics of real pictures; by default the statistics beside the model, if there are any.
         say: Called with (what is being done, done, total).
 
     Raises:
-        InputError: samples that are no pictures, a folder of another study, a card between other levels.
+        InputError: the samples are no pictures, the folder is of another study, or a card has other levels.
     """
     if folder is None:
         with tempfile.TemporaryDirectory(prefix="longstride-") as temporary:
@@ -90,10 +92,10 @@ def run_study(
 
 
 def _opened(model: Model, study: Study, folder: Path, real: ReferenceSet | None) -> tuple[Journal, Any, Any]:
-    """The journal in a study's folder, the feature extractor and the real pictures; before any long work.
+    """The journal in a study's folder, the feature extractor and the real pictures; checked before any long work.
 
     Raises:
-        InputError: samples that are no pictures, or a folder of another study.
+        InputError: the samples are no pictures, or the folder is of another study.
     """
     extractor = None
     anchor = None
@@ -120,18 +122,18 @@ def measure_samplers(
 
     Args:
         model: The pretrained model.
-        study: Gives samples, guidance and features; its contestants are not looked at.
+        study: Gives samples, guidance and features; its contestants are ignored.
         ends: Gives the first and the last level that all samplers share.
-        samplers: By name and number of calls.
-        bases: What each name is compared with, another name, or None.
-        folder: Where finished batches are kept.
-        real: Statistics of real pictures; default: the model's own, where it has them.
+        samplers: Samplers by name and number of calls.
+        bases: The name that each name is compared with, or None.
+        folder: Folder for finished batches.
+        real: Statistics of real pictures; by default the statistics beside the model, if there are any.
         say: Called with (what is being done, done, total).
-        keep: Whether the converged samples stay in ``folder``: other samplers, another time, need not solve again.
+        keep: Whether the converged samples stay in ``folder``, so that they need not be solved for again.
     """
     journal, extractor, anchor = _opened(model, study, folder, real)
     measurer = Measurer(
-        model,
+        model=model,
         guidance=study.guidance,
         reference_steps=study.reference_steps,
         extractor=extractor,
@@ -228,13 +230,13 @@ def _held(name: str, book: CardBook, study: Study) -> list[Card]:
 
 
 def _anchor(model: Model, study: Study, real: ReferenceSet | None) -> ReferenceSet | None:
-    """Real pictures to compare with, where there are any."""
+    """Real pictures to compare with, or None."""
     anchor = own_pictures(model, study.features) if real is None else real
     return None if anchor is None else anchor.reduced(study.dimensions)
 
 
 def _identity(model: Model, study: Study, anchor: ReferenceSet | None) -> dict[str, Any]:
-    """What finished batches depend on. Who takes part is not of it, so that others can be added later."""
+    """What finished batches depend on; without the contestants, so that more can be added later."""
     fixed = {key: value for key, value in asdict(study).items() if key not in ("contestants", "nfes")}
     network: dict[str, Any] = {"model": model.fingerprint, "prediction": model.prediction, "clip": model.clip}
     network |= {"schedule": digest(repr(model.schedule)), "prompts": model.prompts}
@@ -256,7 +258,7 @@ def _card_line(card: Card) -> dict[str, Any]:
 
 
 def _axes(measurer: Measurer, study: Study, table: SolverTable) -> FeatureSpace:
-    """Directions of largest variance of the teacher's own pictures, from noise that serves nothing else."""
+    """Directions of largest variance of the teacher's own pictures, from noise of their own."""
     seeds = seed_range("axes", study.seed, max(4 * study.dimensions, 64))
     batches, found = split_batches(seeds, study.batch_size), {}
     for number in mine(range(len(batches))):

@@ -1,4 +1,4 @@
-"""What noise is for: seeds of different purposes never meet."""
+"""Seeds by purpose: two purposes never share a seed."""
 
 from __future__ import annotations
 
@@ -8,17 +8,17 @@ from longstride.errors import InputError
 
 __all__ = ["Purpose", "seed_range"]
 
-#: ``calibration`` fits and gates; ``evaluation`` measures; ``teacher`` is the teacher's independent set, the yardstick
-#: of every distance; ``axes`` chooses the directions in which distances are measured.
+#: ``calibration`` fits and gates. ``evaluation`` measures. ``teacher`` is the teacher's independent set, the yardstick
+#: of every distance. ``axes`` chooses the directions in which distances are measured.
 Purpose = Literal["calibration", "evaluation", "teacher", "axes"]
 _BLOCK = 1_000_000
 
 
 def seed_range(purpose: Purpose, seed: int, count: int) -> range:
-    """Seeds of ``count`` samples: every (purpose, seed) has a block of its own.
+    """Seeds of ``count`` samples; every pair of a purpose and a seed has its own block of seeds.
 
     Raises:
-        InputError: more samples than a block holds, or a seed beyond the last block.
+        InputError: a block holds fewer samples, or the seed lies beyond the last block.
     """
     purposes = get_args(Purpose)
     if count > _BLOCK:

@@ -1,7 +1,7 @@
-"""What pictures and sets of them look like, in numbers.
+"""What pictures and sets of pictures look like, in numbers.
 
-Fréchet distances see only means and covariances. Beside them stand statistics of single pictures, where the blur and
-wash-out of mean-squared fits show, and neighbourhoods in feature space, which tell lost quality from lost variety.
+Fréchet distances see only means and covariances. Statistics of single pictures show the blur and wash-out of
+mean-squared fits. Neighbourhoods in feature space tell lost quality from lost variety.
 """
 
 from __future__ import annotations
@@ -10,23 +10,23 @@ from collections.abc import Iterator
 
 import numpy as np
 import torch
-from numpy.typing import ArrayLike, NDArray
+from numpy.typing import ArrayLike
 from torch import Tensor
 
+from longstride.arrays import Array
 from longstride.errors import InputError
 
 __all__ = ["PICTURE_STATISTICS", "density_coverage", "picture_statistics", "precision_recall"]
 
-Array = NDArray[np.float64]
 
 #: Columns of :func:`picture_statistics`.
 PICTURE_STATISTICS = ("brightness", "contrast", "saturation", "sharpness", "clipped", "noise")
-#: Distances held at once by the neighbourhood measures.
-_BLOCK = 4_000_000
+#: How many distances the neighbourhood measures hold at once.
+BLOCK = 4_000_000
 
 
 def picture_statistics(images: Tensor) -> Array:
-    r"""Statistics of each picture, without clamping: overshoot shows.
+    r"""Statistics of each picture, which is not clamped, so that overshoot shows.
 
     - brightness: the mean of all values;
     - contrast: root of the variance over pixels, averaged over channels;
@@ -44,7 +44,7 @@ def picture_statistics(images: Tensor) -> Array:
         Shape ``(B, 6)``, columns as in :data:`PICTURE_STATISTICS`.
 
     Raises:
-        InputError: another shape.
+        InputError: the shape differs.
     """
     if images.ndim != 4 or min(images.shape[1:]) < 1 or min(images.shape[2:]) < 3:
         raise InputError(f"expected pictures (B, C, H, W) of 3 x 3 pixels or more, got {tuple(images.shape)}")
@@ -66,10 +66,10 @@ def picture_statistics(images: Tensor) -> Array:
 
 
 def density_coverage(real: ArrayLike, fake: ArrayLike, k: int = 5) -> tuple[float, float]:
-    """Density (fidelity; 1 for equal sets, may exceed 1) and coverage (variety; in 0..1) of a set.
+    """Density (fidelity: 1 for equal sets, may exceed 1) and coverage (variety: in 0..1) of a set.
 
-    Around every real point lies an open ball that reaches to its k-th nearest other real point. Density is the mean
-    number of balls that hold a fake point, over k; coverage the share of balls with a fake point inside.
+    Around every real point lies an open ball that reaches to the k-th nearest other real point. Density is the mean
+    number of balls around a fake point, over k. Coverage is the share of balls with a fake point inside.
 
     Args:
         real: Coordinates ``(N, d)``, N > k.
@@ -77,7 +77,7 @@ def density_coverage(real: ArrayLike, fake: ArrayLike, k: int = 5) -> tuple[floa
         k: Neighbours.
 
     Raises:
-        InputError: other shapes, no fake points, or not more than k real ones.
+        InputError: the shapes differ, there are no fake points, or at most k real points.
 
     References:
         Naeem et al., Reliable Fidelity and Diversity Metrics for Generative Models, 2020, Sec. 3.
@@ -96,8 +96,8 @@ def density_coverage(real: ArrayLike, fake: ArrayLike, k: int = 5) -> tuple[floa
 def precision_recall(real: ArrayLike, fake: ArrayLike, k: int = 5) -> tuple[float, float]:
     """Improved precision (share of fake points among the real ones) and recall (of real points among the fake ones).
 
-    A point is among a set if it lies in one of its closed balls, each reaching to its centre's k-th nearest other
-    point of the set.
+    Around every point of a set lies a closed ball that reaches to the k-th nearest other point of the set. A point is
+    among the set if it lies in such a ball.
 
     Args:
         real: Coordinates ``(N, d)``, N > k.
@@ -105,7 +105,7 @@ def precision_recall(real: ArrayLike, fake: ArrayLike, k: int = 5) -> tuple[floa
         k: Neighbours.
 
     Raises:
-        InputError: other shapes, or not more than k points in a set.
+        InputError: the shapes differ, or a set has at most k points.
 
     References:
         Kynkäänniemi et al., Improved Precision and Recall Metric for Assessing Generative Models, 2019, Eqs. (1)
@@ -129,8 +129,8 @@ def _points(*sets: ArrayLike) -> list[Tensor]:
 
 
 def _distances(rows: Tensor, columns: Tensor) -> Iterator[tuple[slice, Tensor]]:
-    """Blocks of the Euclidean distances, not through products: those of equal points are exactly 0."""
-    height = max(1, _BLOCK // len(columns))
+    """Blocks of Euclidean distances, without products of points: the distance of equal points is exactly 0."""
+    height = max(1, BLOCK // len(columns))
     for first in range(0, len(rows), height):
         block = slice(first, first + height)
         yield block, torch.cdist(rows[block], columns, compute_mode="donot_use_mm_for_euclid_dist")

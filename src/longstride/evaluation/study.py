@@ -18,21 +18,21 @@ class Study:
     """What is compared, and on how many samples.
 
     Attributes:
-        contestants: Names from :data:`~longstride.evaluation.contestants.CONTESTANTS`; the base of a calibrated one
-            takes part too.
-        nfes: Network calls per sample. A solver that cannot spend a number exactly spends the most it can below it.
-        grid: Grid of all solvers; ``"auto"``: ``karras`` for variance-exploding models and for Heun, as in EDM, else
-            ``uniform``.
+        contestants: Names from :data:`~longstride.evaluation.contestants.CONTESTANTS`. The base of a calibrated
+            contestant takes part too.
+        nfes: Network calls per sample. If a solver cannot spend a number exactly, it spends the most it can below.
+        grid: Grid of all solvers. ``"auto"`` is ``karras`` for variance-exploding models and for Heun, as in EDM, and
+            ``uniform`` for others.
         final: Last level of the grid.
         samples: Evaluation samples, and as many of the teacher's from other noise.
         batch_size: Samples per network call.
-        calibration_samples: Samples that calibration sees; half of them decide what is accepted.
+        calibration_samples: Samples that calibration sees. Half of them decide what is accepted.
         substeps: IIA's M.
         reference_steps: Steps of the converged solution (UniPC-3).
         features: Feature extractor of the Fréchet distance.
-        dimensions: Principal components that it is measured in; 0 measures errors only.
+        dimensions: Principal components of the Fréchet distance; with 0 only errors are measured.
         guidance: Classifier-free guidance scale, or None.
-        seed: Shifts every seed.
+        seed: Shift of every seed.
     """
 
     contestants: tuple[str, ...] = ("iia_ddim", "iia_spndm", "iia_ipndm", "dpmpp_2m", "unipc")
@@ -63,12 +63,12 @@ class Study:
 
     @property
     def entrants(self) -> list[Contestant]:
-        """The contestants, each behind its base, once."""
+        """The contestants, each after its base, without repeats."""
         wanted = [contestant(name) for name in self.contestants]
         bases = [[b for b in (one.base, one.name) if b is not None] for one in wanted]
         return [contestant(name) for name in dict.fromkeys(name for pair in bases for name in pair)]
 
     def table(self, schedule: Schedule, one: Contestant, nfe: int) -> SolverTable:
-        """Base table of a contestant at up to ``nfe`` calls."""
+        """Base table of a contestant with at most ``nfe`` calls."""
         spacing = (one.spacing if self.grid == "auto" else None) or self.grid
         return base_table(schedule, one.solver, nfe, spacing=spacing, final=self.final, exactly=False, **one.options)

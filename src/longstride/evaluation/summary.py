@@ -1,4 +1,4 @@
-"""From tallies to numbers with intervals, each beside what it must be read against."""
+"""From tallies to numbers with intervals."""
 
 from __future__ import annotations
 
@@ -6,8 +6,8 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 import numpy as np
-from numpy.typing import NDArray
 
+from longstride.arrays import Array
 from longstride.evaluation.bootstrap import Interval, bootstrap_samples, group_bootstrap
 from longstride.evaluation.frechet import Moments, frechet_distance
 from longstride.evaluation.measure import Key, Tally
@@ -21,15 +21,14 @@ from longstride.evaluation.statistics import (
 
 __all__ = ["MEASURES", "Summary"]
 
-Array = NDArray[np.float64]
 
-#: What is measured, and what it means. The teacher is the converged solution; real stands for held-out pictures.
+#: What is measured, and what it means. The teacher is the converged solution.
 MEASURES: dict[str, str] = {
     "rmse": "root-mean-square error to the converged solution from the same noise",
     "median": "median over samples of the root-mean-square error of one sample",
     "fd_teacher": "Fréchet distance to the converged samples from the same noise",
     "fd_real": "Fréchet distance to real pictures",
-    "density": "density: how deep samples lie among real pictures (or the teacher's, where there are none)",
+    "density": "density: how deep samples lie among real pictures (or the teacher's, if there are none)",
     "coverage": "coverage: share of real pictures that have a sample near them (or of the teacher's)",
     "precision": "precision: share of samples among real pictures (or the teacher's)",
     "recall": "recall: share of real pictures among samples (or of the teacher's)",
@@ -38,13 +37,13 @@ MEASURES: dict[str, str] = {
 }
 #: Replicates of a bootstrap: a Fréchet distance takes about a millisecond.
 _MANY, _FEW = 1000, 200
-#: Most groups that errors are resampled in.
+#: The largest number of groups in which errors are resampled.
 _SINGLE = 2000
 
 
 @dataclass
 class Summary:
-    """Numbers of one study.
+    """The numbers of one study.
 
     Attributes:
         model: Name of the model.
@@ -173,7 +172,7 @@ class Summary:
         return self._bootstrap(lambda m: frechet_distance(m[0], real) - frechet_distance(m[1], real), tally, base)
 
     def _neighbours(self, tally: Tally) -> dict[str, float]:
-        """Density, coverage, precision and recall against real pictures, or against the teacher's from other noise."""
+        """Density, coverage, precision and recall against real pictures, or the teacher's pictures from other noise."""
         if self.real is not None:
             anchor = self.real.coordinates[: len(tally.coordinates)].astype(np.float64)
         elif self.other is not None:
@@ -188,7 +187,7 @@ class Summary:
 
 
 def _single(samples: Array) -> list[Array]:
-    """Samples as groups of their own, or of a few where there are very many: errors need no larger ones."""
+    """Every sample as a group, or groups of a few samples if there are very many samples."""
     return np.array_split(samples, min(len(samples), _SINGLE))
 
 

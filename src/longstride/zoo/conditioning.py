@@ -1,6 +1,6 @@
 """What a network is told besides the state and its time: nothing, a class, or (in ``text.py``) a prompt.
 
-A conditioning offers numbered choices, its classes or prompts; seeds go through them in turn.
+A conditioning offers numbered choices: its classes or prompts. Seeds go through the choices in turn.
 """
 
 from __future__ import annotations
@@ -28,20 +28,20 @@ class Conditioning(ABC):
     @property
     @abstractmethod
     def size(self) -> int:
-        """Number of choices; 0 when the network is told nothing."""
+        """Number of choices; 0 if the network is told nothing."""
 
     @property
     @abstractmethod
     def guided(self) -> bool:
-        """Whether there is an unconditional call, so that guidance can be used."""
+        """Whether the network has an unconditional call, which guidance needs."""
 
     @abstractmethod
     def condition(self, chosen: Tensor) -> Mapping[str, Tensor]:
-        """Keyword arguments of the network for choices ``(B,)``, each of shape ``(B, *)``, on their device."""
+        """Keyword arguments of the network for choices ``(B,)``: each has shape ``(B, *)``, on the choices' device."""
 
     @abstractmethod
     def uncondition(self, device: torch.device) -> Mapping[str, Tensor]:
-        """Their unconditional counterparts, each of shape ``(1, *)``; only where ``guided``."""
+        """Keyword arguments of the unconditional call, each of shape ``(1, *)``; only if ``guided``."""
 
 
 @dataclass(frozen=True)

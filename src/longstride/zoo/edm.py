@@ -26,17 +26,17 @@ _SIGNS = {"epsilon": 1.0, "v_prediction": -1.0}
 class EDMPreconditioning(nn.Module):
     """The denoiser ``D(x, sigma)`` of a bare network, for a schedule with alpha = 1 and time sigma.
 
-    The scalings are computed in float32 or better, whatever the precision of the weights: at sigma = 80 a state in
-    half precision has lost its picture.
+    The scalings are computed in float32 or better for weights of any precision: at sigma = 80 a state in half precision
+    has lost its picture.
 
     Args:
-        bare: Called as ``bare(c_in x, c_noise, **condition)`` with times ``(B,)``; returns a tensor, a tuple, or an
+        bare: Called as ``bare(c_in x, c_noise, **condition)`` with times ``(B,)``. It returns a tensor, a tuple, or an
             object with ``.sample``.
         sigma_data: Standard deviation of the data.
         prediction_type: ``"epsilon"`` for F itself, ``"v_prediction"`` for -F.
 
     Raises:
-        InputError: another prediction type, or ``sigma_data`` is not positive.
+        InputError: the prediction type is unknown, or ``sigma_data`` is not positive.
 
     References:
         Karras et al., 2022, Eq. 7 and Table 1. https://arxiv.org/abs/2206.00364

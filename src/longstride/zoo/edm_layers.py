@@ -16,9 +16,10 @@ __all__ = ["Block", "Conv", "Frequencies", "group_norm"]
 
 
 class Conv(nn.Module):
-    """A convolution, before which the picture is doubled or halved with a small separable filter; kernel 0: only that.
+    """A convolution, before which the picture may be doubled or halved with a small separable filter.
 
-    The state holds the filter too, as ``resample_filter``. With ``fused``, halving comes after the convolution.
+    With kernel 0 there is no convolution. With ``fused`` the picture is halved after the convolution. The state holds
+    the filter as ``resample_filter``.
     """
 
     resample_filter: Tensor
@@ -67,10 +68,10 @@ def group_norm(channels: int, eps: float) -> nn.GroupNorm:
 
 
 class Block(nn.Module):
-    """A residual block told the time embedding, with self-attention where ``heads`` is not 0.
+    """A residual block that is told the time embedding, with self-attention if ``heads`` is not 0.
 
-    ``ada``: the embedding scales and shifts (ADM) instead of being added (DDPM++). ``project``: a resampled skip is
-    also convolved.
+    With ``ada`` the embedding scales and shifts (ADM); without, the embedding is added (DDPM++). With ``project`` a
+    resampled skip is also convolved.
     """
 
     def __init__(
@@ -116,10 +117,11 @@ class Block(nn.Module):
         y = self.conv1(self.dropout(F.silu(y)))
         y = (y + (x if self.skip is None else self.skip(x))) * self.scale
         if self.heads:
-            y = (y + self.proj(self._attention(y))) * self.scale
+            y = (y + self.proj(self.attention(y))) * self.scale
         return y
 
-    def _attention(self, y: Tensor) -> Tensor:
+    def attention(self, y: Tensor) -> Tensor:
+        """Softmax attention between the pixels of ``(B, cout, H, W)``, per head, before the projection."""
         # In the checkpoints q, k and v of a channel lie next to each other.
         q, k, v = self.qkv(self.norm2(y)).unflatten(1, (self.heads, -1, 3)).flatten(4).transpose(2, 4).unbind(3)
         mixed: Tensor = F.scaled_dot_product_attention(q, k, v)

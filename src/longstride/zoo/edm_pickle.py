@@ -1,4 +1,4 @@
-"""EDM's own checkpoints, pickles that run code, as folders that are opened without any pickle."""
+"""EDM's own checkpoints as folders. The checkpoints are pickles, which can run code; the folders hold none."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from longstride.zoo.edm_unet import EDM_UNETS
 
 __all__ = ["convert_pickle"]
 
-#: Levels between which EDM's own sampler runs; a network may narrow them (Karras et al., 2022, Table 1).
+#: First and last level of EDM's own sampler (Karras et al., 2022, Table 1); a network may narrow the range.
 _SIGMA_MIN, _SIGMA_MAX = 0.002, 80.0
 _NEEDS = "git clone https://github.com/NVlabs/edm, and run again with PYTHONPATH=edm"
 
@@ -28,19 +28,19 @@ def convert_pickle(file: Path, out: Path, *, run_code_in_file: bool) -> dict[str
     """Write EDM's averaged network as a folder for :func:`longstride.load_model`.
 
     The folder holds ``model_index.json``, ``unet/`` (settings and safetensors) and ``scheduler/`` (an
-    ``EDMEulerScheduler``); it is written whole or not at all.
+    ``EDMEulerScheduler``). It is written whole or not at all.
 
     Args:
         file: A pickle of NVlabs/edm, such as ``edm-cifar10-32x32-cond-vp.pkl``: a dictionary whose ``ema`` is an
             ``EDMPrecond`` around a ``SongUNet`` or a ``DhariwalUNet``.
         out: The new folder.
-        run_code_in_file: Must be True: to read the pickle is to run the code in it.
+        run_code_in_file: Must be True, because to read a pickle is to run the code in it.
 
     Returns:
         The network's kind, the shape of a sample, the number of classes and of parameters.
 
     Raises:
-        InputError: without ``run_code_in_file``; ``out`` exists; the file cannot be read, or holds something else.
+        InputError: ``run_code_in_file`` is False, ``out`` exists, or the file cannot be read or holds something else.
     """
     if not run_code_in_file:
         raise InputError(
@@ -103,7 +103,7 @@ def _unpickle(file: Path) -> Any:
 
 
 def _settings(kind: str, network: Any) -> dict[str, Any]:
-    """The arguments that made the network, as plain numbers and lists; EDM's are in the order of ours."""
+    """The arguments that made the network, as plain numbers and lists; EDM has the same order of arguments."""
     given = inspect.signature(EDM_UNETS[kind]).bind(*network.init_args, **network.init_kwargs)
     plain: dict[str, Any] = json.loads(json.dumps(dict(given.arguments)))
     return plain
@@ -126,7 +126,7 @@ def _scheduler(outer: Any) -> dict[str, Any]:
 def _write(
     out: Path, index: dict[str, Any], settings: dict[str, Any], scheduler: dict[str, Any], state: dict[str, Any]
 ) -> None:
-    """The folder, made under another name and then renamed."""
+    """Write the folder under another name, then rename it."""
     try:
         temporary = Path(tempfile.mkdtemp(dir=out.parent, prefix=f".{out.name}."))
     except OSError as error:

@@ -1,4 +1,4 @@
-"""A diffusers folder: which parts it names, and how to load each, with one clear error for whatever is wrong."""
+"""A diffusers folder: the parts that it names, and how each is loaded, with one clear error for every fault."""
 
 from __future__ import annotations
 
@@ -24,11 +24,11 @@ class Folder:
     """A folder with a ``model_index.json``, as diffusers writes it.
 
     Attributes:
-        path: Where it is.
-        index: What ``model_index.json`` holds.
+        path: Path of the folder.
+        index: Content of ``model_index.json``.
 
     Raises:
-        InputError: it holds no readable ``model_index.json``.
+        InputError: the folder holds no readable ``model_index.json``.
     """
 
     def __init__(self, path: Path) -> None:
@@ -55,20 +55,20 @@ class Folder:
         return entry[1] if isinstance(entry, list) and len(entry) == 2 and isinstance(entry[1], str) else None
 
     def library(self, part: str) -> str:
-        """The library of that class: diffusers, transformers or longstride; anything else is read as diffusers."""
+        """The library of a part's class: transformers, longstride, or else diffusers."""
         entry = self.index.get(part)
         known = isinstance(entry, list) and entry and entry[0] in ("transformers", "longstride")
         return str(entry[0]) if known and isinstance(entry, list) else "diffusers"
 
     def where(self, part: str) -> Path:
-        """The part's own folder; the first DDPM models hold all parts in the folder itself."""
+        """The folder of a part; the first DDPM models hold all parts in the folder itself."""
         return self.path / part if (self.path / part).is_dir() else self.path
 
     def part_class(self, part: str) -> Any:
         """The class of a part.
 
         Raises:
-            InputError: its library is not installed or has no such class.
+            InputError: the library is not installed, or has no such class.
         """
         library, kind = self.library(part), str(self.kind(part))
         if library == "longstride":
@@ -87,7 +87,7 @@ class Folder:
         """The part's ``config.json``, without the defaults that its class fills in.
 
         Raises:
-            InputError: it is missing or cannot be read.
+            InputError: the file is missing, or cannot be read.
         """
         file = self.where(part) / "config.json"
         try:
@@ -100,12 +100,12 @@ class Folder:
         """A part, loaded by its class from local files alone.
 
         Args:
-            part: Its name in the index.
-            weights: Whether it has weights; these are read from safetensors only.
-            **options: For its ``from_pretrained``.
+            part: Name of the part in the index.
+            weights: Whether the part has weights, which are read from safetensors only.
+            **options: Options for ``from_pretrained`` of its class.
 
         Raises:
-            InputError: it cannot be loaded.
+            InputError: the part cannot be loaded.
         """
         kind, where = self.part_class(part), self.where(part)
         if weights:
@@ -140,7 +140,7 @@ class Folder:
 
 @contextmanager
 def _no_progress_bars(library: str) -> Iterator[None]:
-    """transformers draws one bar per part on standard error."""
+    """Keep transformers from drawing one bar per part on standard error."""
     if library != "transformers":
         yield
         return

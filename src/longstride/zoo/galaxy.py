@@ -1,7 +1,7 @@
 r"""Score networks for telescope pictures, read from the package ``galaxygrad`` 0.2.1 without JAX.
 
 The package states no licence, so nothing of it is shipped here: ``pip install --no-deps galaxygrad==0.2.1`` installs
-it. Its weight files are found without importing it, for importing it needs JAX.
+it. Its weight files are found without an import, because an import needs JAX.
 
 **Process.** Variance preserving with :math:`\int_0^t \beta = t` for t in (0, 10]: :math:`\alpha_t = e^{-t/2}`,
 :math:`\sigma_t^2 = 1 - e^{-t}`. The network returns the score :math:`\nabla_x \log p_t(x_t)`, so it is wrapped as ::
@@ -10,7 +10,7 @@ it. Its weight files are found without importing it, for importing it needs JAX.
     denoiser = as_denoiser(load_galaxy("hsc32"), schedule, "score")
 
 Pictures are on a logarithmic scale: a brightness y is seen as x = 10 log(1 + y). Below ``sigma = 0.05``, which is
-t = 0.0025, the networks leave a part of the noise (roman120 below 0.2), so a sampler should stop there.
+t = 0.0025, the networks leave a part of the noise (roman120 below 0.2). So a sampler should stop there.
 
 **Network.** An MLP-mixer (Tolstikhin et al., 2021) in the form of Equinox's public example of a score-based diffusion
 model. With pictures of S x S pixels, P = (S/4)² patches and C = 64 channels:
@@ -28,9 +28,9 @@ layer norm, transposed convolution of 4 x 4 patches, stride 4   (B, 1, S, S)
 MLPs have one hidden layer of 512 and ReLU; layer norms run over the (C, P) plane, with a scale and shift per entry.
 
 **Files.** 55 NumPy arrays one behind another: the parameters in the order in which :class:`GalaxyScoreNet` makes them,
-then t1. Convolutions have biases of shape (channels, 1, 1). The kernel K of the transposed one, (out, in, 4, 4), is
-correlated with the stretched, zero-filled input, where PyTorch scatters its W of shape (in, out, 4, 4): pixel (a, b) of
-a patch meets :math:`K_{oi(3-a)(3-b)}` there and :math:`W_{ioab}` here, so these are equal.
+then t1. Convolutions have biases of shape (channels, 1, 1). The kernel K of the transposed convolution, of shape (out,
+in, 4, 4), is correlated with the stretched, zero-filled input. PyTorch scatters its W of shape (in, out, 4, 4) instead.
+Pixel (a, b) of a patch meets :math:`K_{oi(3-a)(3-b)}` there and :math:`W_{ioab}` here, so these are equal.
 """
 
 from __future__ import annotations
@@ -48,7 +48,7 @@ from torch import Tensor, nn
 
 from longstride.errors import InputError, LongstrideError, unknown
 
-__all__ = ["GALAXY_NETS", "GalaxyScoreNet", "load_galaxy"]
+__all__ = ["GALAXY_NETS", "GalaxyScoreNet", "load_galaxy", "read_network"]
 
 #: Names of the networks and their files; the number is the side S of the picture. HSC, ZTF, LSST and Roman name the
 #: surveys of the galaxies; ``quasar72`` knows lensed quasars. Two older files, ``LogNet``, have no reader there either.
@@ -86,11 +86,11 @@ class _MixerBlock(nn.Module):
 
 
 class GalaxyScoreNet(nn.Module):
-    """The mixer described above; its weights are random until :func:`load_galaxy` fills them.
+    """The mixer of this module; its weights are random until :func:`load_galaxy` fills them.
 
     Args:
         size: Side S of the picture in pixels, a multiple of 4.
-        t1: Greatest time, by which times are divided.
+        t1: Greatest time; times are divided by it.
 
     Attributes:
         shape: Shape ``(1, S, S)`` of one sample.
@@ -121,7 +121,7 @@ class GalaxyScoreNet(nn.Module):
             t: Times, ``(B,)``, between 0 and ``t1``.
 
         Raises:
-            InputError: another shape of ``x`` or ``t``.
+            InputError: the shape of ``x`` or ``t`` differs.
         """
         if x.shape[1:] != self.shape or t.shape != x.shape[:1]:
             expected = f"x of shape (B, {', '.join(map(str, self.shape))}) and t of shape (B,)"
@@ -139,7 +139,7 @@ def load_galaxy(name: str = "hsc32") -> GalaxyScoreNet:
         name: One of :data:`GALAXY_NETS`.
 
     Raises:
-        InputError: an unknown name, or a file that is damaged or not of version 0.2.1.
+        InputError: the name is unknown, or the file is damaged or not of version 0.2.1.
         LongstrideError: the package is not installed; the message says how to install it.
     """
     if name not in GALAXY_NETS:
@@ -149,7 +149,7 @@ def load_galaxy(name: str = "hsc32") -> GalaxyScoreNet:
     path = next((path for path in paths if path.is_file()), None)
     if path is None:
         raise LongstrideError(f"network {name!r} needs the package galaxygrad, without JAX: run {_INSTALL}")
-    net = _load(path)
+    net = read_network(path)
     if sha256(path.read_bytes()).hexdigest()[:10] != _DIGESTS[list(GALAXY_NETS).index(name)]:
         raise _damaged(path, "its SHA-256 is another one")
     return net
@@ -175,8 +175,15 @@ def _leaves(path: Path) -> list[NDArray[np.generic]]:
     return leaves
 
 
-def _load(path: Path) -> GalaxyScoreNet:
-    """The network in the file ``path``; :class:`InputError` where its arrays do not fit."""
+def read_network(path: Path) -> GalaxyScoreNet:
+    """The network in one file of the package, frozen and in evaluation mode.
+
+    Args:
+        path: The file.
+
+    Raises:
+        InputError: the file is damaged, or its arrays do not fit the network.
+    """
     *leaves, t1 = _leaves(path)
     patches = leaves[4].shape[1] if leaves[4].ndim == 2 and len(leaves[4]) == _WIDTH else 0
     side = math.isqrt(patches)

@@ -24,9 +24,9 @@ __all__ = ["CHECKOUT", "load_model"]
 
 #: Models of the source repository, too large for the package, by name.
 CHECKOUT = {"cifar10": Path(__file__).resolve().parents[3] / "models" / "cifar10"}
-#: Names that a network has in ``model_index.json``.
+#: Names of a network in ``model_index.json``.
 _NETWORKS = ("unet", "transformer")
-#: Names that the decoder of latents has there.
+#: Names of the decoder of latents there.
 _DECODERS = ("vae", "vqvae")
 #: Networks that are called as ``network(x, timestep, class_labels)``; older folders call DiT a Transformer2DModel.
 _CLASS_NETWORKS = ("UNet2DModel", "DiTTransformer2DModel", "Transformer2DModel", "SongUNet", "DhariwalUNet")
@@ -40,7 +40,7 @@ _FURTHER_SETTINGS = {
     "num_class_embeds": "class_labels (such as a noise level)",
     "time_cond_proj_dim": "timestep_cond (the guidance scale, as in consistency models)",
 }
-#: What a hub download fetches: first the descriptions, then, of what can be used, the weights and tokens.
+#: What is fetched from the hub: first the descriptions. If the model can be used, then the weights and tokens.
 _DESCRIPTIONS = ("*.json",)
 _PARTS = (*_NETWORKS, *_DECODERS, "text_encoder")
 _CONTENTS = (
@@ -63,18 +63,18 @@ def load_model(
     """Load a pretrained model; ``docs/models.md`` says which.
 
     Args:
-        source: ``"garments"`` or ``"garments_flow"`` (inside the package), ``"cifar10"`` (in the source repository),
-            ``"galaxy:NAME"`` (needs galaxygrad installed), a folder in diffusers layout, or a hub id such as
-            ``"google/ddpm-cifar10-32"``. Weights are read from safetensors only.
-        device: Where to put the network.
+        source: A name, a folder in diffusers layout, or a hub id such as ``"google/ddpm-cifar10-32"``. Names are
+            ``"garments"`` and ``"garments_flow"`` (inside the package), ``"cifar10"`` (in the source repository), and
+            ``"galaxy:NAME"`` (needs galaxygrad installed). Weights are read from safetensors only.
+        device: Device of the network.
         dtype: Precision of the weights; a VAE stays in float32.
-        prompts: For a model that takes prompts: seed ``n`` draws the prompt ``n mod len(prompts)``. Default: the 16 of
-            :data:`longstride.zoo.text.DEFAULT_PROMPTS`.
+        prompts: For a model that takes prompts: seed ``n`` draws the prompt ``n mod len(prompts)``. By default the 16
+            prompts of :data:`longstride.zoo.text.DEFAULT_PROMPTS`.
         negative: What the unconditional call of guidance is told.
 
     Raises:
-        InputError: no such model, or one whose parts are missing or of another kind, or prompts for a model that takes
-            none.
+        InputError: there is no such model, its parts are missing or of another kind, or it takes no prompts but is
+            given some.
     """
     name = str(source)
     given = as_prompts(prompts)
@@ -86,7 +86,7 @@ def load_model(
 
 
 def _find(name: str) -> Folder:
-    """The folder of a model, with everything in it that loading needs."""
+    """The folder of a model, with all files that are needed to load it."""
     path = BUNDLED.get(name) or CHECKOUT.get(name) or Path(os.path.expanduser(name))
     if name in CHECKOUT and not path.is_dir():
         raise InputError(
@@ -188,7 +188,7 @@ def _load_folder(name: str, folder: Folder, device: str, dtype: torch.dtype) -> 
 
 
 def _process(folder: Folder, scheduler: Any) -> tuple[Schedule, Prediction]:
-    """The schedule, and what the network predicts; behind EDM's preconditioning that is the clean picture."""
+    """The schedule, and what the network predicts; with EDM's preconditioning it predicts the clean picture."""
     flow = type(scheduler).__name__.startswith("FlowMatch")
     kind = "flow_prediction" if flow else scheduler.config.get("prediction_type", "epsilon")
     if kind not in DIFFUSERS_PREDICTIONS:
@@ -207,7 +207,7 @@ def _process(folder: Folder, scheduler: Any) -> tuple[Schedule, Prediction]:
 
 
 def _clip(scheduler: Any) -> float | None:
-    """Bound of the clean prediction, for schedulers that do clamp: the setting may be left over from another."""
+    """Bound of the clean prediction; the setting of a scheduler that does not clamp is ignored."""
     takes = "clip_sample" in inspect.signature(type(scheduler).__init__).parameters
     if not takes or not scheduler.config.get("clip_sample"):
         return None

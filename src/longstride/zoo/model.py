@@ -1,4 +1,4 @@
-"""A pretrained model, and what the rest of longstride needs to know of it."""
+"""A pretrained model, with all that the rest of longstride asks of it."""
 
 from __future__ import annotations
 
@@ -41,15 +41,15 @@ class Model:
     """A pretrained network with its schedule.
 
     Attributes:
-        name: What the user called it.
-        network: The module, in evaluation mode; EDM's preconditioning included.
-        schedule: Meaning of its times.
-        prediction: What it predicts.
+        name: Name that the user gave.
+        network: The module in evaluation mode, including EDM's preconditioning.
+        schedule: Meaning of the network's times.
+        prediction: What the network predicts.
         shape: Shape of one sample, such as ``(1, 28, 28)``.
-        conditioning: What it is told besides the state and its time: nothing, classes or prompts.
+        conditioning: What the network is told besides the state and its time: nothing, classes or prompts.
         clip: Clean predictions are clamped to [-clip, clip] (``clip_sample_range`` of the scheduler), or None.
         decoder: From latents to pictures, or None.
-        folder: Where it was loaded from, or None.
+        folder: Folder that holds the model, or None.
     """
 
     name: str
@@ -68,7 +68,7 @@ class Model:
 
     @property
     def num_classes(self) -> int:
-        """Number of classes that it is conditioned on, or 0."""
+        """Number of classes that the network is conditioned on, or 0."""
         return self._classes.count
 
     @property
@@ -109,12 +109,12 @@ class Model:
     def fingerprint(self) -> str:
         """SHA-256 over names, shapes and values (as float32) of all weights: the same on every device.
 
-        Those of the bare network: EDM's preconditioning around it changes nothing.
+        EDM's preconditioning around the network changes nothing.
         """
         return weights_digest(self.network.bare if isinstance(self.network, EDMPreconditioning) else self.network)
 
     def info(self, guidance: float | None = None) -> ModelInfo:
-        """What a card says of this model.
+        """What a card records of this model.
 
         Raises:
             InputError: the guidance scale is not finite.
@@ -128,10 +128,10 @@ class Model:
         return (torch.stack(draws) * sigma).to(self.device)
 
     def labels(self, seeds: range) -> Tensor | None:
-        """Class or prompt of every seed, as a number; None for an unconditional model.
+        """Number of the class or prompt of every seed; None for an unconditional model.
 
-        Up to a hundred of them come in turn: ``seed mod`` their number. Of more, any few seeds in a row are spread
-        over all: each is a golden section further.
+        Up to a hundred choices come in turn: choice ``seed mod size``. More choices come in steps of a golden section,
+        so that any few seeds in a row are spread over all.
         """
         size = self.conditioning.size
         if not size:
@@ -149,7 +149,7 @@ class Model:
         """Make sure that the model knows ``labels``, its classes or prompts.
 
         Raises:
-            InputError: it does not, or has none.
+            InputError: the model does not know a label, or has no choices.
         """
         if bad := sorted({label for label in labels if not 0 <= label < self.conditioning.size}):
             raise InputError(f"{self.name} has {self._choices()}, got label {', '.join(map(str, bad))}")
@@ -158,7 +158,7 @@ class Model:
         """Make sure that samples can be drawn as pictures.
 
         Raises:
-            InputError: they are neither grey nor coloured, such as latents of a model without a VAE.
+            InputError: the samples are neither grey nor coloured, such as latents of a model without a VAE.
         """
         channels = self.shape[0] if self.decoder is None else self.decoder.channels
         if channels not in (1, 3):
@@ -173,8 +173,8 @@ class Model:
             batch_size: Most samples per call of the VAE.
 
         Returns:
-            ``x`` itself for a model of pixels; what the VAE decodes, ``(B, 1 or 3, H, W)`` in float32, for one of
-            latents.
+            ``x`` itself for a model of pixels. For a model of latents what the VAE decodes, ``(B, 1 or 3, H, W)`` in
+            float32.
 
         Raises:
             InputError: the model makes no pictures, see :meth:`check_pictures`.
@@ -186,13 +186,13 @@ class Model:
         """The network as ``denoiser(x, sigma)`` for the samples of ``seeds``.
 
         Args:
-            seeds: One per sample; they choose the classes or prompts.
-            guidance: Classifier-free guidance scale; ``None`` for the conditional prediction alone.
-            labels: Numbers of classes or prompts ``(B,)`` in place of those that the seeds choose.
+            seeds: One seed per sample; the seeds choose the classes or prompts.
+            guidance: Classifier-free guidance scale; with ``None`` the conditional prediction alone is taken.
+            labels: Numbers of classes or prompts ``(B,)``, in place of the choice by seeds.
 
         Raises:
-            InputError: guidance for a model without an unconditional class or prompt or that is not finite, or labels
-                that it does not know.
+            InputError: the guidance is not finite, the model has no unconditional class or prompt for it, or the model
+                does not know a label.
         """
         chosen = self.labels(seeds) if labels is None else labels.to(self.device)
         if chosen is not None:

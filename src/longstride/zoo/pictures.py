@@ -23,7 +23,7 @@ class PictureDecoder:
         channels: Channels of a picture.
 
     Raises:
-        InputError: its latents are normalised per channel (``latents_mean``), which is not known here.
+        InputError: its latents are normalised per channel (``latents_mean``), which is not supported.
 
     References:
         Rombach et al., 2022, App. G (the scaling). https://arxiv.org/abs/2112.10752

@@ -1,4 +1,4 @@
-"""Prompts as conditioning: tokens and a text encoder from a diffusers folder, as in Stable Diffusion 1 and 2."""
+"""Prompts as conditioning, with the tokens and the text encoder of Stable Diffusion 1 and 2."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from longstride.zoo.conditioning import Conditioning
 
 __all__ = ["DEFAULT_PROMPTS", "Prompts", "TextEncoder", "as_prompts"]
 
-#: What is drawn where no prompts are given: plain subjects, so that a calibration sees different pictures.
+#: The prompts if none are given: plain subjects, so that a calibration sees different pictures.
 DEFAULT_PROMPTS = (
     "a photo of a red apple on a wooden table",
     "a lighthouse on a rocky coast at sunset",
@@ -51,7 +51,7 @@ class TextEncoder:
 
     @torch.no_grad()
     def __call__(self, texts: Sequence[str]) -> Tensor:
-        """Embeddings of ``texts``, shape ``(len(texts), L, C)``, padded to the encoder's full length L.
+        """Embeddings ``(len(texts), L, C)`` of texts, padded to the encoder's full length L.
 
         Raises:
             InputError: a text has more tokens than the encoder reads.
@@ -81,9 +81,9 @@ class Prompts(Conditioning):
     """Prompts, told as ``encoder_hidden_states`` of shape ``(B, L, C)``.
 
     Attributes:
-        encoder: From texts to embeddings.
+        encoder: Turns texts into embeddings.
         prompts: The choices.
-        negative: What the unconditional call of guidance is told.
+        negative: Prompt of the unconditional call of guidance.
     """
 
     encoder: TextEncoder
@@ -107,7 +107,7 @@ def as_prompts(prompts: Iterable[str] | None) -> tuple[str, ...]:
     """A checked tuple of prompts; None stands for the default ones.
 
     Raises:
-        InputError: no prompts, one string in place of a list, or something that is no string.
+        InputError: there are no prompts, a string stands in place of the list, or a prompt is no string.
     """
     if prompts is None:
         return DEFAULT_PROMPTS

@@ -69,8 +69,7 @@ class GaussNewtonSettings:
             raise InputError(f"expected a window of at least 1 output, or None for all, got {self.window}")
         if not callable(self.residual):
             raise InputError(
-                "expected residual to be a function from samples (B, *) to features (B, F), got "
-                f"{self.residual!r}"
+                f"expected residual to be a function from samples (B, *) to features (B, F), got {self.residual!r}"
             )
 
 
