@@ -7,11 +7,11 @@ from statistics import NormalDist
 
 import numpy as np
 import pytest
+from scipy.special import stdtrit
 
 import longstride as ls
 from longstride.evaluation.bootstrap import Interval, bootstrap_samples, group_bootstrap
 from longstride.evaluation.frechet import Moments, frechet_distance
-from longstride.intervals import student
 
 
 def mean(sums):
@@ -84,7 +84,7 @@ def test_the_interval_of_a_frechet_distance_ignores_the_bias_of_resampling():
     assert found.value == replicates[0]
     assert np.mean(replicates[1:]) > found.value + 0.02
     scatter = np.array(replicates[1:]) - np.mean(replicates[1:])
-    wider = student(19, 0.975) / NormalDist().inv_cdf(0.975)
+    wider = stdtrit(19, 0.975) / NormalDist().inv_cdf(0.975)
     ends = found.value + wider * np.sqrt(20 / 19) * np.quantile(scatter, [0.025, 0.975])
     assert [found.low, found.high] == pytest.approx(ends.tolist(), rel=1e-12)
 
@@ -114,7 +114,7 @@ def test_groups_of_different_sizes_weigh_by_their_samples():
     ones = np.arange(9)  # of eight draws so many are groups of ones, with binomial probability
     share, chance = 3 * ones / (8 + 2 * ones), np.array([comb(8, n) for n in ones]) / 2**8
     average = share @ chance
-    deviation = np.sqrt((share - average) ** 2 @ chance * 8 / 7) * student(7, 0.975) / 1.959964
+    deviation = np.sqrt((share - average) ** 2 @ chance * 8 / 7) * stdtrit(7, 0.975) / 1.959964
     assert (found.high - found.low) / (2 * 1.96 * deviation) == pytest.approx(1, abs=0.12)
 
 

@@ -29,7 +29,7 @@ def test_a_solver_of_two_calls_per_step_spends_the_most_below_an_odd_number():
 def test_every_sampler_that_a_search_or_a_benchmark_names_has_a_label():
     names = (*CONTESTANTS, *CLASSICAL, "teacher")
     assert [name for name in names if label(name) == name] == []
-    assert len({label(name) for name in names}) == len({*names} - {"unipc3", "deis3"})  # of order 3 like unipc and deis
+    assert len({label(name) for name in names}) == len({*names})
 
 
 @pytest.mark.parametrize(

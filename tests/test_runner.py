@@ -24,7 +24,7 @@ def test_a_study_measures_what_one_would_measure_by_hand(model):
     outcome = run_study(model, SMALL)
     results, seeds = outcome.results, seed_range("evaluation", 0, 12)
     assert set(outcome.tables) == {
-        *((name, nfe) for name in ("ddim", "iia_ddim", "unipc") for nfe in (4, 5)),
+        *((name, nfe) for name in ("ddim", "iia_ddim", "unipc3") for nfe in (4, 5)),
         ("heun", 4),
         ("iia_edm", 4),
     }

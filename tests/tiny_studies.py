@@ -7,7 +7,7 @@ from longstride.evaluation import Study
 __all__ = ["SMALL"]
 
 SMALL = Study(
-    contestants=("iia_ddim", "iia_edm", "unipc"),
+    contestants=("iia_ddim", "iia_edm", "unipc3"),
     nfes=(4, 5),
     samples=12,
     batch_size=3,

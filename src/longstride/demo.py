@@ -54,7 +54,7 @@ def run_demo(
         card.save(out / "cards" / f"{name}_nfe{nfe}.json")
     say("drawing", 0, 2)
     effect_curves(outcome.results, out / "error_vs_nfe.png")
-    names = ("ddim", "iia_ddim", "unipc", "gauss_newton")
+    names = ("ddim", "iia_ddim", "unipc3", "gauss_newton")
     draw_comparison(model, study, outcome.tables, out / "comparison.png", names)
     say("drawing", 2, 2)
     about = {**outcome.results.about, "seconds": round(time.monotonic() - began, 1)}

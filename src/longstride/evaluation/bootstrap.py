@@ -12,10 +12,10 @@ from typing import Any, TypeVar
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
+from scipy.special import stdtrit
 
 from longstride.arrays import Array
 from longstride.errors import InputError
-from longstride.intervals import student
 
 __all__ = ["Interval", "bootstrap_samples", "group_bootstrap"]
 
@@ -144,7 +144,7 @@ def _interval(statistic: Callable[[int], float], shape: tuple[int, ...], level: 
         replicates = np.array([statistic(row) for row in range(1, rows)], dtype=np.float64)
     if not np.isfinite(replicates).all():
         return Interval(value, None, None)
-    wider = student(groups - 1, (1 + level) / 2) / NormalDist().inv_cdf((1 + level) / 2)
+    wider = float(stdtrit(groups - 1, (1 + level) / 2)) / NormalDist().inv_cdf((1 + level) / 2)
     scatter = (replicates - replicates.mean()) * np.sqrt(groups / (groups - 1)) * wider
     low, high = np.quantile(scatter, [(1 - level) / 2, (1 + level) / 2])
     return Interval(value, value + float(low), value + float(high))

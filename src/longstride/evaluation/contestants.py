@@ -6,10 +6,12 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from longstride.calibration.methods import METHODS
+from longstride.calibration.rowwise.iia import PUBLISHED
 from longstride.errors import InputError, unknown
-from longstride.grid import Final, grid, spacing_of
+from longstride.grid import LastLevel, grid, spacing_of
 from longstride.schedule import Schedule
-from longstride.solvers import build, steps_for_nfe
+from longstride.solvers import SOLVERS, VARIANTS, build, steps_for_nfe
 from longstride.table import SolverTable
 
 __all__ = [
@@ -36,6 +38,8 @@ class Contestant:
         options: Options of the solver.
         method: Calibration method, or None for the classical solver as it is.
         settings: Settings of the method that differ from its defaults.
+        base: Name of the contestant that it is compared with; None for a classical solver. A whole fit may start from
+            another classical table: its card names that table, and its gate compares with it.
         guided: Whether it is meant for guided sampling only.
         spacing: Grid that its paper uses it on, or None for the usual grid of the model.
     """
@@ -46,53 +50,56 @@ class Contestant:
     options: Mapping[str, Any] = field(default_factory=dict)
     method: str | None = None
     settings: Mapping[str, Any] = field(default_factory=dict)
+    base: str | None = None
     guided: bool = False
     spacing: str | None = None
 
     @property
     def whole(self) -> bool:
         """Whether it is fitted to where samples end, which needs the converged solutions of all calibration samples."""
-        return self.method == "gauss_newton"
-
-    @property
-    def base(self) -> str | None:
-        """Name of its solver without calibration, which it is compared with; None for a classical solver.
-
-        A whole fit may start from another classical table. Its card names that table, and its gate compares with it.
-        """
-        return None if self.method is None else self.solver
+        return self.method is not None and METHODS[self.method].whole
 
 
-_ALL = (
-    Contestant("ddim", "DDIM", "ddim"),
-    Contestant("iia_ddim", "IIA-DDIM", "ddim", method="iia_ddim"),
-    Contestant("iia_ddim_cfg", "IIA-DDIM, one β", "ddim", method="iia_ddim_cfg", guided=True),
-    Contestant("spndm", "S-PNDM", "spndm"),
-    Contestant("iia_spndm", "IIA-SPNDM", "spndm", method="iia_spndm"),
-    Contestant("ipndm", "iPNDM", "ipndm"),
-    Contestant("iia_ipndm", "IIA-IPNDM", "ipndm", method="iia_ipndm"),
-    Contestant("dpm_solver_2m", "DPM-Solver 2M", "dpm_solver_2m"),
-    Contestant("iia_dpm_solver_2m", "IIA-DPM-Solver 2M", "dpm_solver_2m", method="iia_dpm_solver"),
-    Contestant("dpmpp_2m", "DPM-Solver++ 2M", "dpmpp_2m"),
-    Contestant("iia_dpmpp_2m", "IIA-DPM-Solver++ 2M", "dpmpp_2m", method="iia_dpm_solver"),
-    Contestant("dpmpp_2s", "DPM-Solver++ 2S", "dpmpp_2s"),
-    Contestant("iia_dpmpp_2s", "IIA-DPM-Solver++ 2S", "dpmpp_2s", method="iia_dpm_solver"),
-    Contestant("dpmpp_3m", "DPM-Solver++ 3M", "dpmpp_3m"),
-    Contestant("iia_dpmpp_3m", "IIA-DPM-Solver++ 3M", "dpmpp_3m", method="iia_dpm_solver"),
-    Contestant("heun", "EDM (Heun)", "heun", spacing="karras"),
-    Contestant("biia_edm", "BIIA-EDM", "heun", method="biia_edm", spacing="karras"),
-    Contestant("iia_edm", "IIA-EDM", "heun", method="iia_edm", spacing="karras"),
-    Contestant("unipc", "UniPC-3", "unipc", {"order": 3}),
-    Contestant("deis", "DEIS-3", "deis", {"order": 3}),
-    Contestant("gauss_newton", "longstride", "unipc", {"order": 3}, method="gauss_newton"),
-)
+def _classical() -> dict[str, Contestant]:
+    """Every classical solver and its forms."""
+    return {
+        name: Contestant(name, one.label, one.solver, one.options, spacing=SOLVERS[one.solver].spacing)
+        for name, one in VARIANTS.items()
+    }
+
+
+def _published() -> dict[str, Contestant]:
+    """Every published form of IIA on every solver that it is for."""
+    found = {}
+    for method, one in PUBLISHED.items():
+        for solver in one.bases:
+            single = len(one.bases) == 1
+            name, text = (method, one.label) if single else (f"iia_{solver}", f"IIA-{SOLVERS[solver].label}")
+            spacing = SOLVERS[solver].spacing
+            found[name] = Contestant(name, text, solver, method=method, base=solver, guided=one.guided, spacing=spacing)
+    return found
+
+
+_WHOLE = Contestant("gauss_newton", "longstride", "unipc", {"order": 3}, method="gauss_newton", base="unipc3")
 #: Every contestant by name.
-CONTESTANTS: dict[str, Contestant] = {one.name: one for one in _ALL}
+CONTESTANTS: dict[str, Contestant] = {**_classical(), **_published(), _WHOLE.name: _WHOLE}
 #: Contestants of the paper's tables, and UniPC-3 as what a user would otherwise take.
-PAPER = tuple(
-    name
-    for name in CONTESTANTS
-    if name not in ("dpmpp_2s", "iia_dpmpp_2s", "dpmpp_3m", "iia_dpmpp_3m", "deis", "gauss_newton")
+PAPER = (
+    "ddim",
+    "iia_ddim",
+    "iia_ddim_cfg",
+    "spndm",
+    "iia_spndm",
+    "ipndm",
+    "iia_ipndm",
+    "dpm_solver_2m",
+    "iia_dpm_solver_2m",
+    "dpmpp_2m",
+    "iia_dpmpp_2m",
+    "heun",
+    "biia_edm",
+    "iia_edm",
+    "unipc3",
 )
 
 
@@ -112,23 +119,15 @@ def contestant(name: str) -> Contestant:
     return CONTESTANTS[name]
 
 
-#: Samplers that are no contestants: the converged solution, the classical solvers of searches, fits of benchmarks.
+#: Samplers that are no contestants: the converged solution, and fits of benchmarks.
 _OTHERS = {
     "teacher": "converged",
-    "ipndm2": "iPNDM-2",
-    "ipndm3": "iPNDM-3",
-    "ipndm4": "iPNDM-4",
-    "deis3": "DEIS-3",
-    "unipc2": "UniPC-2",
-    "unipc3": "UniPC-3",
     "gauss_newton_full": "longstride, 6 steps",
     "global": "longstride, row by row",
 }
 #: What a card says of itself otherwise than a comparison does.
 _IN_CARDS = {
-    "heun": "Heun",
-    "gauss_newton": "Gauss–Newton",
-    "global": "Gauss–Newton, row by row",
+    **{name: one.label for name, one in METHODS.items()},
     "given": "the given table",
     "filled": "the filled table",
 }
@@ -160,7 +159,7 @@ def base_table(
     nfe: int,
     *,
     spacing: str = "auto",
-    final: Final = "sigma_min",
+    final: LastLevel = "sigma_min",
     exactly: bool = True,
     **options: Any,
 ) -> SolverTable:

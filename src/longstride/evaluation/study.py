@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from longstride.errors import InputError
 from longstride.evaluation.contestants import Contestant, base_table, contestant
-from longstride.grid import Final
+from longstride.grid import LastLevel
 from longstride.schedule import Schedule
 from longstride.table import SolverTable
 
@@ -35,10 +35,10 @@ class Study:
         seed: Shift of every seed.
     """
 
-    contestants: tuple[str, ...] = ("iia_ddim", "iia_spndm", "iia_ipndm", "dpmpp_2m", "unipc")
+    contestants: tuple[str, ...] = ("iia_ddim", "iia_spndm", "iia_ipndm", "dpmpp_2m", "unipc3")
     nfes: tuple[int, ...] = (5, 6, 8, 10)
     grid: str = "auto"
-    final: Final = "sigma_min"
+    final: LastLevel = "sigma_min"
     samples: int = 1024
     batch_size: int = 32
     calibration_samples: int = 128

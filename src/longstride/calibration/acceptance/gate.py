@@ -12,6 +12,7 @@ from collections.abc import Callable
 from dataclasses import replace
 
 import numpy as np
+from scipy.special import stdtrit
 
 from longstride.arrays import Array
 from longstride.calibration.acceptance.stability import gains, largest_weights
@@ -19,7 +20,6 @@ from longstride.calibration.prefix_runs import PrefixRuns
 from longstride.calibration.reference.solve import squared_errors
 from longstride.calibration.samples import Samples
 from longstride.calibration.units import Batch
-from longstride.intervals import student
 from longstride.journal import table_digest
 from longstride.reports import EndReport, Errors, Stability
 from longstride.table import SolverTable
@@ -166,7 +166,7 @@ def objection(after: Array, before: Array, margin: float) -> str:
         return f"the error on held-out noise is {rmse:.4g}, the base's {old:.4g}"
     tiny = np.finfo(np.float64).tiny
     ratios = 0.5 * (np.log(np.maximum(after, tiny)) - np.log(np.maximum(before, tiny)))
-    bound = float(ratios.mean() + student(n - 1, 0.95) * ratios.std(ddof=1) / np.sqrt(n))
+    bound = float(ratios.mean() + stdtrit(n - 1, 0.95) * ratios.std(ddof=1) / np.sqrt(n))
     if not bound < 0:
         return f"that it is better is not sure: the ratio of errors may be {np.exp(bound):.3g} (95 % bound)"
     return ""

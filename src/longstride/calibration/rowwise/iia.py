@@ -85,11 +85,13 @@ class Published:
         label: For people.
         bases: Solvers that it is for.
         settings: Its settings.
+        guided: Whether it is meant for guided sampling only.
     """
 
     label: str
     bases: tuple[str, ...]
     settings: IIASettings
+    guided: bool = False
 
 
 _DPM = ("dpm_solver_2m", "dpmpp_2m", "dpm_solver_3m", "dpmpp_3m", "dpm_solver_2", "dpmpp_2s")
@@ -101,7 +103,7 @@ PUBLISHED: dict[str, Published] = {
     "biia_edm": Published("BIIA-EDM", ("heun",), IIASettings("increments", r=0)),
     "iia_edm": Published("IIA-EDM", ("heun",), IIASettings("split", r=1)),
     "iia_dpm_solver": Published("IIA-DPM-Solver", _DPM, IIASettings()),
-    "iia_ddim_cfg": Published("IIA-DDIM, one β", ("ddim",), IIASettings("increments", r=0)),
+    "iia_ddim_cfg": Published("IIA-DDIM, one β", ("ddim",), IIASettings("increments", r=0), guided=True),
 }
 
 
