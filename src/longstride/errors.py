@@ -5,7 +5,7 @@ from __future__ import annotations
 import difflib
 from collections.abc import Iterable
 
-__all__ = ["CardError", "InputError", "LongstrideError", "NonFiniteError", "unknown"]
+__all__ = ["CardError", "InputError", "LongstrideError", "NonFiniteError", "not_taken", "unknown"]
 
 
 class LongstrideError(Exception):
@@ -36,3 +36,13 @@ def unknown(kind: str, name: str, known: Iterable[str]) -> InputError:
     close = difflib.get_close_matches(name, names, n=3, cutoff=0.5)
     hint = f"did you mean {' or '.join(map(repr, close))}? " if close else ""
     return InputError(f"unknown {kind} {name!r}: {hint}known: {', '.join(names)}")
+
+
+def not_taken(what: str, error: TypeError) -> InputError:
+    """Error for a keyword argument that is not taken, in the words of Python's own error without the function's name.
+
+    Args:
+        what: What does not take it, such as ``"solver 'ddim'"``.
+        error: What Python raised.
+    """
+    return InputError(f"{what}: {str(error).split('() ')[-1]}")

@@ -7,7 +7,7 @@ from dataclasses import asdict, dataclass, replace
 from typing import Any, Protocol
 
 from longstride.calibration.samples import Samples
-from longstride.errors import InputError
+from longstride.errors import InputError, not_taken
 from longstride.reports import EndReport, RowReport, Search
 from longstride.table import SolverTable
 
@@ -101,7 +101,7 @@ def configured(method: Method, solver: str | None, given: Mapping[str, Any]) -> 
     try:
         return replace(method.settings, **given)
     except TypeError as error:
-        raise InputError(f"method {method.name!r}: {str(error).split('() ')[-1]}") from None
+        raise not_taken(f"method {method.name!r}", error) from None
 
 
 def described(settings: Settings) -> dict[str, Any]:

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike
 
-from longstride.errors import InputError, unknown
+from longstride.errors import InputError, not_taken, unknown
 from longstride.nodes import Nodes
 from longstride.schedule import Schedule
 from longstride.solvers.adams import ipndm, pndm, spndm
@@ -80,7 +80,7 @@ def build(
     except TypeError as error:
         if "unexpected keyword argument" not in str(error):
             raise
-        raise InputError(f"solver {name!r}: {str(error).split('() ')[-1]}") from None
+        raise not_taken(f"solver {name!r}", error) from None
 
 
 def steps_for_nfe(name: str, nfe: int, *, final_zero: bool = False, **options: Any) -> int:
