@@ -439,7 +439,7 @@ def test_bad_options_of_demo(model: Path, card: Path, options: str, expected: st
     assert expected in error("demo", "--model", model, *DEMO, *options.format(card=card).split())
 
 
-# Evaluate and bench
+# Evaluate
 
 EVALUATE = (
     "--nfe",
@@ -506,18 +506,3 @@ def test_evaluate_measures_the_entries_of_a_book(model: Path, book: Path):
 )
 def test_bad_options_of_evaluate(model: Path, card: Path, options: str, expected: str):
     assert expected in error("evaluate", model, *EVALUATE, *options.format(card=card).split())
-
-
-def test_bench_paper_on_any_model(model: Path):
-    """Results, plots and nothing else; the second run reads finished batches."""
-    options = ("--model", model, "--samples", 65, "--quick", "--out", "out")
-    for _ in range(2):
-        output = run("bench", "paper", *options)
-        assert "IIA-EDM" in output
-    assert {path.name for path in Path("out").iterdir()} == {"a.json", "a.parquet", "images", "work"}
-    assert {path.name for path in Path("out/images").iterdir()} == {"a_error_vs_nfe.png", "a_comparison.png"}
-
-
-def test_bench_help():
-    text = run("bench", "--help")
-    assert all(word in text for word in ("paper", "pages", "torchrun"))

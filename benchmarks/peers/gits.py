@@ -38,9 +38,9 @@ import numpy as np
 from numpy.typing import NDArray
 from torch import Tensor
 
-from longstride.bench.peer_task import Found, OutOfBudget, Task
+from benchmarks.peer_task import Found, OutOfBudget, Task
+from benchmarks.peers.common import ratio_range, rmse, rolled
 from longstride.solvers import build
-from peers._common import ratio_range, rmse, rolled
 
 LABEL = "GITS"
 BACKPROP = False

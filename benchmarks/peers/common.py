@@ -7,7 +7,7 @@ import torch
 from numpy.typing import ArrayLike
 from torch import Tensor
 
-from longstride.bench.peer_task import Task, differentiable
+from benchmarks.peer_task import Task, differentiable
 from longstride.sampler import sample
 from longstride.schedule import alpha_of_ratio
 from longstride.table import Row, SolverTable

@@ -10,7 +10,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from longstride.bench.markdown import slug_of
+from benchmarks.markdown import slug_of
 from longstride.demo import draw_comparison
 from longstride.evaluation.contestants import paper
 from longstride.evaluation.fitting import Say

@@ -11,8 +11,8 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from longstride.bench.lab import Lab, reapply
-from longstride.bench.markdown import slug_of
+from benchmarks.lab import Lab, reapply
+from benchmarks.markdown import slug_of
 from longstride.evaluation.fitting import Say
 from longstride.files import write_atomically
 from longstride.processes import is_first

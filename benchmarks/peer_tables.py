@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
-from longstride.bench.markdown import markdown_table, number
+from benchmarks.markdown import markdown_table, number
 from longstride.evaluation.results import Results
 
 __all__ = ["peer_sections"]

@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from longstride.bench.markdown import slug_of
+from benchmarks.markdown import slug_of
 from longstride.calibration import Calibration, Reference, calibrate
 from longstride.calibration.batches import Batches
 from longstride.calibration.directions import DIRECTIONS

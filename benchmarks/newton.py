@@ -11,8 +11,8 @@ from typing import Any
 
 import numpy as np
 
-from longstride.bench.ablations import Record
-from longstride.bench.lab import Lab
+from benchmarks.ablations import Record
+from benchmarks.lab import Lab
 from longstride.calibration.filling import average_table
 from longstride.calibration.residuals import RESIDUALS
 from longstride.calibration.starts import classical_tables
@@ -21,7 +21,7 @@ from longstride.errors import LongstrideError
 from longstride.table import SolverTable
 from longstride.zoo import load_model
 
-__all__ = ["NEWTON"]
+__all__ = ["NEWTON", "record"]
 
 #: Networks of the prior: of another survey of galaxies, and of other pictures with another process.
 SIBLINGS = ("galaxy:ztf32", "garments")
@@ -29,7 +29,7 @@ SIBLINGS = ("galaxy:ztf32", "garments")
 RELATED = ("galaxy:ztf32", "galaxy:hsc64")
 
 
-def _record(lab: Lab, nfe: int, start: SolverTable | None = None, *, fd: bool = False, **settings: Any) -> Record:
+def record(lab: Lab, nfe: int, start: SolverTable | None = None, *, fd: bool = False, **settings: Any) -> Record:
     """One calibration, measured (``fd``: by its Fréchet distance, too); ``start`` in place of the search for one."""
     table = lab.table("ddim", nfe) if start is None else start
     settings = settings if start is None else {**settings, "scouts": 0}
@@ -53,7 +53,7 @@ def _free(lab: Lab, quick: bool) -> Iterator[Record]:
     """Weights alone, with levels, with the column, with both."""
     for nfe in (5,) if quick else (5, 8):
         for levels, column in ((False, False), (True, False), (False, True), (True, True)):
-            yield _record(lab, nfe, levels=levels, column=column)
+            yield record(lab, nfe, levels=levels, column=column)
 
 
 def _starts(lab: Lab, quick: bool) -> Iterator[Record]:
@@ -62,7 +62,7 @@ def _starts(lab: Lab, quick: bool) -> Iterator[Record]:
     tables = classical_tables(lab.table("ddim", nfe), lab.model.schedule)
     solvers = ("ddim", "ipndm2", "ipndm3", "unipc3")
     for name in (*(f"{solver}@quadratic" for solver in solvers), "ddim@karras", "unipc3@karras"):
-        yield {"start": name, **_record(lab, nfe, tables[name])}
+        yield {"start": name, **record(lab, nfe, tables[name])}
 
 
 def _samples(lab: Lab, quick: bool) -> Iterator[Record]:
@@ -70,9 +70,9 @@ def _samples(lab: Lab, quick: bool) -> Iterator[Record]:
     nfe = 5
     prior = _prior(lab, nfe, SIBLINGS[:1] if quick else SIBLINGS)
     for batch in (8, 32) if quick else (8, 16, 32, 64, 128):
-        yield {"prior": "none", **_record(lab, nfe, batch=batch)}
+        yield {"prior": "none", **record(lab, nfe, batch=batch)}
         for ridge in (1e-6, 1e-2) if prior else ():
-            pulled = _record(lab, nfe, batch=batch, starts=prior, ridge=ridge)
+            pulled = record(lab, nfe, batch=batch, starts=prior, ridge=ridge)
             yield {"prior": f"ridge {ridge:g}", **pulled}
 
 
@@ -87,10 +87,10 @@ def _loss(lab: Lab, quick: bool) -> Iterator[Record]:
     """Robust or plain squares, pixels alone or with what says how sharp they are meant to be; with FD."""
     for nfe in (5,) if quick else (5, 8):
         for robust in (1.0, 0.25, 4.0, 0.0):
-            yield _record(lab, nfe, fd=True, robust=robust, residual="pixels")
+            yield record(lab, nfe, fd=True, robust=robust, residual="pixels")
         for residual in RESIDUALS:
             if residual != "pixels":
-                yield _record(lab, nfe, fd=True, robust=1.0, residual=residual)
+                yield record(lab, nfe, fd=True, robust=1.0, residual=residual)
 
 
 def _transfer(lab: Lab, quick: bool) -> Iterator[Record]:

@@ -1,4 +1,4 @@
-"""``longstride bench``: benchmarks that write their own tables."""
+"""The commands of ``python -m benchmarks``: each writes its own results files, and ``pages`` the tables from these."""
 
 from __future__ import annotations
 
@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from longstride.cli.app import app
 from longstride.cli.common import Device, Group, Guidance, console, handled, progress_bars, use_device
 from longstride.errors import LongstrideError
 from longstride.processes import is_first, join
@@ -16,15 +15,16 @@ from longstride.processes import is_first, join
 if TYPE_CHECKING:
     from longstride.zoo import Model
 
-__all__ = ["bench"]
+__all__ = ["app"]
 
-bench = typer.Typer(
+app = typer.Typer(
     cls=Group,
     no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    rich_markup_mode="rich",
     help="Benchmarks that write their own tables; each goes on where it was stopped.\n\n"
-    "Two processes share the work under [bold]torchrun --nproc-per-node 2 -m longstride bench paper[/].",
+    "Two processes share the work under [bold]torchrun --nproc-per-node 2 -m benchmarks paper[/].",
 )
-app.add_typer(bench, name="bench")
 
 Out = Annotated[Path, typer.Option(help="Folder for results; finished batches are kept in work/ in it.")]
 Quick = Annotated[bool, typer.Option("--quick", help="Few samples: ten minutes on two cores, figures without weight.")]
@@ -34,7 +34,7 @@ Docs = Annotated[
 ]
 
 
-@bench.command(epilog="Example: longstride bench paper --docs . --out benchmarks/results")
+@app.command(epilog="Example: python -m benchmarks paper --docs . --out benchmarks/results")
 @handled
 def paper(
     out: Out = Path("bench-paper"),
@@ -54,11 +54,11 @@ def paper(
 
     Without --model, the documentation's cases: the bundled garments unguided and guided, the CIFAR-10 model of the
     checkout, and the galaxy networks where galaxygrad is installed. For the originals:
-    longstride bench paper --model google/ddpm-cifar10-32 --samples 50000 --batch-size 512 --device cuda
+    python -m benchmarks paper --model google/ddpm-cifar10-32 --samples 50000 --batch-size 512 --device cuda
     """
-    from longstride.bench.ablations import ABLATED, run_ablations
-    from longstride.bench.pages import write_pages
-    from longstride.bench.paper import cases, run_case
+    from benchmarks.ablations import ABLATED, run_ablations
+    from benchmarks.pages import write_pages
+    from benchmarks.paper import cases, run_case
     from longstride.cli.render import results_table
     from longstride.files import check_writable
 
@@ -99,16 +99,13 @@ def _load(name: str, device: str, *, optional: bool) -> Model | None:
         return None
 
 
-@bench.command(epilog="Example: longstride bench peers --case galaxy_hsc32 --nfe 5 --nfe 8 --out benchmarks/results")
+@app.command(epilog="Example: python -m benchmarks peers --case galaxy_hsc32 --nfe 5 --nfe 8 --out benchmarks/results")
 @handled
 def peers(
     out: Out = Path("bench-peers"),
     case: Annotated[list[str] | None, typer.Option(help="Network; may be repeated. Default: all.")] = None,
     nfe: Annotated[list[int] | None, typer.Option(help="Network calls; may be repeated. Default: the case's.")] = None,
     peer: Annotated[list[str] | None, typer.Option(help="Sampler; may be repeated. Default: all.")] = None,
-    folder: Annotated[Path, typer.Option(help="The peers' files, in a checkout of the repository.")] = Path(
-        "benchmarks/peers"
-    ),
     times: Annotated[
         float, typer.Option(help="Only peers with backprop, with so many times the calls of our own fit.", min=0.1)
     ] = 1.0,
@@ -128,7 +125,7 @@ def peers(
     their --full schedules need. What is measured is added to the results file of its network; gauss_newton, global and
     iia_ddim are names of samplers too.
     """
-    from longstride.bench.peers import peer_cases, run_peers
+    from benchmarks.contest import Wish, peer_cases, run_peers
     from longstride.cli.render import results_table
     from longstride.errors import unknown
     from longstride.files import check_writable
@@ -137,6 +134,7 @@ def peers(
     for name in case or ():
         if name not in known:
             raise unknown("case", name, known)
+    wish = Wish(tuple(nfe or ()), tuple(peer or ()), times, full)
     check_writable(out / "x.json", new_folders=True)
     used = use_device(device)
     with progress_bars() as say:
@@ -145,13 +143,12 @@ def peers(
             if loaded is None:
                 continue
             chosen = one if samples is None else replace(one, case=replace(one.case, samples=samples))
-            nfes, names = tuple(nfe or ()), tuple(peer or ())
-            found = run_peers(loaded, chosen, out, folder, nfes=nfes, names=names, times=times, full=full, say=say)
+            found = run_peers(loaded, chosen, out, wish, say)
             console.print(results_table(found))
     print(f"results in {out}")
 
 
-@bench.command(epilog="Example: longstride bench newton --out benchmarks/results")
+@app.command(epilog="Example: python -m benchmarks newton --out benchmarks/results")
 @handled
 def newton(
     out: Out = Path("bench-newton"),
@@ -163,8 +160,8 @@ def newton(
     device: Device = "cpu",
 ) -> None:
     """What each choice of the default calibration is worth, on one model."""
-    from longstride.bench.ablations import run_records
-    from longstride.bench.newton import NEWTON
+    from benchmarks.ablations import run_records
+    from benchmarks.newton import NEWTON
     from longstride.errors import unknown
     from longstride.files import check_writable
 
@@ -182,7 +179,7 @@ def newton(
         print(f"results in {out}")
 
 
-@bench.command(epilog="Example: longstride bench pages --docs .")
+@app.command(epilog="Example: python -m benchmarks pages --docs .")
 @handled
 def pages(
     docs: Annotated[Path, typer.Option(help="Checkout whose README and docs/ are filled.")] = Path(),
@@ -190,8 +187,8 @@ def pages(
     check: Annotated[bool, typer.Option("--check", help="Only compare; exit with 1 on a difference.")] = False,
 ) -> None:
     """Fill the tables of README and docs from results files, and draw the plots of the default calibration."""
-    from longstride.bench.newton_plots import draw_newton_plots
-    from longstride.bench.pages import write_pages
+    from benchmarks.newton_plots import draw_newton_plots
+    from benchmarks.pages import write_pages
 
     folder = docs / "benchmarks" / "results" if results is None else results
     changed = write_pages(docs, folder, check=check)

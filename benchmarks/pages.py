@@ -8,9 +8,9 @@ from collections.abc import Callable, Iterable, Mapping
 from functools import partial
 from pathlib import Path
 
-from longstride.bench.ablation_tables import ablation_sections
-from longstride.bench.markdown import markdown_table, number
-from longstride.bench.peer_tables import peer_sections
+from benchmarks.ablation_tables import ablation_sections
+from benchmarks.markdown import markdown_table, number
+from benchmarks.peer_tables import peer_sections
 from longstride.errors import InputError
 from longstride.evaluation.contestants import label
 from longstride.evaluation.results import Line, Results, load_results
@@ -116,7 +116,7 @@ def memory_table(file: Path) -> str:
         (f"{row['samples']:,}", f"{row['peak_rss_mib']:.0f}", f"{row['disk_mib']:.0f}")
         for row in json.loads(file.read_text(encoding="utf-8"))["rows"]
     ]
-    return markdown_table(head, rows) + "\n\n(galaxy network, `python benchmarks/memory.py`)"
+    return markdown_table(head, rows) + "\n\n(galaxy network, `python -m benchmarks.memory`)"
 
 
 def time_table(file: Path) -> str:
@@ -132,7 +132,7 @@ def time_table(file: Path) -> str:
     asked = {name: sorted({str(row[name]) for row in content["rows"]}, key=int) for name in ("nfe", "processes")}
     options = " ".join(f"--{name} {' '.join(values)}" for name, values in asked.items())
     options += f" --device {file.parent.name}" if "device" in content else ""
-    return f"{table}\n\n({where}; `python benchmarks/calibration_time.py {options}`)"
+    return f"{table}\n\n({where}; `python -m benchmarks.calibration_time {options}`)"
 
 
 def overhead_table(file: Path) -> str:

@@ -11,8 +11,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from longstride.bench.paper import Case
-from longstride.bench.peer_task import Meter, Peer, Task
+from benchmarks.paper import Case
+from benchmarks.peer_task import Found, Meter, Peer, Task
 from longstride.calibration import calibrate
 from longstride.calibration.dense import FINE, DenseSolution, solve_dense
 from longstride.calibration.fits import robust_mean, robust_scale
@@ -21,7 +21,6 @@ from longstride.calibration.reference import Errors, Reference, squared_errors, 
 from longstride.calibration.settings import FITTED, HELD_OUT, fitted_samples
 from longstride.calibration.starts import CLASSICAL, classical_tables
 from longstride.evaluation.contestants import base_table
-from longstride.evaluation.measure import Sampler
 from longstride.evaluation.seeds import seed_range
 from longstride.journal import Journal, table_digest
 from longstride.sampler import sample
@@ -29,7 +28,7 @@ from longstride.schedule import Flow
 from longstride.table import SolverTable
 from longstride.zoo.model import Model
 
-__all__ = ["FULL", "IIA", "OURS", "STAGED", "Entry", "Field", "PeerCase"]
+__all__ = ["FULL", "IIA", "OURS", "STAGED", "Field", "PeerCase"]
 
 #: Published forms of IIA, by name: method and base solver.
 IIA = {
@@ -70,14 +69,6 @@ class PeerCase:
     backprop: bool = True
 
 
-@dataclass
-class Entry:
-    """A sampler, and what it took to find it."""
-
-    sampler: Sampler
-    about: dict[str, Any]
-
-
 class Field:
     """Finds the samplers of one network, from one set of calibration samples for all numbers of calls.
 
@@ -115,7 +106,7 @@ class Field:
         outputs = tuple(torch.cat([one.outputs[k] for one in found]) for k in range(len(found[0].outputs)))
         return replace(found[0], states=states, outputs=outputs)
 
-    def classical(self, nfe: int, names: Iterable[str] = tuple({**CLASSICAL, **STAGED})) -> dict[str, Entry]:
+    def classical(self, nfe: int, names: Iterable[str] = tuple({**CLASSICAL, **STAGED})) -> dict[str, Found]:
         """Classical solvers, each on its best grid, and the best of one call per step as ``classical``."""
         known = {**CLASSICAL, **(STAGED if isinstance(self.model.schedule, Flow) else {})}
         tables = classical_tables(self._ends(nfe), self.model.schedule, solvers=known)
@@ -138,17 +129,17 @@ class Field:
             own = [key for key in tables if key.partition("@")[0] == name]
             key = min(own, key=lambda key: loss[key])
             rmse = {other.partition("@")[2]: Errors.of(squared[other]).rmse for other in own}
-            found[name] = Entry(tables[key], {"grid": key.partition("@")[2], "rmse_by_grid": rmse})
+            found[name] = Found(tables[key], {"grid": key.partition("@")[2], "rmse_by_grid": rmse})
         best = min((key for key in loss if key.partition("@")[0] in CLASSICAL), key=lambda key: loss[key])
-        return {"classical": Entry(tables[best], {"solver": best}), **found}
+        return {"classical": Found(tables[best], {"solver": best}), **found}
 
-    def own(self, name: str, classical: Mapping[str, Entry]) -> Callable[[], Entry]:
+    def own(self, name: str, classical: Mapping[str, Found]) -> Callable[[], Found]:
         """A calibration of this package: IIA on its base's best grid, the others from the best classical solver."""
         method, base = IIA.get(name, ("gauss_newton" if name in FULL else name, "classical"))
         table = classical[base].sampler
         assert isinstance(table, SolverTable)
 
-        def find() -> Entry:
+        def find() -> Found:
             if name in IIA:  # before the last samples of our own fit at many calls, and after them
                 middle = self.one.fitted or FITTED
                 few = min(_FEW_IIA, middle)
@@ -172,19 +163,19 @@ class Field:
             about = {"calls": result.calls, "accepted": result.end.accepted, "reason": result.end.reason}
             if result.search is not None:
                 about |= {"base": result.search.base, "start": result.search.start, "scouts": result.search.scouts}
-            return Entry(result.table, about)
+            return Found(result.table, about)
 
         return find
 
-    def peer(self, peer: Peer, nfe: int, budget: int | None) -> Callable[[], Entry]:
+    def peer(self, peer: Peer, nfe: int, budget: int | None) -> Callable[[], Found]:
         """Another method at a number of calls, with the network calls that it may spend; None: as many as it likes."""
 
-        def find() -> Entry:
+        def find() -> Found:
             meter = Meter(budget)
             ends, schedule = self._ends(nfe), self.model.schedule
             task = Task(self.denoiser, schedule, nfe, self.noise, self.solution, ends, meter, seed=0)
             found = peer(task)
             spent = {"calls": meter.calls, "forward": meter.forward, "backward": meter.backward, "budget": budget}
-            return Entry(found.sampler, {**spent, **found.about})
+            return Found(found.sampler, {**spent, **found.about})
 
         return find

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from longstride.bench.markdown import markdown_table
+from benchmarks.markdown import markdown_table
 from longstride.errors import InputError
 from longstride.evaluation.contestants import label
 
@@ -27,7 +27,7 @@ def ablation_sections(file: Path) -> dict[str, Callable[[], str]]:
     try:
         found: dict[str, list[Record]] = json.loads(file.read_text(encoding="utf-8"))["ablations"]
     except (OSError, ValueError, KeyError, TypeError) as error:
-        raise InputError(f"{file} holds no ablations ({error}): run longstride bench paper again") from None
+        raise InputError(f"{file} holds no ablations ({error}): run python -m benchmarks paper again") from None
     slug = file.stem.removeprefix("ablations_")
     if slug.startswith("newton_"):
         return {
