@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from longstride.cli.common import Device, Group, Guidance, console, handled, progress_bars, use_device
+from longstride.cli.common import Command, Group, console, handled, progress_bars, use_device
+from longstride.cli.options import Device, Guidance, option
 from longstride.errors import LongstrideError
 from longstride.processes import is_first, join
 
@@ -26,34 +27,35 @@ app = typer.Typer(
     "Two processes share the work under [bold]torchrun --nproc-per-node 2 -m benchmarks paper[/].",
 )
 
-Out = Annotated[Path, typer.Option(help="Folder for results; finished batches are kept in work/ in it.")]
+Out = Annotated[Path, option("Folder for results; finished batches are kept in work/ in it.", "FOLDER")]
 Quick = Annotated[bool, typer.Option("--quick", help="Few samples: ten minutes on two cores, figures without weight.")]
 Docs = Annotated[
     Path | None,
-    typer.Option(help="Checkout whose README and docs/ are filled with the tables and plots; default: none."),
+    option("Checkout whose README and docs/ are filled with the tables and plots; default: none.", "FOLDER"),
 ]
 
 
-@app.command(epilog="Example: python -m benchmarks paper --docs . --out benchmarks/results")
+@app.command(cls=Command, epilog="Example: python -m benchmarks paper --docs . --out benchmarks/results")
 @handled
 def paper(
     out: Out = Path("bench-paper"),
     docs: Docs = None,
     model: Annotated[
         list[str] | None,
-        typer.Option(help="A case of the documentation, a folder or a hub id; may be repeated. Default: all cases."),
+        option("A case of the documentation, a folder or a hub id; may be repeated. Default: all cases.", "MODEL"),
     ] = None,
     guidance: Guidance = None,
-    samples: Annotated[int | None, typer.Option(help="Evaluation samples per case; default: its own.", min=2)] = None,
-    batch_size: Annotated[int | None, typer.Option(help="Samples per network call.", min=1)] = None,
-    ablations: Annotated[bool, typer.Option(help="Run the ablations too.")] = True,
+    samples: Annotated[int | None, option("Evaluation samples per case; default: its own.", "N", min=2)] = None,
+    batch_size: Annotated[int | None, option("Samples per network call.", "N", min=1)] = None,
+    ablations: Annotated[bool, option("Run the ablations too.")] = True,
     quick: Quick = False,
     device: Device = "cpu",
 ) -> None:
     """Base against calibrated solvers on every model: Fréchet distance and error against network calls.
 
     Without --model, the documentation's cases: the bundled garments unguided and guided, the CIFAR-10 model of the
-    checkout, and the galaxy networks where galaxygrad is installed. For the originals:
+    checkout, and the galaxy networks if galaxygrad is installed. For the originals:
+
     python -m benchmarks paper --model google/ddpm-cifar10-32 --samples 50000 --batch-size 512 --device cuda
     """
     from benchmarks.ablations import ABLATED, run_ablations
@@ -99,15 +101,18 @@ def _load(name: str, device: str, *, optional: bool) -> Model | None:
         return None
 
 
-@app.command(epilog="Example: python -m benchmarks peers --case galaxy_hsc32 --nfe 5 --nfe 8 --out benchmarks/results")
+@app.command(
+    cls=Command,
+    epilog="Example: python -m benchmarks peers --case galaxy_hsc32 --nfe 5 --nfe 8",
+)
 @handled
 def peers(
     out: Out = Path("bench-peers"),
-    case: Annotated[list[str] | None, typer.Option(help="Network; may be repeated. Default: all.")] = None,
-    nfe: Annotated[list[int] | None, typer.Option(help="Network calls; may be repeated. Default: the case's.")] = None,
-    peer: Annotated[list[str] | None, typer.Option(help="Sampler; may be repeated. Default: all.")] = None,
+    case: Annotated[list[str] | None, option("Network; may be repeated. Default: all.", "CASE")] = None,
+    nfe: Annotated[list[int] | None, option("Network calls; may be repeated. Default: the case's.", "CALLS")] = None,
+    peer: Annotated[list[str] | None, option("Sampler; may be repeated. Default: all.", "SAMPLER")] = None,
     times: Annotated[
-        float, typer.Option(help="Only peers with backprop, with so many times the calls of our own fit.", min=0.1)
+        float, option("Only peers with backprop, with so many times the calls of our own fit.", "FACTOR", min=0.1)
     ] = 1.0,
     full: Annotated[
         bool,
@@ -116,7 +121,7 @@ def peers(
             help="Only peers with backprop, with full schedules whatever these cost, and our fit with more steps.",
         ),
     ] = False,
-    samples: Annotated[int | None, typer.Option(help="Evaluation samples; default: the case's.", min=80)] = None,
+    samples: Annotated[int | None, option("Evaluation samples; default: the case's.", "N", min=80)] = None,
     device: Device = "cpu",
 ) -> None:
     """Classical solvers, IIA, our own fits and published peers: the same networks, noise and network calls.
@@ -148,13 +153,13 @@ def peers(
     print(f"results in {out}")
 
 
-@app.command(epilog="Example: python -m benchmarks newton --out benchmarks/results")
+@app.command(cls=Command, epilog="Example: python -m benchmarks newton --out benchmarks/results")
 @handled
 def newton(
     out: Out = Path("bench-newton"),
-    model: Annotated[str, typer.Option(help="As in calibrate.")] = "galaxy:hsc32",
+    model: Annotated[str, option("As in calibrate.", "MODEL")] = "galaxy:hsc32",
     question: Annotated[
-        list[str] | None, typer.Option(help="free, starts, samples, loss or transfer; may be repeated. Default: all.")
+        list[str] | None, option("free, starts, samples, loss or transfer; may be repeated. Default: all.", "QUESTION")
     ] = None,
     quick: Quick = False,
     device: Device = "cpu",
@@ -179,11 +184,11 @@ def newton(
         print(f"results in {out}")
 
 
-@app.command(epilog="Example: python -m benchmarks pages --docs .")
+@app.command(cls=Command, epilog="Example: python -m benchmarks pages --docs .")
 @handled
 def pages(
-    docs: Annotated[Path, typer.Option(help="Checkout whose README and docs/ are filled.")] = Path(),
-    results: Annotated[Path | None, typer.Option(help="Results files; default: benchmarks/results there.")] = None,
+    docs: Annotated[Path, option("Checkout whose README and docs/ are filled.", "FOLDER")] = Path(),
+    results: Annotated[Path | None, option("Results files; default: benchmarks/results there.", "FOLDER")] = None,
     check: Annotated[bool, typer.Option("--check", help="Only compare; exit with 1 on a difference.")] = False,
 ) -> None:
     """Fill the tables of README and docs from results files, and draw the plots of the default calibration."""

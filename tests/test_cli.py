@@ -16,7 +16,7 @@ from typer.testing import CliRunner, Result
 
 import longstride as ls
 from longstride.cli import app
-from longstride.cli.settings import guidances_of, nfes_of
+from longstride.cli.written import guidances_of, nfes_of
 from longstride.evaluation import CONTESTANTS, load_results
 
 COMMANDS = ("demo", "calibrate", "sample", "evaluate", "show", "convert")

@@ -1,4 +1,4 @@
-"""What ``longstride convert`` does."""
+"""The command ``longstride convert``."""
 
 from __future__ import annotations
 
@@ -8,15 +8,18 @@ from typing import Annotated
 
 import typer
 
-from longstride.cli.common import Json, handled
+from longstride.cli.common import handled
+from longstride.cli.options import Json
 
 __all__ = ["convert"]
 
 
 @handled
 def convert(
-    network: Annotated[Path, typer.Argument(help="A pickle of NVlabs/edm, such as edm-cifar10-32x32-cond-vp.pkl.")],
-    out: Annotated[Path, typer.Argument(help="The new folder; it is then a MODEL for all commands.")],
+    network: Annotated[
+        Path, typer.Argument(help="A pickle of NVlabs/edm, such as edm-cifar10-32x32-cond-vp.pkl.", metavar="NETWORK")
+    ],
+    out: Annotated[Path, typer.Argument(help="The new folder; it is then a MODEL for all commands.", metavar="OUT")],
     run_code_in_file: Annotated[
         bool,
         typer.Option(

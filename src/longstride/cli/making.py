@@ -1,4 +1,4 @@
-"""What ``longstride calibrate`` does."""
+"""What ``longstride calibrate`` does: a card, or a book of several settings."""
 
 from __future__ import annotations
 
@@ -24,15 +24,20 @@ from longstride.processes import is_first, join, wait
 from longstride.solvers import SOLVERS
 from longstride.zoo import Model, load_model
 
-__all__ = ["Wanted", "make"]
+__all__ = ["Wanted", "make", "tell_of_journal"]
 
 #: Samples that are fitted and held out by default where rows are fitted one by one: the paper's of IIA.
 _FEW = (16, 16)
+#: Most samples per network call.
+_BATCH_SIZE = 64
 
 
 @dataclass(frozen=True)
 class Wanted:
-    """What was asked for; see the options of ``longstride calibrate``. None: the method's own."""
+    """What was asked for; see the options of ``longstride calibrate``.
+
+    ``None`` stands for the method's own.
+    """
 
     model: str
     out: Path
@@ -45,10 +50,15 @@ class Wanted:
     settings: Mapping[str, Any]
     batch: int | None
     held_out: int | None
-    batch_size: int
+    batch_size: int | None
     seed: int
     device: str
     quiet: bool
+
+    @property
+    def journal(self) -> Path:
+        """Where finished batches are kept until the card is written."""
+        return self.out.with_name(f".{self.out.name}.unfinished")
 
     @property
     def many(self) -> bool:
@@ -83,13 +93,12 @@ def make(wanted: Wanted) -> Calibration | CardBook:
     for scale in wanted.guidances:
         loaded.denoiser(range(1), scale)  # refuses what the model cannot do
     check_writable(wanted.out)
-    journal = wanted.out.with_name(f".{wanted.out.name}.unfinished")
-    _tell(wanted, journal)
-    done = _make_book(wanted, loaded, last, journal) if wanted.many else _make_card(wanted, loaded, last, journal)
+    _tell(wanted)
+    done = _make_book(wanted, loaded, last) if wanted.many else _make_card(wanted, loaded, last)
     if is_first():
         (done if isinstance(done, CardBook) else done.card).save(wanted.out)
     wait()
-    shutil.rmtree(journal, ignore_errors=True)  # each its own, where they share no disk
+    shutil.rmtree(wanted.journal, ignore_errors=True)  # each its own, where they share no disk
     return done
 
 
@@ -127,7 +136,7 @@ def _checked(wanted: Wanted) -> Final:
 _OPTIONS = ("iterations", "residual", "window", "ridge", "directions", "r", "substeps", "fine")
 
 
-def _tell(wanted: Wanted, journal: Path) -> None:
+def _tell(wanted: Wanted) -> None:
     """What is going to be done."""
     if wanted.quiet or not is_first():
         return
@@ -150,11 +159,16 @@ def _tell(wanted: Wanted, journal: Path) -> None:
         cost = 1 if wanted.guidances == [None] else 2
         what += f": at most about {bound * cost:,} network calls in samples"
     console.print(what, highlight=False)
+    tell_of_journal(wanted.journal)
+
+
+def tell_of_journal(journal: Path) -> None:
+    """That a calibration goes on, if an earlier one was stopped."""
     if journal.exists():
         console.print(f"going on with the calibration that was stopped ({journal})", highlight=False)
 
 
-def _make_card(wanted: Wanted, model: Model, last: Final, journal: Path) -> Calibration:
+def _make_card(wanted: Wanted, model: Model, last: Final) -> Calibration:
     fitted, held_out = wanted.samples
     seeds, guidance = seed_range("calibration", wanted.seed, fitted + held_out), wanted.guidances[0]
     table = base_table(model.schedule, wanted.base, wanted.nfes[0], spacing=wanted.grid, final=last)
@@ -166,16 +180,16 @@ def _make_card(wanted: Wanted, model: Model, last: Final, journal: Path) -> Cali
             table,
             method=wanted.method,
             held_out=held_out,
-            batch_size=wanted.batch_size,
+            batch_size=wanted.batch_size or _BATCH_SIZE,
             model=model.info(guidance),
             seed=wanted.seed,
-            journal=journal,
+            journal=wanted.journal,
             progress=lambda done, total, what: say(what, done, total),
             **wanted.settings,
         )
 
 
-def _make_book(wanted: Wanted, model: Model, last: Final, journal: Path) -> CardBook:
+def _make_book(wanted: Wanted, model: Model, last: Final) -> CardBook:
     fitted, held_out = wanted.samples
     with progress_bars() as say:
         return calibrate_book(
@@ -186,9 +200,9 @@ def _make_book(wanted: Wanted, model: Model, last: Final, journal: Path) -> Card
             held_out=held_out,
             spacing=spacing_of(wanted.grid, model.schedule),
             final=last,
-            batch_size=wanted.batch_size,
+            batch_size=wanted.batch_size or _BATCH_SIZE,
             seed=wanted.seed,
-            journal=journal,
+            journal=wanted.journal,
             progress=lambda done, total, what: say(what, done, total),
             **wanted.settings,
         )
