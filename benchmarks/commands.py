@@ -88,7 +88,7 @@ def paper(
 
 
 def _load(name: str, device: str, *, optional: bool) -> Model | None:
-    """The model, or None for an optional one that is not here: outside a checkout, or its package is not installed."""
+    """The model. None: the model is optional, and its package or its files are not here."""
     from longstride.zoo import load_model
 
     try:
@@ -126,9 +126,9 @@ def peers(
 ) -> None:
     """Classical solvers, IIA, our own fits and published peers: the same networks, noise and network calls.
 
-    Peers that learn by backprop may spend as many network calls as our own calibration did, --times as many, or what
-    their --full schedules need. What is measured is added to the results file of its network; gauss_newton, global and
-    iia_ddim are names of samplers too.
+    Peers that learn by backprop may spend as many network calls as our own calibration, --times as many, or what their
+    --full schedules need. Results are added to the file of their network. Samplers are the peers, gauss_newton, global
+    and the forms of IIA.
     """
     from benchmarks.contest import Wish, peer_cases, run_peers
     from longstride.cli.render import results_table

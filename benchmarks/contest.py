@@ -67,10 +67,10 @@ class Wish:
         nfes: Network calls; default: the case's.
         names: Samplers to find besides the classical ones, of :data:`~benchmarks.peers.PEERS`,
             :data:`~benchmarks.field.IIA` and :data:`OURS`; default: all.
-        times: Other than 1: those that learn by backprop alone, with so many times the calls that our own fit spent;
-            they stand beside the others as ``NAME_xTIMES``.
-        full: Those alone, with all iterations of their schedules whatever these cost, as ``NAME_full``, and our own fit
-            with more steps.
+        times: Other than 1: only peers that learn by backprop, with so many times the calls of our own fit. Tables name
+            them ``NAME_xTIMES``.
+        full: Only these peers, with all iterations of their schedules, as ``NAME_full``; and our own fit with more
+            steps.
         seed: Shifts every seed.
     """
 
@@ -146,7 +146,7 @@ def run_peers(
 
     Args:
         model: The network.
-        one: What is asked of it.
+        one: Network calls and samples of the network.
         out: Folder of the results; ``work`` in it keeps finished parts.
         wish: The part to run; default: all.
         say: Called with (what is being done, done, total).
@@ -245,9 +245,7 @@ def _kept(
 ) -> Found:
     """What was found before with the same budget, on whatever device, or is found now.
 
-    A sampler that is no table is found every time.
-
-    What is given to all is made before: neither its time nor its memory is the sampler's.
+    A sampler that is no table is found every time. Whatever all samplers are given is made before the clock starts.
     """
     raw = json.loads(file.read_text(encoding="utf-8")) if file.exists() else None
     if raw is not None and raw["about"].get("budget") == budget:

@@ -36,7 +36,7 @@ IIA = {
     "iia_ipndm": ("iia_ipndm", "ipndm4"),
     "iia_dpmpp_2m": ("iia_dpm_solver", "dpmpp_2m"),
 }
-#: Calibration samples that say which grid is the best of a classical solver.
+#: Calibration samples that choose the grid of a classical solver.
 _FEW = 48
 #: Samples that IIA is fitted to, and as many that decide.
 _FEW_IIA = 32
@@ -44,7 +44,7 @@ _FEW_IIA = 32
 OURS = ("global", "gauss_newton")
 #: Beside full schedules of others: our own fit with more steps.
 FULL: dict[str, dict[str, Any]] = {"gauss_newton_full": {"iterations": 6}}
-#: Of several calls per step: the one that diffusers offers for flows.
+#: The solver of several calls per step that diffusers offers for flows.
 STAGED: dict[str, tuple[str, dict[str, Any]]] = {"heun": ("heun", {})}
 
 
@@ -56,8 +56,8 @@ class PeerCase:
         case: Name, model, guidance and evaluation samples.
         nfes: Network calls.
         samples: Calibration samples; peers may use all.
-        fitted: Those that our own fit sees, the first; default: as many as :func:`~.settings.fitted_samples` says.
-        held_out: The next ones, that decide on it.
+        fitted: The first samples, which our own fit sees; default: as many as :func:`~.settings.fitted_samples` says.
+        held_out: The next samples, which decide on our fit.
         backprop: Whether the peers that need gradients of the network take part.
     """
 
@@ -74,7 +74,7 @@ class Field:
 
     Args:
         model: The network.
-        one: What is asked of it.
+        one: Network calls and samples of the network.
         seed: Shifts every seed.
         folder: Where the end of the converged solution and errors of classical solvers are kept; None: nowhere.
     """
@@ -88,7 +88,7 @@ class Field:
         self._journal = Journal(folder, about)
 
     def _ends(self, nfe: int) -> SolverTable:
-        """A table of so many calls between the two levels that all share."""
+        """A table of ``nfe`` calls between the first and the last level, which all samplers share."""
         return base_table(self.model.schedule, "ddim", nfe)
 
     @property

@@ -146,7 +146,7 @@ class Lab:
         self, seed: int, denoiser: Denoiser, noise: torch.Tensor, table: SolverTable, *, fitted: bool
     ) -> Reference:
         """Converged solution of the held-out samples, which are the same for every batch and table, or of all."""
-        begin = 0 if fitted else len(noise) - self.held_out - 1  # those that are fitted come first; there must be one
+        begin = 0 if fitted else len(noise) - self.held_out - 1  # fitted samples come first; at least one is needed
         few, ends = denoiser.select(slice(begin, len(noise))), digest(table.sigmas[[0, -1]])[:12]
         name = f"{seed}-{ends}" + (f"-{len(noise)}" if fitted else "")
         batches = Batches(few, noise[begin:], self.held_out, _BATCH, Journal(self._place / "reference" / name))
@@ -194,7 +194,7 @@ class Lab:
             InputError: the lab is of some classes alone.
         """
         if self.classes:
-            raise InputError("Fréchet distances are those of all classes: ask a lab without classes")
+            raise InputError("Fréchet distances are of all classes: ask a lab without classes")
         try:
             self.model.check_pictures()
         except InputError:
@@ -251,7 +251,7 @@ class Lab:
 
 
 def reapply(found: Calibration, base: SolverTable) -> SolverTable:
-    """The coefficients of a calibration, where they are in use, added to the rows of another base table."""
+    """The accepted coefficients of a calibration, added to the rows of another base table."""
     settings = found.card.settings
     rows = list(base.rows)
     for report in found.rows:

@@ -77,7 +77,7 @@ def _samples(lab: Lab, quick: bool) -> Iterator[Record]:
 
 
 def _prior(lab: Lab, nfe: int, names: Iterable[str]) -> Mapping[str, SolverTable] | None:
-    """The mean table of other networks, or None where there are none."""
+    """The mean table of other networks; None: no other network is installed."""
     others = [other for name in names if (other := _other(lab, name)) is not None]
     tables = [other.calibrate(other.table("ddim", nfe), method="gauss_newton").table for other in others]
     return {"prior": average_table(tables, lab.table("ddim", nfe))} if tables else None
@@ -112,7 +112,7 @@ def _transfer(lab: Lab, quick: bool) -> Iterator[Record]:
 
 
 def _other(lab: Lab, name: str) -> Lab | None:
-    """A lab with another network, or None where it is not installed or the same."""
+    """A lab with another network; None: the network is not installed, or the same."""
     try:
         other = lab.of_model(load_model(name))
     except LongstrideError:

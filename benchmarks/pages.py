@@ -38,8 +38,8 @@ def write_pages(root: Path, results: Path, *, check: bool = False) -> list[str]:
 
     Args:
         root: The checkout.
-        results: Folder of the results files; those of other devices stand in folders in it, whose names, of small
-            letters and digits, come before their markers: ``h100:peers_galaxy_hsc32:full``.
+        results: Folder of the results files. Results of other devices have folders of their own. Their names, of
+            small letters and digits, come before their markers: ``h100:peers_galaxy_hsc32:full``.
         check: Only compare.
 
     Returns:
@@ -194,12 +194,12 @@ def fill(page: Path, sections: Mapping[str, Callable[[], str]], *, check: bool =
 
 
 def _columns(results: Results) -> list[int]:
-    """Calls of the columns: those asked for, a solver of two calls per step below an odd number beside its number."""
+    """Calls of the columns."""
     return sorted(results.about["study"]["nfes"])
 
 
 def _at(results: Results, name: str, nfe: int, measure: str) -> Line | None:
-    """The line at ``nfe`` calls, or at one call less where the solver cannot spend ``nfe``."""
+    """The line at ``nfe`` calls, or at one call less if the solver cannot spend ``nfe``."""
     asked = results.about["study"]["nfes"]
     found = results.value(name, nfe, measure)
     return found or (None if nfe - 1 in asked else results.value(name, nfe - 1, measure))

@@ -10,7 +10,7 @@ from longstride.evaluation.results import Results
 
 __all__ = ["peer_sections"]
 
-#: Order and names of those that are not classical solvers and no peers.
+#: Names of this package's samplers, in the order of the tables.
 _OURS = {
     "gauss_newton": "**longstride**",
     "gauss_newton_full": "longstride, 6 steps",
@@ -124,7 +124,7 @@ def contest_table(results: Results, measure: str, beside: str | None, only: Iter
 
 
 def ratio_table(results: Results) -> str:
-    """The fit over the classical solvers on their best grids, in each measure over the one that is best in it."""
+    """The fit over the best classical solver on its best grid, for each measure."""
     rows = []
     for nfe in _fitted(results):
         cells: list[Any] = [nfe]

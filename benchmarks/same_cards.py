@@ -72,7 +72,7 @@ def differences(before: Any, after: Any, rounding: float, place: str = "") -> li
 
 
 def verdict(card: dict[str, Any]) -> dict[str, Any]:
-    """What must agree where the network rounds differently: accepted steps, errors at the end, network calls."""
+    """What must agree if the network rounds differently: accepted steps, errors at the end, network calls."""
     search = card["search"] or {"iterations": []}
     end = {key: card["end"][key] for key in ("base", "calibrated", "accepted", "given_back")}
     steps = [{key: step[key] for key in ("rmse", "held_out_rmse", "samples")} for step in search["iterations"]]

@@ -11,8 +11,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from command_line import run
 from tiny_models import save_tiny_model
-from typer.testing import CliRunner
 
 import longstride as ls
 from benchmarks.ablation_tables import ablation_sections
@@ -267,35 +267,26 @@ def test_plots_of_the_default_are_drawn_for_the_results_that_are_there(tmp_path)
 # Commands
 
 
-def run(*args: object) -> str:
-    """Standard output of a command that must succeed; a log holds nothing but the names of phases."""
-    result = CliRunner().invoke(app, [str(arg) for arg in args])
-    assert result.exit_code == 0, result.output
-    phases = "converging|filling|calibrating|teacher|evaluating|intervals|drawing|fitting|checking|ablations on [^ ]*"
-    assert all(re.fullmatch(rf"([a-z0-9_]+: )?({phases}) …", line) for line in result.stderr.splitlines())
-    return result.stdout
-
-
 def test_the_paper_s_benchmark_on_any_model(tmp_path, monkeypatch):
     """Results, plots and nothing else; the second run reads finished batches."""
     monkeypatch.chdir(tmp_path)
     save_tiny_model(tmp_path / "a", null_class=2)
     options = ("--model", tmp_path / "a", "--samples", 65, "--quick", "--out", "out")
     for _ in range(2):
-        output = run("paper", *options)
+        output = run("paper", *options, app=app)
         assert "IIA-EDM" in output
     assert {path.name for path in Path("out").iterdir()} == {"a.json", "a.parquet", "images", "work"}
     assert {path.name for path in Path("out/images").iterdir()} == {"a_error_vs_nfe.png", "a_comparison.png"}
 
 
 def test_the_help_names_every_benchmark():
-    text = run("--help")
+    text = run("--help", app=app)
     assert all(word in text for word in ("paper", "peers", "newton", "pages", "torchrun"))
 
 
 @pytest.mark.parametrize("command", ["paper", "peers", "newton", "pages"])
 def test_help_ends_with_an_example_whose_options_exist(command):
-    text = re.sub(r"\x1b\[[0-9;]*m", "", run(command, "--help"))
+    text = re.sub(r"\x1b\[[0-9;]*m", "", run(command, "--help", app=app))
     example = next(line.strip() for line in text.splitlines() if "Example:" in line)
     assert example.startswith(f"Example: python -m benchmarks {command} ")
     assert all(option in text.split("Example:")[0] for option in re.findall(r"--\w+", example))

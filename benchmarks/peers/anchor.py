@@ -170,7 +170,7 @@ def strongest(task: Task, part: slice, solvers: Solvers, most: int | None = None
         most: Network calls that may be spent; default: no limit but the meter's.
 
     Returns:
-        The solver, and the error of all that were tried; DDIM on the task's own levels where the budget allowed none.
+        The solver, and the error of all that were tried; DDIM on the task's own levels if the budget allowed none.
     """
     base = Anchor("ddim", {}, np.array(task.base.sigmas), task.schedule, "base")
     best = _Best(base)

@@ -45,7 +45,7 @@ from longstride.solvers import build
 LABEL = "GITS"
 BACKPROP = False
 
-#: The published default first, which is returned where the budget allows no choice.
+#: The published default first, which is returned if the budget allows no choice.
 GAMMAS = (1.15, 1.0, 1.05, 1.1, 1.2)
 ORDERS = (4, 3, 2)
 CANDIDATES = 61

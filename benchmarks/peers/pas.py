@@ -128,7 +128,7 @@ class Run:
         return total, by_direction * weights[0]
 
     def basis(self) -> Tensor:
-        """``||d|| u_m`` of every sample, ``(B, 4, *)``; zero where the buffer has no further direction."""
+        """``||d|| u_m`` of every sample, ``(B, 4, *)``; zero if the buffer has no further direction."""
         buffer = torch.stack([self.first, *self.directions], 1).flatten(2).double()
         gram = buffer @ buffer.mT
         values, vectors = torch.linalg.eigh(gram)  # rising

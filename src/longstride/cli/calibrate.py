@@ -97,11 +97,11 @@ def calibrate(
 ) -> None:
     """Measure better coefficients for a model and a number of network calls, and save them on a card.
 
-    Several numbers of calls or guidance scales go into one book: a few settings are calibrated, those between them are
-    filled, and each is judged on noise that no fit saw.
+    Several numbers of calls or guidance scales go into one book. A few settings are calibrated, the settings between
+    them are filled. Each is judged on noise that no fit saw.
 
-    Finished batches are kept beside the card until it is written: a calibration that was stopped goes on where it was
-    when the same command is given again. Under torchrun or accelerate launch the processes share the batches.
+    Finished batches are kept beside the card until the card is written. The same command goes on after a kill. Under
+    torchrun or accelerate launch the processes share the batches.
     """
     settings = {"iterations": iterations, "residual": residual, "window": window, "ridge": ridge}
     settings |= {"directions": directions, "r": r, "substeps": substeps, "fine": fine}

@@ -70,7 +70,7 @@ class Command(TyperCommand):
 
 
 class Group(TyperGroup):
-    """Commands whose misuse, such as an unknown option, is told in one line like every other error."""
+    """A group of commands that tells misuse, such as an unknown option, in one line."""
 
     def get_params(self, ctx: Any) -> list[Any]:
         return _without_type(super().get_params(ctx))
@@ -87,7 +87,7 @@ class Group(TyperGroup):
 
 
 def handled(command: Callable[P, R]) -> Callable[P, R]:
-    """Print a :class:`LongstrideError` as one line and exit with 2; other errors are bugs and keep their traceback."""
+    """Print a :class:`LongstrideError` as one line and exit with 2. Other errors are bugs and keep their traceback."""
 
     @functools.wraps(command)
     def run(*args: P.args, **kwargs: P.kwargs) -> R:
@@ -119,7 +119,10 @@ def use_device(name: str) -> str:
 
 @contextmanager
 def progress_bars() -> Iterator[Callable[[str, int, int], None]]:
-    """A function ``say(what, done, total)`` that draws one bar with the time left per ``what``; a line in a log."""
+    """A function ``say(what, done, total)`` that draws a bar with the time left for every ``what``.
+
+    In a log every ``what`` is one line.
+    """
     columns = (
         TextColumn("{task.description:<16}"),
         BarColumn(bar_width=32),

@@ -30,9 +30,10 @@ def convert(
     ] = False,
     as_json: Json = False,
 ) -> None:
-    """Turn a checkpoint of EDM, a pickle, into a folder of safetensors and JSON that is opened without any pickle.
+    """Turn a checkpoint of EDM, a pickle, into a folder of safetensors and JSON.
 
-    EDM's own code is needed for this one step: git clone https://github.com/NVlabs/edm, then PYTHONPATH=edm.
+    Nothing is unpickled when the folder is opened. This step alone needs EDM's own code:
+    git clone https://github.com/NVlabs/edm, then PYTHONPATH=edm.
     """
     from longstride.zoo.edm_pickle import convert_pickle
 

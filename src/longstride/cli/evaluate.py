@@ -45,7 +45,7 @@ def evaluate(
     model: ModelName,
     out: Annotated[Path, option("Folder for the results, and for finished batches.", "FOLDER")] = Path("evaluation"),
     solvers: Annotated[
-        str, option("Contestants, with commas; paper: those of the paper; empty: cards only.", "NAMES")
+        str, option("Contestants, with commas; paper: the paper's; empty: cards only.", "NAMES")
     ] = "ddim,iia_dpmpp_2m,gauss_newton",
     card: Annotated[list[Path] | None, option("A card or a book to measure too; may be repeated.", "FILE")] = None,
     nfe: Annotated[str, option("Network calls per picture, with commas.", "CALLS")] = "5,6,8,10",
@@ -75,7 +75,7 @@ def evaluate(
 ) -> None:
     """Measure samplers on noise that calibration did not see: errors, Fréchet distances, intervals, plots.
 
-    Finished batches are kept in the folder: the same command goes on after a kill and ends in the same numbers. Under
+    Finished batches are kept in the folder. The same command goes on after a kill and ends in the same numbers. Under
     torchrun or accelerate launch the processes share the batches.
     """
     last = final_level(final)

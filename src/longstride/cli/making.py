@@ -26,7 +26,7 @@ from longstride.zoo import Model, load_model
 
 __all__ = ["Wanted", "make", "tell_of_journal"]
 
-#: Samples that are fitted and held out by default where rows are fitted one by one: the paper's of IIA.
+#: Samples that are fitted and held out by default if rows are fitted one by one, as in the paper of IIA.
 _FEW = (16, 16)
 #: Most samples per network call.
 _BATCH_SIZE = 64
@@ -83,7 +83,7 @@ class Wanted:
 def make(wanted: Wanted) -> Calibration | CardBook:
     """Calibrate and write the card, or the book.
 
-    Everything that can be refused is refused before the model is loaded or a network is called.
+    Whatever can be refused without a model is refused before the model is loaded.
     """
     last = _checked(wanted)
     join(wanted.device)
@@ -98,7 +98,7 @@ def make(wanted: Wanted) -> Calibration | CardBook:
     if is_first():
         (done if isinstance(done, CardBook) else done.card).save(wanted.out)
     wait()
-    shutil.rmtree(wanted.journal, ignore_errors=True)  # each its own, where they share no disk
+    shutil.rmtree(wanted.journal, ignore_errors=True)  # each process its own, if they share no disk
     return done
 
 

@@ -50,7 +50,7 @@ class PipelineOptions:
 
 
 def prompts_in(file: Path) -> list[str]:
-    """The prompts of a text file, one per line; empty lines and those that begin with ``#`` are passed over.
+    """The prompts of a text file, one per line, without empty lines and lines that begin with ``#``.
 
     Raises:
         InputError: the file cannot be read, or holds no prompt.
@@ -65,17 +65,17 @@ def prompts_in(file: Path) -> list[str]:
 
 
 def load_pipeline(source: str, device: str, dtype: str) -> Any:
-    """A diffusers pipeline from a folder or the hub; safetensors only.
+    """A diffusers pipeline from a folder or the hub, safetensors only.
 
     Raises:
-        InputError: there is none, or an unknown dtype.
+        InputError: no such pipeline, or an unknown dtype.
     """
     from diffusers import DiffusionPipeline
 
     if dtype not in _DTYPES:
         raise unknown("dtype", dtype, _DTYPES)
     try:
-        # Older versions know it by the second name only, newer ones warn of that.
+        # Older versions of diffusers know the first name only, newer versions warn of it.
         name = "torch_dtype" if "torch_dtype (" in str(DiffusionPipeline.from_pretrained.__doc__) else "dtype"
         pipeline = DiffusionPipeline.from_pretrained(source, use_safetensors=True, **{name: _DTYPES[dtype]})
     except Exception as error:
@@ -87,7 +87,7 @@ def load_pipeline(source: str, device: str, dtype: str) -> Any:
 
 @contextmanager
 def _refusals() -> Iterator[None]:
-    """What a pipeline says of options that it does not take, in one line."""
+    """A pipeline's refusal of its options, told in one line."""
     try:
         yield
     except (TypeError, ValueError) as error:
