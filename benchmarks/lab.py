@@ -12,12 +12,12 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from longstride.bench.markdown import slug_of
+from benchmarks.markdown import slug_of
 from longstride.calibration import Calibration, Reference, calibrate
-from longstride.calibration.converged import shared_reference
-from longstride.calibration.reference.solve import Errors, least_level, solve_reference, squared_errors
+from longstride.calibration.converged import solved
+from longstride.calibration.reference.solve import solve_reference, squared_errors
 from longstride.calibration.rowwise.directions import DIRECTIONS
-from longstride.calibration.samples import Batches
+from longstride.calibration.samples import Samples
 from longstride.denoiser import Denoiser
 from longstride.errors import InputError
 from longstride.evaluation.bootstrap import group_bootstrap
@@ -27,6 +27,7 @@ from longstride.evaluation.seeds import seed_range
 from longstride.evaluation.study import Study
 from longstride.journal import Journal, digest, table_digest
 from longstride.processes import gather, mine
+from longstride.reports import Errors
 from longstride.sampler import sample
 from longstride.table import SolverTable
 from longstride.zoo.model import Model
@@ -126,7 +127,8 @@ class Lab:
             **{key: value[order] for key, value in denoiser.condition.items() if isinstance(value, torch.Tensor)}
         )
         begun = {name: table_digest(start) for name, start in (starts or {}).items()}
-        place = digest(table_digest(table), noise, settings, method, begun)[:20]
+        said = {key: getattr(value, "__name__", value) for key, value in settings.items()}
+        place = digest(table_digest(table), noise, said, method, begun)[:20]
         return calibrate(
             denoiser,
             noise,
@@ -146,12 +148,21 @@ class Lab:
         self, seed: int, denoiser: Denoiser, noise: torch.Tensor, table: SolverTable, *, fitted: bool
     ) -> Reference:
         """Converged solution of the held-out samples, which are the same for every batch and table, or of all."""
-        begin = 0 if fitted else len(noise) - self.held_out - 1  # those that are fitted come first; there must be one
+        begin = 0 if fitted else len(noise) - self.held_out - 1  # fitted samples come first; at least one is needed
         few, ends = denoiser.select(slice(begin, len(noise))), digest(table.sigmas[[0, -1]])[:12]
         name = f"{seed}-{ends}" + (f"-{len(noise)}" if fitted else "")
-        batches = Batches(few, noise[begin:], self.held_out, _BATCH, Journal(self._place / "reference" / name))
-        floor = least_level(denoiser, table)
-        return shared_reference(batches, table, steps=self.reference_steps, floor=floor, fitted=fitted)
+        samples = Samples.of(
+            few,
+            noise[begin:],
+            table,
+            held_out=self.held_out,
+            steps=self.reference_steps,
+            batch_size=_BATCH,
+            journal=self._place / "reference" / name,
+        )
+        reference = solved(samples, whole=fitted).reference
+        assert reference is not None
+        return reference
 
     @cached_property
     def _slices(self) -> list[range]:
@@ -194,7 +205,7 @@ class Lab:
             InputError: the lab is of some classes alone.
         """
         if self.classes:
-            raise InputError("Fréchet distances are those of all classes: ask a lab without classes")
+            raise InputError("Fréchet distances are of all classes: ask a lab without classes")
         try:
             self.model.check_pictures()
         except InputError:
@@ -251,7 +262,7 @@ class Lab:
 
 
 def reapply(found: Calibration, base: SolverTable) -> SolverTable:
-    """The coefficients of a calibration, where they are in use, added to the rows of another base table."""
+    """The accepted coefficients of a calibration, added to the rows of another base table."""
     settings = found.card.settings
     rows = list(base.rows)
     for report in found.rows:

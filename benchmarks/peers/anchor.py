@@ -1,4 +1,4 @@
-"""What the two peers that learn by backprop start from: a classical solver, as a recurrence that moves with its levels.
+"""What peers start from that learn by backprop: a classical solver, as a recurrence that moves with its levels.
 
 Every solver that is exact on a single data point is, written from the state before,
 
@@ -20,17 +20,19 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from longstride.bench.peer_task import OutOfBudget, Task
+from benchmarks.peer_task import OutOfBudget, Task
+from benchmarks.peers.common import plain, rmse, rolled
 from longstride.errors import InputError
 from longstride.grid import grid
 from longstride.schedule import Schedule
 from longstride.solvers import build
 from longstride.table import SolverTable
-from peers._common import plain, rmse, rolled
 
-__all__ = ["Anchor", "Levels", "batches", "grids", "normal_form", "strongest"]
+__all__ = ["Anchor", "Levels", "Solvers", "batches", "grids", "normal_form", "strongest"]
 
 Array = NDArray[np.float64]
+#: Names of solvers, and their options.
+Solvers = Sequence[tuple[str, Mapping[str, Any]]]
 GRIDS = ("uniform", "quadratic", "karras", "log_snr")
 #: Step of the central difference in ``log sigma``.
 STEP = 1e-4
@@ -158,9 +160,7 @@ class _Best:
     tried: dict[str, float] = field(default_factory=dict)
 
 
-def strongest(
-    task: Task, part: slice, solvers: Sequence[tuple[str, Mapping[str, Any]]], most: int | None = None
-) -> tuple[Anchor, dict[str, float]]:
+def strongest(task: Task, part: slice, solvers: Solvers, most: int | None = None) -> tuple[Anchor, dict[str, float]]:
     """The best of some solvers on the usual grids, by RMSE on the calibration samples in ``part``.
 
     Args:
@@ -170,7 +170,7 @@ def strongest(
         most: Network calls that may be spent; default: no limit but the meter's.
 
     Returns:
-        The solver, and the error of all that were tried; DDIM on the task's own levels where the budget allowed none.
+        The solver, and the error of all that were tried; DDIM on the task's own levels if the budget allowed none.
     """
     base = Anchor("ddim", {}, np.array(task.base.sigmas), task.schedule, "base")
     best = _Best(base)
@@ -197,7 +197,8 @@ def strongest(
 
 def batches(part: slice, size: int, seed: int) -> Callable[[], slice]:
     """A function that gives the next batch of ``part``: runs of ``size`` samples, epochs shifted and shuffled."""
-    rng, queue = np.random.default_rng(seed), []
+    rng = np.random.default_rng(seed)
+    queue: list[int] = []
     first, last = part.start, part.stop
     size = min(size, last - first)
 

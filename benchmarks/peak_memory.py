@@ -26,8 +26,8 @@ def device_name(device: torch.device) -> str | None:
 class PeakMemory:
     """``with PeakMemory(device) as memory: ...``; then ``memory.peak_mib`` is what was needed beyond the start, in MiB.
 
-    On a CUDA device the allocator's own peak is used, elsewhere the resident size of the process, which misses what
-    is taken and given back between two looks.
+    On a CUDA device the peak is the allocator's own. Elsewhere it is the resident size of the process, which misses
+    memory that is taken and given back between two looks.
 
     Args:
         device: Where the work is done.

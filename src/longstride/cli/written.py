@@ -1,4 +1,7 @@
-"""How settings are written on the command line: ``8``, ``4-20`` or ``4,6,8``; ``7.5``, ``1-8`` or ``1,3,7.5``."""
+"""How numbers are written on the command line.
+
+Network calls: ``8``, ``4-20`` or ``4,6,8``. Guidance scales: ``7.5``, ``1-8`` or ``1,3,7.5``. Sizes: ``512x512``.
+"""
 
 from __future__ import annotations
 
@@ -7,10 +10,10 @@ import re
 
 import typer
 
-from longstride.calibration.many import scales_between
+from longstride.calibration.anchors import scales_between
 from longstride.errors import InputError
 
-__all__ = ["check_nfes", "guidances_of", "nfes_of"]
+__all__ = ["check_nfes", "guidances_of", "nfes_of", "numbers_of", "size_of"]
 
 _RANGE = re.compile(r"([0-9.]+)\s*-\s*([0-9.]+)")
 
@@ -69,3 +72,30 @@ def guidances_of(text: str | None) -> list[float | None]:
         raise InputError(f"several guidance scales must be 0 or more, got {text}")
     rising: list[float | None] = [*sorted(set(scales))]
     return rising
+
+
+def numbers_of(text: str) -> tuple[int, ...]:
+    """Numbers of network calls with commas, rising.
+
+    Raises:
+        InputError: not written like that.
+    """
+    try:
+        found = tuple(dict.fromkeys(int(part) for part in text.split(",")))
+    except ValueError:
+        raise InputError(f"expected numbers of network calls with commas, such as 5,6,8,10, got {text!r}") from None
+    return tuple(sorted(found))
+
+
+def size_of(text: str | None) -> dict[str, int]:
+    """``768x512`` as the width and height of a call.
+
+    Raises:
+        InputError: not written like that.
+    """
+    if text is None:
+        return {}
+    width, cross, height = text.lower().partition("x")
+    if not (cross and width.isdigit() and height.isdigit() and int(width) and int(height)):
+        raise InputError(f"expected a size such as 512x512, got {text!r}")
+    return {"width": int(width), "height": int(height)}

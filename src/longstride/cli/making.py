@@ -1,38 +1,42 @@
-"""What ``longstride calibrate`` does."""
+"""What ``longstride calibrate`` does: a card, or a book of several settings."""
 
 from __future__ import annotations
 
 import shutil
 from collections.abc import Mapping
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
 from longstride.book import CardBook
-from longstride.calibration import METHODS, Calibration, calibrate
-from longstride.calibration.calibrate import default_settings
-from longstride.calibration.endpoint.settings import FITTED, HELD_OUT, GaussNewtonSettings, fitted_samples, most_calls
-from longstride.calibration.many import anchors_of, calibrate_book
-from longstride.calibration.rowwise.iia import PUBLISHED, IIASettings
+from longstride.calibration import Calibration, calibrate
+from longstride.calibration.anchors import anchors_of
+from longstride.calibration.endpoint.settings import FITTED, HELD_OUT
+from longstride.calibration.many import calibrate_book
+from longstride.calibration.method import Method, configured
+from longstride.calibration.methods import DEFAULT, method_of
 from longstride.cli.common import console, progress_bars, use_device
 from longstride.errors import InputError, unknown
 from longstride.evaluation.contestants import base_table
 from longstride.evaluation.seeds import seed_range
 from longstride.files import check_writable
-from longstride.grid import Final, final_level, spacing_of
+from longstride.grid import LastLevel, final_level, spacing_of
 from longstride.processes import is_first, join, wait
 from longstride.solvers import SOLVERS
 from longstride.zoo import Model, load_model
 
-__all__ = ["Wanted", "make"]
+__all__ = ["Wanted", "make", "tell_of_journal"]
 
-#: Samples that are fitted and held out by default where rows are fitted one by one: the paper's of IIA.
-_FEW = (16, 16)
+#: Most samples per network call.
+_BATCH_SIZE = 64
 
 
 @dataclass(frozen=True)
 class Wanted:
-    """What was asked for; see the options of ``longstride calibrate``. None: the method's own."""
+    """What was asked for; see the options of ``longstride calibrate``.
+
+    ``None`` stands for the method's own.
+    """
 
     model: str
     out: Path
@@ -45,10 +49,15 @@ class Wanted:
     settings: Mapping[str, Any]
     batch: int | None
     held_out: int | None
-    batch_size: int
+    batch_size: int | None
     seed: int
     device: str
     quiet: bool
+
+    @property
+    def journal(self) -> Path:
+        """Where finished batches are kept until the card is written."""
+        return self.out.with_name(f".{self.out.name}.unfinished")
 
     @property
     def many(self) -> bool:
@@ -56,24 +65,30 @@ class Wanted:
         return len(self.nfes) > 1 or len(self.guidances) > 1
 
     @property
+    def way(self) -> Method:
+        """The method itself.
+
+        Raises:
+            InputError: there is no such method.
+        """
+        return method_of(self.method)
+
+    @property
     def base(self) -> str:
         """The base solver."""
-        return self.solver or (PUBLISHED[self.method].bases[0] if self.method in PUBLISHED else "ddim")
+        return self.solver or next(iter(self.way.solvers), "ddim")
 
     @property
     def samples(self) -> tuple[int, int]:
         """Samples that are fitted, and held out."""
-        if self.method == "gauss_newton":  # what all free numbers together need
-            fitted, held_out = FITTED if self.many else fitted_samples(self.nfes[0]), HELD_OUT
-        else:
-            fitted, held_out = _FEW
+        fitted, held_out = (FITTED, HELD_OUT) if self.many else self.way.counts(self.nfes[0])
         return self.batch or fitted, self.held_out or held_out
 
 
 def make(wanted: Wanted) -> Calibration | CardBook:
     """Calibrate and write the card, or the book.
 
-    Everything that can be refused is refused before the model is loaded or a network is called.
+    Whatever can be refused without a model is refused before the model is loaded.
     """
     last = _checked(wanted)
     join(wanted.device)
@@ -83,51 +98,47 @@ def make(wanted: Wanted) -> Calibration | CardBook:
     for scale in wanted.guidances:
         loaded.denoiser(range(1), scale)  # refuses what the model cannot do
     check_writable(wanted.out)
-    journal = wanted.out.with_name(f".{wanted.out.name}.unfinished")
-    _tell(wanted, journal)
-    done = _make_book(wanted, loaded, last, journal) if wanted.many else _make_card(wanted, loaded, last, journal)
+    _tell(wanted)
+    done = _make_book(wanted, loaded, last) if wanted.many else _make_card(wanted, loaded, last)
     if is_first():
         (done if isinstance(done, CardBook) else done.card).save(wanted.out)
     wait()
-    shutil.rmtree(journal, ignore_errors=True)  # each its own, where they share no disk
+    shutil.rmtree(wanted.journal, ignore_errors=True)  # each process its own, if they share no disk
     return done
 
 
-def _checked(wanted: Wanted) -> Final:
+def _checked(wanted: Wanted) -> LastLevel:
     """The last level, once all that needs no model is checked.
 
     Raises:
         InputError: unknown method, solver or level, settings that the method does not have, or a book by a method that
             makes none.
     """
-    method, base = wanted.method, wanted.base
-    if method not in METHODS:
-        raise unknown("method", method, METHODS)
+    way, base = wanted.way, wanted.base
     if base not in SOLVERS:
         raise unknown("base solver", base, SOLVERS)
-    if method in PUBLISHED and base not in PUBLISHED[method].bases:
+    if way.solvers and base not in way.solvers:
         raise InputError(
-            f"{method} is for the base {' or '.join(PUBLISHED[method].bases)}, not for {base!r}; --method iia takes any"
+            f"{way.name} is for the base {' or '.join(way.solvers)}, not for {base!r}; --method iia takes any"
         )
-    own = default_settings(method)
-    has = [field.name for field in fields(own)]
+    has = [field.name for field in fields(way.settings)]
     if foreign := [name for name in wanted.settings if name not in has]:
         options = " and ".join(f"--{name}" for name in foreign)
         takes = ", ".join(f"--{name}" for name in _OPTIONS if name in has)
-        raise InputError(f"method {method!r} does not know {options}; of these options it takes {takes}")
-    type(own)(**wanted.settings)
-    if wanted.many and method != "gauss_newton":
-        raise InputError(f"a book of several settings is made by method 'gauss_newton', not by {method!r}")
+        raise InputError(f"method {way.name!r} does not know {options}; of these options it takes {takes}")
+    configured(way, base, wanted.settings)
+    if wanted.many and not way.many:
+        raise InputError(f"a book of several settings is made by method {DEFAULT!r}, not by {way.name!r}")
     if wanted.many and wanted.base != "ddim":
         raise InputError("a book starts from every classical solver: drop --solver")
     return final_level(wanted.final)
 
 
 #: Options that some methods have and others have not.
-_OPTIONS = ("iterations", "residual", "window", "ridge", "directions", "r", "substeps", "fine")
+_OPTIONS = ("iterations", "window", "ridge", "directions", "r", "substeps", "fine")
 
 
-def _tell(wanted: Wanted, journal: Path) -> None:
+def _tell(wanted: Wanted) -> None:
     """What is going to be done."""
     if wanted.quiet or not is_first():
         return
@@ -139,22 +150,22 @@ def _tell(wanted: Wanted, journal: Path) -> None:
         what += f": {len(anchors) * scales} settings are calibrated ({calls} network calls"
         what += f" at {scales} guidance scales), " if scales > 1 else "), "
         what += f"{(len(wanted.nfes) - len(anchors)) * scales} are filled between them"
-    elif isinstance(own := default_settings(wanted.method), IIASettings):
-        nfe, cost = wanted.nfes[0], 1 if wanted.guidances == [None] else 2
-        substeps = wanted.settings.get("substeps", own.substeps)
-        bound = (substeps + 1) * (fitted + held_out) * nfe * cost
-        what += f": at most {bound:,} network calls in samples ({substeps} + 1 per sample and call)"
-        what += ", then the check at the end"
-    elif isinstance(own, GaussNewtonSettings):
-        bound = most_calls(wanted.nfes[0], fitted, held_out, replace(own, **wanted.settings))
-        cost = 1 if wanted.guidances == [None] else 2
-        what += f": at most about {bound * cost:,} network calls in samples"
+    else:
+        per_call = 1 if wanted.guidances == [None] else 2
+        settings = configured(wanted.way, wanted.base, wanted.settings)
+        cost = wanted.way.cost(wanted.nfes[0], fitted, held_out, settings, per_call)
+        what += f": {cost}" if cost else ""
     console.print(what, highlight=False)
+    tell_of_journal(wanted.journal)
+
+
+def tell_of_journal(journal: Path) -> None:
+    """That a calibration goes on, if an earlier one was stopped."""
     if journal.exists():
         console.print(f"going on with the calibration that was stopped ({journal})", highlight=False)
 
 
-def _make_card(wanted: Wanted, model: Model, last: Final, journal: Path) -> Calibration:
+def _make_card(wanted: Wanted, model: Model, last: LastLevel) -> Calibration:
     fitted, held_out = wanted.samples
     seeds, guidance = seed_range("calibration", wanted.seed, fitted + held_out), wanted.guidances[0]
     table = base_table(model.schedule, wanted.base, wanted.nfes[0], spacing=wanted.grid, final=last)
@@ -166,16 +177,16 @@ def _make_card(wanted: Wanted, model: Model, last: Final, journal: Path) -> Cali
             table,
             method=wanted.method,
             held_out=held_out,
-            batch_size=wanted.batch_size,
+            batch_size=wanted.batch_size or _BATCH_SIZE,
             model=model.info(guidance),
             seed=wanted.seed,
-            journal=journal,
+            journal=wanted.journal,
             progress=lambda done, total, what: say(what, done, total),
             **wanted.settings,
         )
 
 
-def _make_book(wanted: Wanted, model: Model, last: Final, journal: Path) -> CardBook:
+def _make_book(wanted: Wanted, model: Model, last: LastLevel) -> CardBook:
     fitted, held_out = wanted.samples
     with progress_bars() as say:
         return calibrate_book(
@@ -186,9 +197,9 @@ def _make_book(wanted: Wanted, model: Model, last: Final, journal: Path) -> Card
             held_out=held_out,
             spacing=spacing_of(wanted.grid, model.schedule),
             final=last,
-            batch_size=wanted.batch_size,
+            batch_size=wanted.batch_size or _BATCH_SIZE,
             seed=wanted.seed,
-            journal=journal,
+            journal=wanted.journal,
             progress=lambda done, total, what: say(what, done, total),
             **wanted.settings,
         )

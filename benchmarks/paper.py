@@ -1,7 +1,8 @@
 """The paper's kind of table on every model at hand: base against calibrated solvers, against network calls.
 
-Each case is a study of its own, in a folder that it goes on in after a kill. Below 25 calls, where the paper claims its
-gains, every contestant draws many samples; at 25 and 50 fewer, with a cheaper calibration, to see that nothing is lost.
+Each case is a study of its own, with a folder of its own, and goes on after a kill. The paper claims its gains below 25
+calls: there every contestant draws many samples. At 25 and 50 calls every contestant draws fewer, with a cheaper
+calibration, to show that nothing is lost.
 """
 
 from __future__ import annotations
@@ -10,7 +11,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from longstride.bench.markdown import slug_of
+from benchmarks.markdown import slug_of
 from longstride.demo import draw_comparison
 from longstride.evaluation.contestants import paper
 from longstride.evaluation.fitting import Say

@@ -1,7 +1,7 @@
 """What each choice of IIA is worth: look-back, fine steps, batch, fine solver, trajectory, calls, and what transfers.
 
-Every number is the root-mean-square error to the converged solution on noise that calibration did not see, and every
-finished part is kept, so that the benchmark goes on after a kill.
+Every number is the root-mean-square error to the converged solution, on noise that calibration did not see. Every
+finished part is kept: the benchmark goes on after a kill.
 """
 
 from __future__ import annotations
@@ -11,8 +11,8 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from longstride.bench.lab import Lab, reapply
-from longstride.bench.markdown import slug_of
+from benchmarks.lab import Lab, reapply
+from benchmarks.markdown import slug_of
 from longstride.evaluation.fitting import Say
 from longstride.files import write_atomically
 from longstride.processes import is_first
@@ -72,7 +72,7 @@ def _fine(lab: Lab, quick: bool) -> Iterator[Record]:
 
 
 def _trajectory(lab: Lab, quick: bool) -> Iterator[Record]:
-    """Fitted along the states that inference will see, or along those of the base."""
+    """Fitted along the states that inference will see, or along the states of the base."""
     for base in ("ddim", "spndm", "ipndm", "dpmpp_2m"):
         for nfe in (8,) if quick else (5, 8, 10):
             for trajectory in ("calibrated", "base"):
@@ -143,7 +143,7 @@ ABLATIONS: dict[str, tuple[Callable[[Lab, bool], Iterator[Record]], str]] = {
     "guidance": (_guidance, "guidance"),
     "classes": (_classes, "classes"),
 }
-#: The models that the documentation's ablations are on: a cheap one, and for what needs them one that knows classes.
+#: Models of the documentation's ablations: a cheap network, and a network that knows classes.
 ABLATED: dict[str, tuple[str, ...]] = {"galaxy:hsc32": tuple(ABLATIONS), "garments": ("guidance", "classes")}
 
 
@@ -157,7 +157,7 @@ def run_ablations(
         out: Folder; ``work`` in it keeps finished parts.
         quick: Whether to draw few samples and leave settings out.
         say: Called with (what is being done, done, total).
-        names: Which ablations; those that need classes or guidance are left out where the model has none.
+        names: Which ablations; ablations of classes or guidance need a model with classes.
     """
     wanted = {
         name: run

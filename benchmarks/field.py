@@ -11,25 +11,26 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from longstride.bench.paper import Case
-from longstride.bench.peer_task import Meter, Peer, Task
+from benchmarks.paper import Case
+from benchmarks.peer_task import Found, Meter, Peer, Task
+from longstride.arrays import Array
 from longstride.calibration import calibrate
 from longstride.calibration.endpoint.settings import FITTED, HELD_OUT, fitted_samples
-from longstride.calibration.loss import robust_mean, robust_scale
-from longstride.calibration.normal_equations import Array
-from longstride.calibration.reference.solve import Errors, Reference, squared_errors, start_of
+from longstride.calibration.loss import Loss
+from longstride.calibration.reference.solve import Reference, squared_errors, start_of
 from longstride.calibration.reference.trajectory import FINE, DenseSolution, solve_dense
 from longstride.calibration.starts.classical import CLASSICAL, classical_tables
 from longstride.evaluation.contestants import base_table
-from longstride.evaluation.measure import Sampler
 from longstride.evaluation.seeds import seed_range
 from longstride.journal import Journal, table_digest
+from longstride.reports import Errors
 from longstride.sampler import sample
 from longstride.schedule import Flow
+from longstride.solvers import VARIANTS, Variant
 from longstride.table import SolverTable
 from longstride.zoo.model import Model
 
-__all__ = ["FULL", "IIA", "OURS", "STAGED", "Entry", "Field", "PeerCase"]
+__all__ = ["FULL", "IIA", "OURS", "STAGED", "Field", "PeerCase"]
 
 #: Published forms of IIA, by name: method and base solver.
 IIA = {
@@ -37,7 +38,7 @@ IIA = {
     "iia_ipndm": ("iia_ipndm", "ipndm4"),
     "iia_dpmpp_2m": ("iia_dpm_solver", "dpmpp_2m"),
 }
-#: Calibration samples that say which grid is the best of a classical solver.
+#: Calibration samples that choose the grid of a classical solver.
 _FEW = 48
 #: Samples that IIA is fitted to, and as many that decide.
 _FEW_IIA = 32
@@ -45,8 +46,8 @@ _FEW_IIA = 32
 OURS = ("global", "gauss_newton")
 #: Beside full schedules of others: our own fit with more steps.
 FULL: dict[str, dict[str, Any]] = {"gauss_newton_full": {"iterations": 6}}
-#: Of several calls per step: the one that diffusers offers for flows.
-STAGED: dict[str, tuple[str, dict[str, Any]]] = {"heun": ("heun", {})}
+#: The solver of several calls per step that diffusers offers for flows.
+STAGED: dict[str, Variant] = {"heun": VARIANTS["heun"]}
 
 
 @dataclass(frozen=True)
@@ -57,8 +58,8 @@ class PeerCase:
         case: Name, model, guidance and evaluation samples.
         nfes: Network calls.
         samples: Calibration samples; peers may use all.
-        fitted: Those that our own fit sees, the first; default: as many as :func:`~.settings.fitted_samples` says.
-        held_out: The next ones, that decide on it.
+        fitted: The first samples, which our own fit sees; default: as many as :func:`~.settings.fitted_samples` says.
+        held_out: The next samples, which decide on our fit.
         backprop: Whether the peers that need gradients of the network take part.
     """
 
@@ -70,20 +71,12 @@ class PeerCase:
     backprop: bool = True
 
 
-@dataclass
-class Entry:
-    """A sampler, and what it took to find it."""
-
-    sampler: Sampler
-    about: dict[str, Any]
-
-
 class Field:
     """Finds the samplers of one network, from one set of calibration samples for all numbers of calls.
 
     Args:
         model: The network.
-        one: What is asked of it.
+        one: Network calls and samples of the network.
         seed: Shifts every seed.
         folder: Where the end of the converged solution and errors of classical solvers are kept; None: nowhere.
     """
@@ -97,7 +90,7 @@ class Field:
         self._journal = Journal(folder, about)
 
     def _ends(self, nfe: int) -> SolverTable:
-        """A table of so many calls between the two levels that all share."""
+        """A table of ``nfe`` calls between the first and the last level, which all samplers share."""
         return base_table(self.model.schedule, "ddim", nfe)
 
     @property
@@ -115,7 +108,7 @@ class Field:
         outputs = tuple(torch.cat([one.outputs[k] for one in found]) for k in range(len(found[0].outputs)))
         return replace(found[0], states=states, outputs=outputs)
 
-    def classical(self, nfe: int, names: Iterable[str] = tuple({**CLASSICAL, **STAGED})) -> dict[str, Entry]:
+    def classical(self, nfe: int, names: Iterable[str] = tuple({**CLASSICAL, **STAGED})) -> dict[str, Found]:
         """Classical solvers, each on its best grid, and the best of one call per step as ``classical``."""
         known = {**CLASSICAL, **(STAGED if isinstance(self.model.schedule, Flow) else {})}
         tables = classical_tables(self._ends(nfe), self.model.schedule, solvers=known)
@@ -131,24 +124,24 @@ class Field:
             return self._journal(f"classical/{table_digest(table)[:20]}", find)["squared"]
 
         squared = {key: measured(one) for key, one in tables.items()}
-        common = min(robust_scale(found) for found in squared.values())
-        loss = {key: robust_mean(found, common) for key, found in squared.items()}
+        common = Loss.common(squared.values())
+        loss = {key: common.mean(found) for key, found in squared.items()}
         found = {}
         for name in wanted:
             own = [key for key in tables if key.partition("@")[0] == name]
             key = min(own, key=lambda key: loss[key])
             rmse = {other.partition("@")[2]: Errors.of(squared[other]).rmse for other in own}
-            found[name] = Entry(tables[key], {"grid": key.partition("@")[2], "rmse_by_grid": rmse})
+            found[name] = Found(tables[key], {"grid": key.partition("@")[2], "rmse_by_grid": rmse})
         best = min((key for key in loss if key.partition("@")[0] in CLASSICAL), key=lambda key: loss[key])
-        return {"classical": Entry(tables[best], {"solver": best}), **found}
+        return {"classical": Found(tables[best], {"solver": best}), **found}
 
-    def own(self, name: str, classical: Mapping[str, Entry]) -> Callable[[], Entry]:
+    def own(self, name: str, classical: Mapping[str, Found]) -> Callable[[], Found]:
         """A calibration of this package: IIA on its base's best grid, the others from the best classical solver."""
         method, base = IIA.get(name, ("gauss_newton" if name in FULL else name, "classical"))
         table = classical[base].sampler
         assert isinstance(table, SolverTable)
 
-        def find() -> Entry:
+        def find() -> Found:
             if name in IIA:  # before the last samples of our own fit at many calls, and after them
                 middle = self.one.fitted or FITTED
                 few = min(_FEW_IIA, middle)
@@ -172,19 +165,19 @@ class Field:
             about = {"calls": result.calls, "accepted": result.end.accepted, "reason": result.end.reason}
             if result.search is not None:
                 about |= {"base": result.search.base, "start": result.search.start, "scouts": result.search.scouts}
-            return Entry(result.table, about)
+            return Found(result.table, about)
 
         return find
 
-    def peer(self, peer: Peer, nfe: int, budget: int | None) -> Callable[[], Entry]:
+    def peer(self, peer: Peer, nfe: int, budget: int | None) -> Callable[[], Found]:
         """Another method at a number of calls, with the network calls that it may spend; None: as many as it likes."""
 
-        def find() -> Entry:
+        def find() -> Found:
             meter = Meter(budget)
             ends, schedule = self._ends(nfe), self.model.schedule
             task = Task(self.denoiser, schedule, nfe, self.noise, self.solution, ends, meter, seed=0)
             found = peer(task)
             spent = {"calls": meter.calls, "forward": meter.forward, "backward": meter.backward, "budget": budget}
-            return Entry(found.sampler, {**spent, **found.about})
+            return Found(found.sampler, {**spent, **found.about})
 
         return find

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from longstride.calibration.endpoint.settings import GaussNewtonSettings
 from longstride.evaluation.plots import log_axes, pyplot, save_figure
 from longstride.evaluation.results import load_results
-from longstride.parameters import Unknowns
+from longstride.parameters import Parameters
 
 __all__ = ["cost", "draw_cost", "draw_newton_plots", "draw_samples"]
 
@@ -85,7 +85,7 @@ def cost(calls: dict[int, dict[str, Any]]) -> tuple[Array, Array]:
     """
     own, nfes = GaussNewtonSettings(), sorted(calls)
     total = np.array([calls[nfe]["calls"] for nfe in nfes], np.float64)
-    fitted = [len(Unknowns(nfe, levels=own.levels, column=own.column, window=own.window)) for nfe in nfes]
+    fitted = [len(Parameters(nfe, levels=own.levels, column=own.column, window=own.window)) for nfe in nfes]
     return total, total / fitted
 
 

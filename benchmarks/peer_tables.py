@@ -5,34 +5,19 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
-from longstride.bench.markdown import markdown_table, number
+from benchmarks.markdown import markdown_table, number
+from longstride.calibration.starts.classical import CLASSICAL
+from longstride.evaluation.contestants import label
 from longstride.evaluation.results import Results
 
 __all__ = ["peer_sections"]
 
-#: Order and names of those that are not classical solvers and no peers.
+#: Names of this package's samplers, in the order of the tables.
 _OURS = {
-    "gauss_newton": "**longstride**",
-    "gauss_newton_full": "longstride, 6 steps",
-    "global": "longstride, row by row",
-    "iia_ddim": "IIA-DDIM",
-    "iia_ipndm": "IIA-IPNDM",
-    "iia_dpmpp_2m": "IIA-DPM-Solver++ 2M",
+    name: f"**{label(name)}**" if name == "gauss_newton" else label(name)
+    for name in ("gauss_newton", "gauss_newton_full", "global", "iia_ddim", "iia_ipndm", "iia_dpmpp_2m")
 }
-_CLASSICAL = {
-    "ddim": "DDIM",
-    "ipndm2": "iPNDM-2",
-    "ipndm3": "iPNDM-3",
-    "ipndm4": "iPNDM-4",
-    "deis3": "DEIS-3",
-    "dpmpp_2m": "DPM-Solver++ 2M",
-    "dpmpp_3m": "DPM-Solver++ 3M",
-    "unipc2": "UniPC-2",
-    "unipc3": "UniPC-3",
-    "heun": "Heun",
-}
-
-
+_CLASSICAL = {name: label(name) for name in (*CLASSICAL, "heun")}
 #: Samplers of the README's table.
 _SHORT = (
     "ddim",
@@ -113,18 +98,18 @@ def contest_table(results: Results, measure: str, beside: str | None, only: Iter
     found = {name: [results.value(name, nfe, measure) for nfe in nfes] for name in labels}
     least = [min((line.value for name in labels if (line := found[name][n])), default=0.0) for n in range(len(nfes))]
     rows = []
-    for name, label in labels.items():
+    for name, text in labels.items():
         cells = []
         for n, nfe in enumerate(nfes):
             line, second = found[name][n], results.value(name, nfe, beside) if beside else None
-            text = "–" if line is None else number(line.value) + (f" ({number(second.value)})" if second else "")
-            cells.append(f"**{text}**" if line is not None and line.value <= 1.01 * least[n] else text)
-        rows.append([label, *cells])
+            cell = "–" if line is None else number(line.value) + (f" ({number(second.value)})" if second else "")
+            cells.append(f"**{cell}**" if line is not None and line.value <= 1.01 * least[n] else cell)
+        rows.append([text, *cells])
     return markdown_table(["network calls", *nfes], rows)
 
 
 def ratio_table(results: Results) -> str:
-    """The fit over the classical solvers on their best grids, in each measure over the one that is best in it."""
+    """The fit over the best classical solver on its best grid, for each measure."""
     rows = []
     for nfe in _fitted(results):
         cells: list[Any] = [nfe]
@@ -143,10 +128,10 @@ def cost_table(results: Results) -> str:
     ran = {nfe: sum(f"{name}-{nfe}" in results.about["search"] for name in labels) for nfe in _fitted(results)}
     nfe = max(ran, key=lambda nfe: (ran[nfe], nfe), default=0)
     rows = []
-    for name, label in labels.items():
+    for name, text in labels.items():
         about = results.about["search"].get(f"{name}-{nfe}")
         if about is not None:
-            rows.append([label, "yes" if about.get("backward") else "no", *_cost(about)])
+            rows.append([text, "yes" if about.get("backward") else "no", *_cost(about)])
     return markdown_table([f"search at {nfe} calls", "backprop", *_COST], rows)
 
 

@@ -7,7 +7,7 @@ import torch
 from numpy.typing import ArrayLike
 from torch import Tensor
 
-from longstride.bench.peer_task import Task, differentiable
+from benchmarks.peer_task import Task, differentiable
 from longstride.sampler import sample
 from longstride.schedule import alpha_of_ratio
 from longstride.table import Row, SolverTable
@@ -67,7 +67,7 @@ def plain(x: Tensor) -> Tensor:
 
 
 def split(task: Task, held: float = 0.25) -> tuple[slice, slice]:
-    """Calibration samples to fit, and the last ``held`` of them to decide; at least one each where there are two."""
+    """Calibration samples to fit, and the last ``held`` of them to decide; at least one each if there are two."""
     count = len(task.noise)
     kept = min(count - 1, max(1, round(held * count))) if count > 1 else 0
     return (slice(0, count - kept), slice(count - kept, count)) if kept else (slice(0, count), slice(0, count))

@@ -11,17 +11,18 @@ from typing import Any
 
 import numpy as np
 
-from longstride.bench.ablations import Record
-from longstride.bench.lab import Lab
-from longstride.calibration.endpoint.residuals import RESIDUALS
+from benchmarks.ablations import Record
+from benchmarks.lab import Lab
+from examples.residuals import edges, gradients, moments
+from longstride.calibration.endpoint.residuals import pixels
 from longstride.calibration.starts.classical import classical_tables
 from longstride.errors import LongstrideError
 from longstride.interpolate import average_table
-from longstride.parameters import Unknowns
+from longstride.parameters import Parameters
 from longstride.table import SolverTable
 from longstride.zoo import load_model
 
-__all__ = ["NEWTON"]
+__all__ = ["NEWTON", "record"]
 
 #: Networks of the prior: of another survey of galaxies, and of other pictures with another process.
 SIBLINGS = ("galaxy:ztf32", "garments")
@@ -29,20 +30,20 @@ SIBLINGS = ("galaxy:ztf32", "garments")
 RELATED = ("galaxy:ztf32", "galaxy:hsc64")
 
 
-def _record(lab: Lab, nfe: int, start: SolverTable | None = None, *, fd: bool = False, **settings: Any) -> Record:
+def record(lab: Lab, nfe: int, start: SolverTable | None = None, *, fd: bool = False, **settings: Any) -> Record:
     """One calibration, measured (``fd``: by its Fréchet distance, too); ``start`` in place of the search for one."""
     table = lab.table("ddim", nfe) if start is None else start
     settings = settings if start is None else {**settings, "scouts": 0}
     found = lab.calibrate(table, method="gauss_newton", **settings)
     assert found.search is not None
-    said = {key: value for key, value in settings.items() if key != "starts"}
+    said = {key: getattr(value, "__name__", value) for key, value in settings.items() if key != "starts"}
     return {
         "nfe": nfe,
         **said,
         "begun": found.search.start,
         "iterations": len(found.search.iterations) - 1,
         "calls": found.calls,
-        "unknowns": len(Unknowns(nfe, levels=settings.get("levels", True), column=settings.get("column", True))),
+        "unknowns": len(Parameters(nfe, levels=settings.get("levels", True), column=settings.get("column", True))),
         "accepted": found.end.accepted,
         **lab.compare(found.card.base_table, found.table),
         **({"fd": lab.distance(found.table)} if fd else {}),
@@ -53,7 +54,7 @@ def _free(lab: Lab, quick: bool) -> Iterator[Record]:
     """Weights alone, with levels, with the column, with both."""
     for nfe in (5,) if quick else (5, 8):
         for levels, column in ((False, False), (True, False), (False, True), (True, True)):
-            yield _record(lab, nfe, levels=levels, column=column)
+            yield record(lab, nfe, levels=levels, column=column)
 
 
 def _starts(lab: Lab, quick: bool) -> Iterator[Record]:
@@ -62,7 +63,7 @@ def _starts(lab: Lab, quick: bool) -> Iterator[Record]:
     tables = classical_tables(lab.table("ddim", nfe), lab.model.schedule)
     solvers = ("ddim", "ipndm2", "ipndm3", "unipc3")
     for name in (*(f"{solver}@quadratic" for solver in solvers), "ddim@karras", "unipc3@karras"):
-        yield {"start": name, **_record(lab, nfe, tables[name])}
+        yield {"start": name, **record(lab, nfe, tables[name])}
 
 
 def _samples(lab: Lab, quick: bool) -> Iterator[Record]:
@@ -70,14 +71,14 @@ def _samples(lab: Lab, quick: bool) -> Iterator[Record]:
     nfe = 5
     prior = _prior(lab, nfe, SIBLINGS[:1] if quick else SIBLINGS)
     for batch in (8, 32) if quick else (8, 16, 32, 64, 128):
-        yield {"prior": "none", **_record(lab, nfe, batch=batch)}
+        yield {"prior": "none", **record(lab, nfe, batch=batch)}
         for ridge in (1e-6, 1e-2) if prior else ():
-            pulled = _record(lab, nfe, batch=batch, starts=prior, ridge=ridge)
+            pulled = record(lab, nfe, batch=batch, starts=prior, ridge=ridge)
             yield {"prior": f"ridge {ridge:g}", **pulled}
 
 
 def _prior(lab: Lab, nfe: int, names: Iterable[str]) -> Mapping[str, SolverTable] | None:
-    """The mean table of other networks, or None where there are none."""
+    """The mean table of other networks; None: no other network is installed."""
     others = [other for name in names if (other := _other(lab, name)) is not None]
     tables = [other.calibrate(other.table("ddim", nfe), method="gauss_newton").table for other in others]
     return {"prior": average_table(tables, lab.table("ddim", nfe))} if tables else None
@@ -87,10 +88,9 @@ def _loss(lab: Lab, quick: bool) -> Iterator[Record]:
     """Robust or plain squares, pixels alone or with what says how sharp they are meant to be; with FD."""
     for nfe in (5,) if quick else (5, 8):
         for robust in (1.0, 0.25, 4.0, 0.0):
-            yield _record(lab, nfe, fd=True, robust=robust, residual="pixels")
-        for residual in RESIDUALS:
-            if residual != "pixels":
-                yield _record(lab, nfe, fd=True, robust=1.0, residual=residual)
+            yield record(lab, nfe, fd=True, robust=robust, residual=pixels)
+        for residual in (gradients, edges, moments):
+            yield record(lab, nfe, fd=True, robust=1.0, residual=residual)
 
 
 def _transfer(lab: Lab, quick: bool) -> Iterator[Record]:
@@ -112,7 +112,7 @@ def _transfer(lab: Lab, quick: bool) -> Iterator[Record]:
 
 
 def _other(lab: Lab, name: str) -> Lab | None:
-    """A lab with another network, or None where it is not installed or the same."""
+    """A lab with another network; None: the network is not installed, or the same."""
     try:
         other = lab.of_model(load_model(name))
     except LongstrideError:

@@ -8,9 +8,9 @@ from collections.abc import Callable, Iterable, Mapping
 from functools import partial
 from pathlib import Path
 
-from longstride.bench.ablation_tables import ablation_sections
-from longstride.bench.markdown import markdown_table, number
-from longstride.bench.peer_tables import peer_sections
+from benchmarks.ablation_tables import ablation_sections
+from benchmarks.markdown import markdown_table, number
+from benchmarks.peer_tables import peer_sections
 from longstride.errors import InputError
 from longstride.evaluation.contestants import label
 from longstride.evaluation.results import Line, Results, load_results
@@ -38,8 +38,8 @@ def write_pages(root: Path, results: Path, *, check: bool = False) -> list[str]:
 
     Args:
         root: The checkout.
-        results: Folder of the results files; those of other devices stand in folders in it, whose names, of small
-            letters and digits, come before their markers: ``h100:peers_galaxy_hsc32:full``.
+        results: Folder of the results files. Results of other devices have folders of their own. Their names, of
+            small letters and digits, come before their markers: ``h100:peers_galaxy_hsc32:full``.
         check: Only compare.
 
     Returns:
@@ -116,7 +116,7 @@ def memory_table(file: Path) -> str:
         (f"{row['samples']:,}", f"{row['peak_rss_mib']:.0f}", f"{row['disk_mib']:.0f}")
         for row in json.loads(file.read_text(encoding="utf-8"))["rows"]
     ]
-    return markdown_table(head, rows) + "\n\n(galaxy network, `python benchmarks/memory.py`)"
+    return markdown_table(head, rows) + "\n\n(galaxy network, `python -m benchmarks.memory`)"
 
 
 def time_table(file: Path) -> str:
@@ -132,7 +132,7 @@ def time_table(file: Path) -> str:
     asked = {name: sorted({str(row[name]) for row in content["rows"]}, key=int) for name in ("nfe", "processes")}
     options = " ".join(f"--{name} {' '.join(values)}" for name, values in asked.items())
     options += f" --device {file.parent.name}" if "device" in content else ""
-    return f"{table}\n\n({where}; `python benchmarks/calibration_time.py {options}`)"
+    return f"{table}\n\n({where}; `python -m benchmarks.calibration_time {options}`)"
 
 
 def overhead_table(file: Path) -> str:
@@ -194,12 +194,12 @@ def fill(page: Path, sections: Mapping[str, Callable[[], str]], *, check: bool =
 
 
 def _columns(results: Results) -> list[int]:
-    """Calls of the columns: those asked for, a solver of two calls per step below an odd number beside its number."""
+    """Calls of the columns."""
     return sorted(results.about["study"]["nfes"])
 
 
 def _at(results: Results, name: str, nfe: int, measure: str) -> Line | None:
-    """The line at ``nfe`` calls, or at one call less where the solver cannot spend ``nfe``."""
+    """The line at ``nfe`` calls, or at one call less if the solver cannot spend ``nfe``."""
     asked = results.about["study"]["nfes"]
     found = results.value(name, nfe, measure)
     return found or (None if nfe - 1 in asked else results.value(name, nfe - 1, measure))

@@ -1,4 +1,4 @@
-"""``longstride bench``: benchmarks that write their own tables."""
+"""The commands of ``python -m benchmarks``: each writes its own results files, and ``pages`` the tables from these."""
 
 from __future__ import annotations
 
@@ -8,57 +8,59 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from longstride.cli.app import app
-from longstride.cli.common import Device, Group, Guidance, console, handled, progress_bars, use_device
+from longstride.cli.common import Command, Group, console, handled, progress_bars, use_device
+from longstride.cli.options import Device, Guidance, option
 from longstride.errors import LongstrideError
 from longstride.processes import is_first, join
 
 if TYPE_CHECKING:
     from longstride.zoo import Model
 
-__all__ = ["bench"]
+__all__ = ["app"]
 
-bench = typer.Typer(
+app = typer.Typer(
     cls=Group,
     no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    rich_markup_mode="rich",
     help="Benchmarks that write their own tables; each goes on where it was stopped.\n\n"
-    "Two processes share the work under [bold]torchrun --nproc-per-node 2 -m longstride bench paper[/].",
+    "Two processes share the work under [bold]torchrun --nproc-per-node 2 -m benchmarks paper[/].",
 )
-app.add_typer(bench, name="bench")
 
-Out = Annotated[Path, typer.Option(help="Folder for results; finished batches are kept in work/ in it.")]
+Out = Annotated[Path, option("Folder for results; finished batches are kept in work/ in it.", "FOLDER")]
 Quick = Annotated[bool, typer.Option("--quick", help="Few samples: ten minutes on two cores, figures without weight.")]
 Docs = Annotated[
     Path | None,
-    typer.Option(help="Checkout whose README and docs/ are filled with the tables and plots; default: none."),
+    option("Checkout whose README and docs/ are filled with the tables and plots; default: none.", "FOLDER"),
 ]
 
 
-@bench.command(epilog="Example: longstride bench paper --docs . --out benchmarks/results")
+@app.command(cls=Command, epilog="Example: python -m benchmarks paper --docs . --out benchmarks/results")
 @handled
 def paper(
     out: Out = Path("bench-paper"),
     docs: Docs = None,
     model: Annotated[
         list[str] | None,
-        typer.Option(help="A case of the documentation, a folder or a hub id; may be repeated. Default: all cases."),
+        option("A case of the documentation, a folder or a hub id; may be repeated. Default: all cases.", "MODEL"),
     ] = None,
     guidance: Guidance = None,
-    samples: Annotated[int | None, typer.Option(help="Evaluation samples per case; default: its own.", min=2)] = None,
-    batch_size: Annotated[int | None, typer.Option(help="Samples per network call.", min=1)] = None,
-    ablations: Annotated[bool, typer.Option(help="Run the ablations too.")] = True,
+    samples: Annotated[int | None, option("Evaluation samples per case; default: its own.", "N", min=2)] = None,
+    batch_size: Annotated[int | None, option("Samples per network call.", "N", min=1)] = None,
+    ablations: Annotated[bool, option("Run the ablations too.")] = True,
     quick: Quick = False,
     device: Device = "cpu",
 ) -> None:
     """Base against calibrated solvers on every model: Fréchet distance and error against network calls.
 
     Without --model, the documentation's cases: the bundled garments unguided and guided, the CIFAR-10 model of the
-    checkout, and the galaxy networks where galaxygrad is installed. For the originals:
-    longstride bench paper --model google/ddpm-cifar10-32 --samples 50000 --batch-size 512 --device cuda
+    checkout, and the galaxy networks if galaxygrad is installed. For the originals:
+
+    python -m benchmarks paper --model google/ddpm-cifar10-32 --samples 50000 --batch-size 512 --device cuda
     """
-    from longstride.bench.ablations import ABLATED, run_ablations
-    from longstride.bench.pages import write_pages
-    from longstride.bench.paper import cases, run_case
+    from benchmarks.ablations import ABLATED, run_ablations
+    from benchmarks.pages import write_pages
+    from benchmarks.paper import cases, run_case
     from longstride.cli.render import results_table
     from longstride.files import check_writable
 
@@ -86,7 +88,7 @@ def paper(
 
 
 def _load(name: str, device: str, *, optional: bool) -> Model | None:
-    """The model, or None for an optional one that is not here: outside a checkout, or its package is not installed."""
+    """The model. None: the model is optional, and its package or its files are not here."""
     from longstride.zoo import load_model
 
     try:
@@ -99,18 +101,18 @@ def _load(name: str, device: str, *, optional: bool) -> Model | None:
         return None
 
 
-@bench.command(epilog="Example: longstride bench peers --case galaxy_hsc32 --nfe 5 --nfe 8 --out benchmarks/results")
+@app.command(
+    cls=Command,
+    epilog="Example: python -m benchmarks peers --case galaxy_hsc32 --nfe 5 --nfe 8",
+)
 @handled
 def peers(
     out: Out = Path("bench-peers"),
-    case: Annotated[list[str] | None, typer.Option(help="Network; may be repeated. Default: all.")] = None,
-    nfe: Annotated[list[int] | None, typer.Option(help="Network calls; may be repeated. Default: the case's.")] = None,
-    peer: Annotated[list[str] | None, typer.Option(help="Sampler; may be repeated. Default: all.")] = None,
-    folder: Annotated[Path, typer.Option(help="The peers' files, in a checkout of the repository.")] = Path(
-        "benchmarks/peers"
-    ),
+    case: Annotated[list[str] | None, option("Network; may be repeated. Default: all.", "CASE")] = None,
+    nfe: Annotated[list[int] | None, option("Network calls; may be repeated. Default: the case's.", "CALLS")] = None,
+    peer: Annotated[list[str] | None, option("Sampler; may be repeated. Default: all.", "SAMPLER")] = None,
     times: Annotated[
-        float, typer.Option(help="Only peers with backprop, with so many times the calls of our own fit.", min=0.1)
+        float, option("Only peers with backprop, with so many times the calls of our own fit.", "FACTOR", min=0.1)
     ] = 1.0,
     full: Annotated[
         bool,
@@ -119,16 +121,16 @@ def peers(
             help="Only peers with backprop, with full schedules whatever these cost, and our fit with more steps.",
         ),
     ] = False,
-    samples: Annotated[int | None, typer.Option(help="Evaluation samples; default: the case's.", min=80)] = None,
+    samples: Annotated[int | None, option("Evaluation samples; default: the case's.", "N", min=80)] = None,
     device: Device = "cpu",
 ) -> None:
     """Classical solvers, IIA, our own fits and published peers: the same networks, noise and network calls.
 
-    Peers that learn by backprop may spend as many network calls as our own calibration did, --times as many, or what
-    their --full schedules need. What is measured is added to the results file of its network; gauss_newton, global and
-    iia_ddim are names of samplers too.
+    Peers that learn by backprop may spend as many network calls as our own calibration, --times as many, or what their
+    --full schedules need. Results are added to the file of their network. Samplers are the peers, gauss_newton, global
+    and the forms of IIA.
     """
-    from longstride.bench.peers import peer_cases, run_peers
+    from benchmarks.contest import Wish, peer_cases, run_peers
     from longstride.cli.render import results_table
     from longstride.errors import unknown
     from longstride.files import check_writable
@@ -137,6 +139,7 @@ def peers(
     for name in case or ():
         if name not in known:
             raise unknown("case", name, known)
+    wish = Wish(tuple(nfe or ()), tuple(peer or ()), times, full)
     check_writable(out / "x.json", new_folders=True)
     used = use_device(device)
     with progress_bars() as say:
@@ -145,26 +148,25 @@ def peers(
             if loaded is None:
                 continue
             chosen = one if samples is None else replace(one, case=replace(one.case, samples=samples))
-            nfes, names = tuple(nfe or ()), tuple(peer or ())
-            found = run_peers(loaded, chosen, out, folder, nfes=nfes, names=names, times=times, full=full, say=say)
+            found = run_peers(loaded, chosen, out, wish, say)
             console.print(results_table(found))
     print(f"results in {out}")
 
 
-@bench.command(epilog="Example: longstride bench newton --out benchmarks/results")
+@app.command(cls=Command, epilog="Example: python -m benchmarks newton --out benchmarks/results")
 @handled
 def newton(
     out: Out = Path("bench-newton"),
-    model: Annotated[str, typer.Option(help="As in calibrate.")] = "galaxy:hsc32",
+    model: Annotated[str, option("As in calibrate.", "MODEL")] = "galaxy:hsc32",
     question: Annotated[
-        list[str] | None, typer.Option(help="free, starts, samples, loss or transfer; may be repeated. Default: all.")
+        list[str] | None, option("free, starts, samples, loss or transfer; may be repeated. Default: all.", "QUESTION")
     ] = None,
     quick: Quick = False,
     device: Device = "cpu",
 ) -> None:
     """What each choice of the default calibration is worth, on one model."""
-    from longstride.bench.ablations import run_records
-    from longstride.bench.newton import NEWTON
+    from benchmarks.ablations import run_records
+    from benchmarks.newton import NEWTON
     from longstride.errors import unknown
     from longstride.files import check_writable
 
@@ -182,16 +184,16 @@ def newton(
         print(f"results in {out}")
 
 
-@bench.command(epilog="Example: longstride bench pages --docs .")
+@app.command(cls=Command, epilog="Example: python -m benchmarks pages --docs .")
 @handled
 def pages(
-    docs: Annotated[Path, typer.Option(help="Checkout whose README and docs/ are filled.")] = Path(),
-    results: Annotated[Path | None, typer.Option(help="Results files; default: benchmarks/results there.")] = None,
+    docs: Annotated[Path, option("Checkout whose README and docs/ are filled.", "FOLDER")] = Path(),
+    results: Annotated[Path | None, option("Results files; default: benchmarks/results there.", "FOLDER")] = None,
     check: Annotated[bool, typer.Option("--check", help="Only compare; exit with 1 on a difference.")] = False,
 ) -> None:
     """Fill the tables of README and docs from results files, and draw the plots of the default calibration."""
-    from longstride.bench.newton_plots import draw_newton_plots
-    from longstride.bench.pages import write_pages
+    from benchmarks.newton_plots import draw_newton_plots
+    from benchmarks.pages import write_pages
 
     folder = docs / "benchmarks" / "results" if results is None else results
     changed = write_pages(docs, folder, check=check)

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from longstride.bench.markdown import markdown_table
+from benchmarks.markdown import markdown_table
 from longstride.errors import InputError
 from longstride.evaluation.contestants import label
 
@@ -27,7 +27,7 @@ def ablation_sections(file: Path) -> dict[str, Callable[[], str]]:
     try:
         found: dict[str, list[Record]] = json.loads(file.read_text(encoding="utf-8"))["ablations"]
     except (OSError, ValueError, KeyError, TypeError) as error:
-        raise InputError(f"{file} holds no ablations ({error}): run longstride bench paper again") from None
+        raise InputError(f"{file} holds no ablations ({error}): run python -m benchmarks paper again") from None
     slug = file.stem.removeprefix("ablations_")
     if slug.startswith("newton_"):
         return {
@@ -83,7 +83,7 @@ def _cell(rows: list[Record] | None) -> str:
 
 
 def _marked(text: str, rows: list[Record]) -> str:
-    """Bold where all are better than the base outside their 95 % interval, italic where all are worse."""
+    """Bold if all are better than the base outside their 95 % interval, italic if all are worse."""
     if all((row["ratio_high"] or 1) < 1 for row in rows):
         return f"**{text}**"
     return f"*{text}*" if all((row["ratio_low"] or 1) > 1 for row in rows) else text
@@ -115,7 +115,7 @@ def _seeds(rows: list[Record]) -> str:
 
 
 def _transfer(rows: list[Record], what: str) -> str:
-    """RMSE over the base's, where it was found down and where it is used across."""
+    """RMSE over the base's: the setting of the fit down, the setting of the use across."""
     targets = list(dict.fromkeys(row["to"] for row in rows))
     lines = []
     for base in dict.fromkeys(row["base"] for row in rows):

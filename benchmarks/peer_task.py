@@ -1,8 +1,8 @@
 """What a peer of the benchmark is given, and what it gives back.
 
 A peer is another method that makes a pretrained network faster. It is a function from a :class:`Task` to
-:class:`Found`, written from what its authors published, in a file of its own outside the package (``benchmarks/peers``)
-that says what was simplified.
+:class:`Found`, written from what its authors published. Each has a file of its own in ``benchmarks/peers``, which says
+what was simplified.
 """
 
 from __future__ import annotations
@@ -17,13 +17,11 @@ from torch import Tensor
 
 from longstride.calibration.reference.trajectory import DenseSolution
 from longstride.denoiser import Denoiser
+from longstride.evaluation.measure import Sampler
 from longstride.schedule import Schedule
 from longstride.table import SolverTable
 
 __all__ = ["Found", "Meter", "OutOfBudget", "Peer", "Task", "differentiable"]
-
-#: A sampler that is no table: ``sampler(denoiser, noise)`` returns the last state.
-Sampler = Callable[[Callable[[Tensor, float], Tensor], Tensor], Tensor]
 
 
 class OutOfBudget(Exception):
@@ -115,14 +113,14 @@ class Task:
 
 @dataclass(frozen=True)
 class Found:
-    """What a peer found.
+    """A sampler, and what it took to find it.
 
     Attributes:
-        sampler: A table, or a function ``sampler(denoiser, noise)`` where it is none; it spends ``nfe`` calls.
+        sampler: A table, or a function ``sampler(denoiser, noise)``; it spends ``nfe`` calls.
         about: What the results file says of the search, as plain data: iterations, settings.
     """
 
-    sampler: SolverTable | Sampler
+    sampler: Sampler
     about: dict[str, Any] = field(default_factory=dict)
 
 
