@@ -70,7 +70,7 @@ def test_the_pipeline_then_draws_what_was_calibrated(name: str, tmp_path) -> Non
     plain = {key: value for key, value in options.items() if not isinstance(value, torch.Tensor)}
     latents_of(name, pipeline, 4, **more, **given, **plain)
     assert len(seen) == 4
-    table = scheduler._stepper.setup.plan.table
+    table = scheduler.setup.plan.table
     assert result.card.table.nfe == 4
     own = 1 / np.hypot(1, result.card.table.sigmas) if scheduler.process == "vp" else np.ones(5)
     assert result.card.table.rescaled(own).distance(table) < 1e-9

@@ -190,8 +190,8 @@ def calibrate_pipeline(
     try:
         table = _base_table(first.probe)
         denoiser = _denoiser(network, first.probe, total)
-        setup = first.probe._stepper.setup
-        own = float(setup.levels.alphas[0]) if setup.schedule.scaled else 1.0  # states of the frame are divided by it
+        setup = first.probe.setup
+        own = float(setup.levels.alphas[0]) if setup.settings.schedule.scaled else 1.0  # of the frame
         states = [network.call(tuple(range(b, b + batch_size))).state for b in range(0, total, batch_size)]
         noise = torch.cat([state.float() for state in states]) / own
         config = {name: value for name, value in first.probe.config.items() if not name.startswith("_")}
@@ -224,21 +224,21 @@ def _parameters(pipeline: Any) -> set[str]:
 
 def _base_table(probe: Probe) -> SolverTable:
     """DDIM on the levels that the pipeline would visit, in the denoiser's frame."""
-    setup = probe._stepper.setup
-    if setup.schedule.scaled:
-        return build("ddim", setup.levels.ratios, schedule=setup.schedule)
-    return build("ddim", setup.levels.sigmas, alphas=setup.levels.alphas, schedule=setup.schedule)
+    setup = probe.setup
+    if setup.settings.schedule.scaled:
+        return build("ddim", setup.levels.ratios, schedule=setup.settings.schedule)
+    return build("ddim", setup.levels.sigmas, alphas=setup.levels.alphas, schedule=setup.settings.schedule)
 
 
 def _denoiser(network: PipelineDenoiser, probe: Probe, total: int) -> Denoiser:
-    setup, config = probe._stepper.setup, probe.config
-    kind = setup.plan.prediction
-    threshold = probe._threshold
+    setup, config = probe.setup, probe.config
+    kind = setup.settings.prediction
+    threshold = probe.threshold
     if isinstance(threshold, DynamicThreshold) and config.process != "vp":
         raise InputError("thresholding is for pixels of variance-preserving networks")
     return as_denoiser(
         network,
-        setup.schedule,
+        setup.settings.schedule,
         DIFFUSERS_PREDICTIONS[kind],
         condition={"index": torch.arange(total)},
         threshold=threshold,
