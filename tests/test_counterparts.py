@@ -1,4 +1,4 @@
-"""diffusers' counterparts of our solvers: every solver has an entry, and what the entry says is true."""
+"""diffusers' counterparts of our solvers: every entry is true."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ from longstride.nodes import Nodes
 NODES = Nodes.of(np.append(np.geomspace(14.0, 0.1, 8), 0.0))
 
 
-def test_every_solver_has_an_entry() -> None:
-    assert set(COUNTERPARTS) == set(ls.SOLVERS)
+def test_every_entry_is_of_a_solver_and_a_new_solver_needs_none() -> None:
+    assert set(COUNTERPARTS) <= set(ls.SOLVERS)
     assert counterpart_of("a solver of tomorrow") == Counterpart()
 
 
