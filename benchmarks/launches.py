@@ -1,6 +1,6 @@
 """How often the default calibration calls a network, at 64 samples per call: launches, not samples.
 
-    python benchmarks/launches.py --label after
+    python -m benchmarks.launches --label after
 
 A launch costs a GPU about the same for 8 samples as for 64, so that their number is what a calibration takes there.
 Rows with another label in the results file are kept.

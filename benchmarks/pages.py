@@ -18,9 +18,6 @@ from longstride.files import write_atomically
 
 __all__ = ["effect_table", "fill", "verdict", "write_pages", "yardsticks"]
 
-#: The samplers of the README's tables.
-SHORT = ("ddim", "iia_ddim", "ipndm", "iia_ipndm", "dpmpp_2m", "iia_dpmpp_2m", "heun", "iia_edm", "unipc")
-
 #: Pages that hold measured tables, below the checkout.
 PAGES = (
     "README.md",
@@ -82,8 +79,6 @@ def _sections(slug: str, file: Path) -> dict[str, Callable[[], str]]:
     if slug.startswith("peers_"):
         return peer_sections(slug, of)
     return {
-        f"{slug}:short": of(lambda r: effect_table(r, "rmse", beside="median", only=SHORT)),
-        f"{slug}:short-fd": of(lambda r: effect_table(r, "fd_teacher", only=SHORT)),
         f"{slug}:errors": of(lambda r: effect_table(r, "rmse", beside="median")),
         f"{slug}:fd": of(lambda r: effect_table(r, "fd_teacher")),
         f"{slug}:real": of(lambda r: effect_table(r, "fd_real")),
@@ -155,12 +150,28 @@ def scheduler_table(file: Path) -> str:
     return markdown_table(("latents", "precision", "solver", "µs per step", "over diffusers' cheapest"), rows)
 
 
+def launches_table(file: Path) -> str:
+    """How often a calibration calls the network, and how often if every call were full."""
+    rows = [
+        (
+            row["nfe"],
+            {"before": "units of 8 samples are batches", "after": "batches of 64 samples"}[row["label"]],
+            f"{row['launches']:,}",
+            f"{-(-row['samples'] // row['batch_size']):,}",
+        )
+        for row in sorted(json.loads(file.read_text(encoding="utf-8")), key=lambda row: int(row["nfe"]))
+    ]
+    head = ("calls of the sampler", "what the network sees", "launches of a calibration", "if every launch were full")
+    return markdown_table(head, rows) + "\n\n(galaxy network, `python -m benchmarks.launches --label after`)"
+
+
 #: Tables of results files that hold one table.
 _FILES: dict[str, Callable[[Path], str]] = {
     "overhead": overhead_table,
     "scheduler_overhead": scheduler_table,
     "memory": memory_table,
     "calibration_time": time_table,
+    "launches": launches_table,
 }
 
 

@@ -18,21 +18,9 @@ _OURS = {
     for name in ("gauss_newton", "gauss_newton_full", "global", "iia_ddim", "iia_ipndm", "iia_dpmpp_2m")
 }
 _CLASSICAL = {name: label(name) for name in (*CLASSICAL, "heun")}
-#: Samplers of the README's table.
-_SHORT = (
-    "ddim",
-    "dpmpp_2m",
-    "unipc3",
-    "heun",
-    "iia_dpmpp_2m",
-    "gits",
-    "dc_solver",
-    "dpm_solver_v3",
-    "ld3",
-    "s4s",
-    "gs",
-    "gauss_newton",
-)
+#: Samplers and network calls of the README's table.
+_SHORT = ("ddim", "dpmpp_2m", "unipc3", "dc_solver", "gs", "gauss_newton")
+_SHORT_NFES = (4, 5, 6, 8, 10)
 
 
 def peer_sections(
@@ -45,7 +33,7 @@ def peer_sections(
         of: Gives a section's function the results.
     """
     return {
-        f"{slug}:short": of(lambda r: contest_table(r, "rmse", "fd_teacher", _SHORT)),
+        f"{slug}:short": of(lambda r: contest_table(r, "rmse", None, _SHORT, _SHORT_NFES)),
         f"{slug}:rmse": of(lambda r: contest_table(r, "rmse", "median")),
         f"{slug}:fd": of(lambda r: contest_table(r, "fd_teacher", None)),
         f"{slug}:ratios": of(ratio_table),
@@ -83,7 +71,9 @@ def instead_table(results: Results) -> str:
     return markdown_table(["as good as", "RMSE", "median", "FD"], rows)
 
 
-def contest_table(results: Results, measure: str, beside: str | None, only: Iterable[str] = ()) -> str:
+def contest_table(
+    results: Results, measure: str, beside: str | None, only: Iterable[str] = (), columns: Iterable[int] = ()
+) -> str:
     """A line per sampler, a column per number of calls; the least of every column is bold, equal ones within 1 %.
 
     Args:
@@ -91,10 +81,11 @@ def contest_table(results: Results, measure: str, beside: str | None, only: Iter
         measure: What the cells show.
         beside: A second measure in brackets.
         only: Samplers to show; default: all.
+        columns: Numbers of network calls to show; default: all that the fit was made for.
     """
-    chosen = tuple(only)
+    chosen, shown = tuple(only), tuple(columns)
     labels = {name: label for name, label in names(results).items() if not chosen or name in chosen}
-    nfes = _fitted(results)
+    nfes = [nfe for nfe in _fitted(results) if not shown or nfe in shown]
     found = {name: [results.value(name, nfe, measure) for nfe in nfes] for name in labels}
     least = [min((line.value for name in labels if (line := found[name][n])), default=0.0) for n in range(len(nfes))]
     rows = []

@@ -25,7 +25,7 @@ def test_demo(model: Path):
     printed = json.loads(run("demo", "--model", model, "--out", "out", *DEMO, "--json"))
     assert printed == json.loads(Path("out/results.json").read_text())
     results = load_results(Path("out/results.json"))
-    names = ["ddim", "iia_ddim", "dpmpp_2m", "unipc", "gauss_newton"]
+    names = ["ddim", "iia_ddim", "dpmpp_2m", "unipc3", "gauss_newton"]
     assert results.contestants == names
     assert results.nfes == [4, 6]
     for measure in ("rmse", "median", "fd_teacher", "contrast_ratio"):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Collection
 
 import numpy as np
 from rich import box
@@ -200,8 +201,13 @@ def heatmap(card: Card) -> Group:
     return Group(*lines)
 
 
-def results_table(results: Results) -> Group:
-    """The results of a study: samplers down, network calls across, one table per measure."""
+def results_table(results: Results, measures: Collection[str] = ("rmse", "median", "fd_teacher", "fd_real")) -> Group:
+    """The results of a study: samplers down, network calls across, one table per measure.
+
+    Args:
+        results: Of the study.
+        measures: Which tables to show, of those that were measured.
+    """
     study = results.about["study"]
     titles = {
         "rmse": "RMSE to the converged solution",
@@ -211,7 +217,7 @@ def results_table(results: Results) -> Group:
     }
     parts: list[Table | Text] = []
     for measure, title in titles.items():
-        if not any(line.measure == measure for line in results.lines):
+        if measure not in measures or not any(line.measure == measure for line in results.lines):
             continue
         table = Table(title=f"{title}, {study['samples']} samples", box=box.SIMPLE_HEAD, title_justify="left")
         table.add_column("network calls")
@@ -229,7 +235,7 @@ def results_table(results: Results) -> Group:
     for line in results.lines:
         if line.contestant == "teacher" and line.measure == "fd_teacher":
             note += f"; converged samples from other noise have FD {line.value:.3g}"
-        if line.contestant == "teacher" and line.measure == "fd_real":
+        if line.contestant == "teacher" and line.measure == "fd_real" and "fd_real" in measures:
             floor = results.about["real"]["floor"]
             note += f"; to real pictures the converged samples have {line.value:.3g}, real ones {floor:.3g}"
     return Group(*parts, Text(note, style="dim"))
