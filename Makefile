@@ -17,10 +17,11 @@ demo: $(VENV)/.demo-installed ## Calibrate on the bundled model, compare, draw: 
 test: $(VENV)/.test-installed lint ## All checks: formatting, types, tests
 	OMP_NUM_THREADS=1 $(VENV)/bin/python -m pytest -q
 
-lint: $(VENV)/.test-installed ## Formatting, lint and strict types
+lint: $(VENV)/.test-installed ## Formatting, lint, strict types and the direction of imports
 	$(VENV)/bin/ruff format --check .
 	$(VENV)/bin/ruff check .
 	$(VENV)/bin/mypy
+	$(VENV)/bin/lint-imports --no-cache
 
 docs: $(VENV)/.test-installed ## The documentation site, with every warning an error: writes site/
 	$(VENV)/bin/mkdocs build --strict
