@@ -158,8 +158,8 @@ def test_finished_units_are_read_and_their_calls_counted_once(tmp_path, batch_si
     """Whatever batches they were computed in: here the first run was stopped after some of them."""
     whole = made(Mixture(), unit=4).map("squares", range(11), squares, shape)
     first = Seen(pause=6)
+    samples = made(first, unit=4, batch_size=batch_size, journal=tmp_path)
     with pytest.raises(KeyboardInterrupt):
-        samples = made(first, unit=4, batch_size=batch_size, journal=tmp_path)
         samples.map("squares", samples.units.all, squares, shape)
     kept = len([*tmp_path.glob("squares/*.npz")])
     assert 0 < kept < len(samples.units.all)

@@ -1,4 +1,4 @@
-"""How much a table amplifies errors of the network: its closed form for networks that are linear, or that do not look."""
+"""How much a table amplifies errors of a network: the closed form, for a linear network and for one that is blind."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""How samples are cut: every one is in one unit, units do not mix, and groups of them are the same for any selection."""
+"""How samples are cut: each is in one unit, units do not mix, and groups of units are the same for any selection."""
 
 from __future__ import annotations
 
