@@ -26,10 +26,10 @@ docs: $(VENV)/.test-installed ## The documentation site, with every warning an e
 	$(VENV)/bin/mkdocs build --strict
 
 figures: $(VENV)/.test-installed ## Everything that README and docs show, from nothing; hours, goes on where stopped
-	OMP_NUM_THREADS=1 $(VENV)/bin/torchrun --nproc-per-node 2 -m longstride bench paper --out benchmarks/results
-	$(VENV)/bin/python benchmarks/overhead.py
-	$(VENV)/bin/python benchmarks/memory.py
-	$(VENV)/bin/longstride bench pages --docs .
+	OMP_NUM_THREADS=1 $(VENV)/bin/torchrun --nproc-per-node 2 -m benchmarks paper --out benchmarks/results
+	$(VENV)/bin/python -m benchmarks.overhead
+	$(VENV)/bin/python -m benchmarks.memory
+	$(VENV)/bin/python -m benchmarks pages --docs .
 
 $(VENV)/bin/python:
 	$(PYTHON) -m venv $(VENV)

@@ -1,7 +1,7 @@
 """How long the default calibration takes on the bundled model, from nothing to a card: whole processes, all cores.
 
-python benchmarks/calibration_time.py --nfe 5 8 --processes 1 2
-python benchmarks/calibration_time.py --nfe 5 8 --device cuda  # into results/cuda
+python -m benchmarks.calibration_time --nfe 5 8 --processes 1 2
+python -m benchmarks.calibration_time --nfe 5 8 --device cuda  # into results/cuda
 """
 
 from __future__ import annotations
@@ -19,13 +19,14 @@ from pathlib import Path
 import torch
 
 import longstride as ls
-from longstride.bench.memory import device_name
+from benchmarks.peak_memory import device_name
 from longstride.files import write_atomically
 
 ROOT = Path(__file__).resolve().parent.parent
 
 
 def main() -> None:
+    """The command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--nfe", type=int, nargs="+", default=[5, 8])
     parser.add_argument("--processes", type=int, nargs="+", default=[1], help="that share the cores, by torchrun")

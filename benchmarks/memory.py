@@ -2,7 +2,7 @@
 
 The model is tiny, so that the evaluation itself would show, and the sampler is one step.
 
-    python benchmarks/memory.py
+    python -m benchmarks.memory
 """
 
 from __future__ import annotations
@@ -37,6 +37,7 @@ print(json.dumps({"samples": int(sys.argv[1]), "peak_rss_mib": peak / 1024, "dis
 
 
 def main() -> None:
+    """The command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--samples", type=int, nargs="+", default=[1000, 10_000])
     args = parser.parse_args()

@@ -57,6 +57,7 @@ class Diffusers:
 
     @torch.inference_mode()
     def run(self) -> Tensor:
+        """All steps."""
         x = self.noise
         for t in self.timesteps:
             x = self.scheduler.step(self.output, t, x, return_dict=False)[0]
@@ -64,6 +65,7 @@ class Diffusers:
 
 
 def seconds_of(run: Run) -> float:
+    """Seconds of one run."""
     start = time.perf_counter()
     run()
     return time.perf_counter() - start
@@ -118,6 +120,7 @@ def measure(name: str, shape: tuple[int, ...], steps: int, seconds: float) -> di
 
 
 def rendered(results: dict[str, Any]) -> Table:
+    """The results for the terminal."""
     view = Table(
         title="Cost per step without the network, µs: median (quartiles)",
         caption=f"float32, {results['steps']} steps, torch threads: {results['threads']}",
@@ -136,9 +139,10 @@ def rendered(results: dict[str, Any]) -> Table:
 
 
 def main() -> None:
+    """The command line."""
     parser = argparse.ArgumentParser(
         description=__doc__,
-        epilog="Example:\n  python benchmarks/overhead.py --seconds 2 --solvers dpmpp_2m --out /tmp/overhead.json",
+        epilog="Example:\n  python -m benchmarks.overhead --seconds 2 --solvers dpmpp_2m --out /tmp/overhead.json",
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("--solvers", nargs="+", choices=SOLVERS, default=list(SOLVERS), help="default: all of them")

@@ -1,7 +1,7 @@
 """Distance to real pictures, beside that to converged samples, at few network calls: what 512 samples can tell.
 
-    python benchmarks/real_pictures.py --model garments
-    python benchmarks/real_pictures.py --model cifar10
+    python -m benchmarks.real_pictures --model garments
+    python -m benchmarks.real_pictures --model cifar10
 
 Finished batches are kept in ``results/work``: a run that was stopped goes on.
 """

@@ -1,8 +1,8 @@
 """Whether a change of the code leaves the calibrations alone: writes nine cards, and compares two folders of them.
 
-    python benchmarks/same_cards.py write runs/before            # on the old code
-    python benchmarks/same_cards.py write runs/after             # on the new code
-    python benchmarks/same_cards.py compare runs/before runs/after
+    python -m benchmarks.same_cards write runs/before            # on the old code
+    python -m benchmarks.same_cards write runs/after             # on the new code
+    python -m benchmarks.same_cards compare runs/before runs/after
 
 Cards that were fitted with the same number of samples per network call must be the same to the bit. With another
 number (``write --batch-size 64``) a network rounds differently: then the accepted steps must be the same, and all
@@ -72,7 +72,7 @@ def differences(before: Any, after: Any, rounding: float, place: str = "") -> li
 
 
 def verdict(card: dict[str, Any]) -> dict[str, Any]:
-    """What must agree where the network rounds differently: accepted steps, errors at the end, network calls."""
+    """What must agree if the network rounds differently: accepted steps, errors at the end, network calls."""
     search = card["search"] or {"iterations": []}
     end = {key: card["end"][key] for key in ("base", "calibrated", "accepted", "given_back")}
     steps = [{key: step[key] for key in ("rmse", "held_out_rmse", "samples")} for step in search["iterations"]]

@@ -23,9 +23,9 @@ from rich.console import Console
 from rich.table import Table
 from torch import Tensor
 
+from benchmarks.overhead import ROOT, spread
 from longstride.files import write_atomically
 from longstride.integrations.diffusers import LongstrideScheduler
-from overhead import ROOT, spread
 
 SHAPES = ((1, 4, 128, 128), (8, 16, 128, 128))
 DTYPES = (torch.float32, torch.bfloat16)
@@ -85,6 +85,7 @@ def measure(shape: tuple[int, ...], dtype: torch.dtype, steps: int, seconds: flo
 
 
 def rendered(results: dict[str, Any]) -> Table:
+    """The results for the terminal."""
     view = Table(title="Cost of a scheduler's step: median (quartiles)", box=box.SIMPLE_HEAD)
     for column in ("scheduler", "latents", "dtype", "step, µs", "over diffusers' cheapest", "set_timesteps, µs"):
         view.add_column(column, justify="left" if column == "scheduler" else "right")
@@ -98,9 +99,10 @@ def rendered(results: dict[str, Any]) -> Table:
 
 
 def main() -> None:
+    """The command line."""
     parser = argparse.ArgumentParser(
         description=__doc__,
-        epilog="Example:\n  python benchmarks/scheduler_overhead.py --seconds 2 --out /tmp/scheduler.json",
+        epilog="Example:\n  python -m benchmarks.scheduler_overhead --seconds 2 --out /tmp/scheduler.json",
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("--steps", type=int, default=20, help="network calls per run (default: 20)")

@@ -3,23 +3,27 @@
 from __future__ import annotations
 
 import json
+import re
 from dataclasses import replace
 from itertools import islice
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from command_line import run
 from tiny_models import save_tiny_model
 
 import longstride as ls
-from longstride.bench.ablation_tables import ablation_sections
-from longstride.bench.ablations import ABLATIONS, run_ablations, run_records
-from longstride.bench.lab import Lab, reapply
-from longstride.bench.markdown import slug_of
-from longstride.bench.newton import NEWTON, _record
-from longstride.bench.newton_plots import cost, draw_newton_plots
-from longstride.bench.pages import effect_table, fill, verdict
-from longstride.bench.paper import CASES, cases
+from benchmarks.ablation_tables import ablation_sections
+from benchmarks.ablations import ABLATIONS, run_ablations, run_records
+from benchmarks.commands import app
+from benchmarks.lab import Lab, reapply
+from benchmarks.markdown import slug_of
+from benchmarks.newton import NEWTON, record
+from benchmarks.newton_plots import cost, draw_newton_plots
+from benchmarks.pages import effect_table, fill, verdict
+from benchmarks.paper import CASES, cases
 from longstride.calibration.reference.solve import Errors, squared_errors
 from longstride.evaluation import Line, Results
 from longstride.evaluation.results import save_results
@@ -52,7 +56,7 @@ def test_a_lab_measures_what_one_would_measure_by_hand(lab):
 def test_the_samples_that_decide_are_the_same_for_every_batch(lab, monkeypatch):
     """So that a larger batch is compared by what it fits, not by what it is judged on."""
     seen = []
-    monkeypatch.setattr("longstride.bench.lab.calibrate", lambda d, noise, t, **k: seen.append((d, noise, k)))
+    monkeypatch.setattr("benchmarks.lab.calibrate", lambda d, noise, t, **k: seen.append((d, noise, k)))
     for batch in (1, 4):
         lab.calibrate(lab.table("ddim", 3), batch=batch)
     (d1, x1, k1), (d2, x2, k2) = seen
@@ -81,8 +85,8 @@ def test_classes_of_a_lab_are_the_only_ones_it_draws(lab):
 def test_every_ablation_runs_and_has_a_table(folder, tmp_path, monkeypatch):
     """With two records each; the settings themselves are those of calibrate."""
     short = {name: (lambda *a, run=run: islice(run(*a), 2), need) for name, (run, need) in ABLATIONS.items()}
-    monkeypatch.setattr("longstride.bench.ablations.ABLATIONS", short)
-    monkeypatch.setattr("longstride.bench.ablations.SIZES", {True: (4, 2, 2), False: (4, 2, 2)})
+    monkeypatch.setattr("benchmarks.ablations.ABLATIONS", short)
+    monkeypatch.setattr("benchmarks.ablations.SIZES", {True: (4, 2, 2), False: (4, 2, 2)})
     found = run_ablations(ls.load_model(folder), tmp_path, quick=True, say=lambda *_: None)
     (file,) = tmp_path.glob("ablations_*.json")
     assert json.loads(file.read_text())["ablations"] == json.loads(json.dumps(found))
@@ -164,13 +168,13 @@ def test_cases_are_the_documentation_s_or_any_model():
 
 
 def test_a_question_about_the_default_is_answered_against_the_best_classical_solver(folder, tmp_path, monkeypatch):
-    monkeypatch.setattr("longstride.bench.ablations.SIZES", {True: (5, 4, 8)})
+    monkeypatch.setattr("benchmarks.ablations.SIZES", {True: (5, 4, 8)})
     model = ls.load_model(folder)
 
     def free(lab, quick):
         lab.reference_steps = 6
         for levels in (False, True):
-            yield _record(lab, 2, levels=levels, scouts=1)
+            yield record(lab, 2, levels=levels, scouts=1)
 
     found = run_records(model, tmp_path, {"free": free}, "newton", quick=True, say=lambda *a: None)["free"]
     assert [row["unknowns"] for row in found] == [2 + 1 + 2, 2 + 1 + 2 + 1]
@@ -183,7 +187,7 @@ def test_a_question_about_the_default_is_answered_against_the_best_classical_sol
 
 def test_losses_and_residuals_are_compared_by_frechet_distance_too(folder, tmp_path, monkeypatch):
     """That of the table which is used, measured once more, is the same; that of one step of DDIM is far larger."""
-    monkeypatch.setattr("longstride.bench.ablations.SIZES", {True: (5, 4, 8)})
+    monkeypatch.setattr("benchmarks.ablations.SIZES", {True: (5, 4, 8)})
     model, tables = ls.load_model(folder), []
     distance = Lab.distance
 
@@ -196,7 +200,7 @@ def test_losses_and_residuals_are_compared_by_frechet_distance_too(folder, tmp_p
     def loss(lab, quick):
         lab.reference_steps = 6
         for robust in (1.0, 0.0):
-            yield _record(lab, 2, fd=True, robust=robust, scouts=1)
+            yield record(lab, 2, fd=True, robust=robust, scouts=1)
 
     rows = run_records(model, tmp_path, {"loss": loss}, "newton", quick=True, say=lambda *a: None)["loss"]
     text = ablation_sections(next(tmp_path.glob("newton_*.json")))[f"newton_{slug_of(model.name)}:loss"]()
@@ -220,7 +224,7 @@ def test_answers_are_kept_when_another_question_is_asked(folder, tmp_path):
 
 
 def test_a_table_is_carried_to_other_classes_and_beside_the_one_found_there(folder, tmp_path, monkeypatch):
-    monkeypatch.setattr("longstride.bench.ablations.SIZES", {True: (5, 4, 8)})
+    monkeypatch.setattr("benchmarks.ablations.SIZES", {True: (5, 4, 8)})
     model = ls.load_model(folder)
 
     def carried(lab, quick):
@@ -258,3 +262,31 @@ def test_plots_of_the_default_are_drawn_for_the_results_that_are_there(tmp_path)
     before = [path.read_bytes() for path in drawn]
     assert all(content.startswith(b"\x89PNG") for content in before)
     assert [path.read_bytes() for path in draw_newton_plots(tmp_path, tmp_path / "images")] == before
+
+
+# Commands
+
+
+def test_the_paper_s_benchmark_on_any_model(tmp_path, monkeypatch):
+    """Results, plots and nothing else; the second run reads finished batches."""
+    monkeypatch.chdir(tmp_path)
+    save_tiny_model(tmp_path / "a", null_class=2)
+    options = ("--model", tmp_path / "a", "--samples", 65, "--quick", "--out", "out")
+    for _ in range(2):
+        output = run("paper", *options, app=app)
+        assert "IIA-EDM" in output
+    assert {path.name for path in Path("out").iterdir()} == {"a.json", "a.parquet", "images", "work"}
+    assert {path.name for path in Path("out/images").iterdir()} == {"a_error_vs_nfe.png", "a_comparison.png"}
+
+
+def test_the_help_names_every_benchmark():
+    text = run("--help", app=app)
+    assert all(word in text for word in ("paper", "peers", "newton", "pages", "torchrun"))
+
+
+@pytest.mark.parametrize("command", ["paper", "peers", "newton", "pages"])
+def test_help_ends_with_an_example_whose_options_exist(command):
+    text = re.sub(r"\x1b\[[0-9;]*m", "", run(command, "--help", app=app))
+    example = next(line.strip() for line in text.splitlines() if "Example:" in line)
+    assert example.startswith(f"Example: python -m benchmarks {command} ")
+    assert all(option in text.split("Example:")[0] for option in re.findall(r"--\w+", example))

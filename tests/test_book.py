@@ -19,6 +19,11 @@ from longstride.interpolate import fill_guidance
 
 
 @pytest.fixture
+def book(toy_book: ls.CardBook) -> ls.CardBook:
+    return toy_book
+
+
+@pytest.fixture
 def file(book: ls.CardBook, tmp_path: Path) -> Path:
     book.save(tmp_path / "book.json")
     return tmp_path / "book.json"
@@ -81,11 +86,11 @@ def test_the_base_outside_is_the_same_solver_on_its_grid(book: ls.CardBook):
     assert solver.startswith(near.card.base.name)
 
 
-def test_a_book_without_guidance(plain: ls.CardBook):
-    assert plain.guidances == [None]
-    assert plain.card(3).nfe == 3
+def test_a_book_without_guidance(plain_book: ls.CardBook):
+    assert plain_book.guidances == [None]
+    assert plain_book.card(3).nfe == 3
     with pytest.warns(UserWarning, match="4 network calls at guidance 2: not in this book, which holds 3, 4 network"):
-        assert plain.card(4, 2.0).model.guidance == 2.0
+        assert plain_book.card(4, 2.0).model.guidance == 2.0
 
 
 def test_several_scales_must_be_told_apart_and_one_need_not(book: ls.CardBook):
@@ -136,8 +141,8 @@ def test_a_saved_book_comes_back_to_the_bit(book: ls.CardBook, file: Path):
     "schedule",
     [SCHEDULE, ls.Schedule.vp(), ls.Schedule.vp_continuous(), ls.Schedule.flow(3.0), ls.Schedule.vp(steps=50)],
 )
-def test_every_schedule_comes_back(plain: ls.CardBook, schedule: ls.Schedule):
-    made = ls.CardBook.of(plain.entries, schedule)
+def test_every_schedule_comes_back(plain_book: ls.CardBook, schedule: ls.Schedule):
+    made = ls.CardBook.of(plain_book.entries, schedule)
     again = type(made).model_validate_json(made.model_dump_json())
     assert again.schedule is not None
     assert again.schedule.schedule() == schedule

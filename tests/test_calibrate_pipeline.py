@@ -14,7 +14,8 @@ from typer.testing import CliRunner
 import longstride as ls
 from longstride.cli import app
 from longstride.integrations.diffusers import LongstrideScheduler
-from longstride.integrations.pipelines import PipelineDenoiser, calibrate_pipeline
+from longstride.integrations.pipeline_denoiser import CallArguments, PipelineDenoiser
+from longstride.integrations.pipelines import calibrate_pipeline
 
 pytestmark = [
     pytest.mark.filterwarnings("ignore::FutureWarning"),
@@ -37,11 +38,12 @@ CASES: dict[str, tuple[float | None, dict[str, Any]]] = {
 }
 
 
-def network_of(pipeline: Any, name: str, batch_size: int = 4, steps: int = 4) -> PipelineDenoiser:
+def network_of(pipeline: Any, name: str, batch_size: int = 4, **limits: int) -> PipelineDenoiser:
     guidance, options = CASES[name]
     own = {"guidance_scale": guidance} if guidance else {"batch_size": batch_size, "output_type": "np"}
     per_sample = {"prompt": ["a cat", "two dogs", "a"]} if "guidance_rescale" in options or name == "xl" else {}
-    return PipelineDenoiser(pipeline, steps, {**options, **own}, per_sample, range(50), batch_size, {})
+    arguments = CallArguments(4, {**options, **own}, per_sample, range(50))
+    return PipelineDenoiser(pipeline, arguments, batch_size, **limits)
 
 
 @pytest.mark.parametrize("name", CASES)
@@ -70,7 +72,7 @@ def test_the_pipeline_then_draws_what_was_calibrated(name: str, tmp_path) -> Non
     plain = {key: value for key, value in options.items() if not isinstance(value, torch.Tensor)}
     latents_of(name, pipeline, 4, **more, **given, **plain)
     assert len(seen) == 4
-    table = scheduler._stepper.setup.plan.table
+    table = scheduler.setup.plan.table
     assert result.card.table.nfe == 4
     own = 1 / np.hypot(1, result.card.table.sigmas) if scheduler.process == "vp" else np.ones(5)
     assert result.card.table.rescaled(own).distance(table) < 1e-9
@@ -107,13 +109,12 @@ def test_guidance_and_prompts_are_those_of_the_pipeline(tmp_path) -> None:
     network.close()
 
 
-def test_calls_that_are_not_needed_any_more_end(tmp_path, monkeypatch) -> None:
-    monkeypatch.setattr("longstride.integrations.pipelines._MOST_CALLS", 2)
+def test_calls_that_are_not_needed_any_more_end(tmp_path) -> None:
     pipeline = make_pipeline("ddpm", tmp_path)
-    network = network_of(pipeline, "ddpm", batch_size=2)
+    network = network_of(pipeline, "ddpm", batch_size=2, most_calls=2)
     x = torch.randn(8, 1, 8, 8)
     first = network(x, torch.full((8,), 300.0), torch.arange(8))
-    threads = [call.thread for call in network._calls.values()]
+    threads = [call.thread for call in network.live]
     assert len(threads) == 2
     torch.testing.assert_close(network(x, torch.full((8,), 300.0), torch.arange(8)), first)
     network.close()

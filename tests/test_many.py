@@ -10,6 +10,11 @@ from toy_books import FAST, Toy
 import longstride as ls
 
 
+@pytest.fixture
+def book(toy_book: ls.CardBook) -> ls.CardBook:
+    return toy_book
+
+
 def test_a_book_holds_a_card_for_every_setting(book: ls.CardBook):
     assert (book.nfes, book.guidances) == ([3, 4, 5], [1.0, 2.0, 4.0])
     assert [(e.guidance, e.nfe) for e in book.entries] == [(g, n) for g in (1.0, 2.0, 4.0) for n in (3, 4, 5)]

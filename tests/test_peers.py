@@ -4,16 +4,16 @@ from __future__ import annotations
 
 import json
 from dataclasses import replace
-from pathlib import Path
 
 import pytest
 from diffusers import FlowMatchEulerDiscreteScheduler
 from tiny_models import save_tiny_model
 
 import longstride as ls
-from longstride.bench.field import FULL, IIA, OURS, STAGED, Field, PeerCase
-from longstride.bench.paper import Case
-from longstride.bench.peer_tables import (
+from benchmarks.contest import Wish, chosen_peers, peer_cases, run_peers
+from benchmarks.field import FULL, IIA, OURS, STAGED, Field, PeerCase
+from benchmarks.paper import Case
+from benchmarks.peer_tables import (
     contest_table,
     cost_table,
     full_table,
@@ -21,13 +21,11 @@ from longstride.bench.peer_tables import (
     instead_table,
     ratio_table,
 )
-from longstride.bench.peers import load_peers, peer_cases, run_peers
+from benchmarks.peers import PEERS, ld3
 from longstride.calibration.starts.classical import CLASSICAL
 from longstride.evaluation import measure
 from longstride.evaluation.results import Line, Results, merged
 from longstride.sampler import sample
-
-PEERS = Path(__file__).parent.parent / "benchmarks" / "peers"
 
 
 @pytest.fixture(scope="module")
@@ -37,8 +35,8 @@ def outcome(tmp_path_factory):
     case = Case("tiny", "Tiny", "tiny", samples=80, batch_size=20, calibration_samples=20)
     one = PeerCase(case, (3,), samples=24, fitted=12, held_out=8)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("longstride.bench.peers.YARDSTICKS", {5: ("ddim",)})
-        results = run_peers(model, one, folder / "out", PEERS, names=(*IIA, *OURS, "gits", "pas", "ld3"))
+        patch.setattr("benchmarks.contest.YARDSTICKS", {5: ("ddim",)})
+        results = run_peers(model, one, folder / "out", Wish(names=(*IIA, *OURS, "gits", "pas", "ld3")))
     return model, one, folder / "out", results
 
 
@@ -79,16 +77,16 @@ def test_heun_takes_part_on_flows_where_its_calls_are_even(tmp_path, nfe, even):
 def test_what_is_found_and_measured_another_time_needs_no_new_solution(outcome, monkeypatch):
     """Neither of the calibration samples nor of those that are measured."""
     model, one, out, results = outcome
-    monkeypatch.setattr("longstride.bench.peers.YARDSTICKS", {})
-    for name in ("bench.field.solve_dense", "evaluation.measure.solve_reference"):
-        monkeypatch.setattr(f"longstride.{name}", lambda *a, **k: pytest.fail("solved again"))
+    monkeypatch.setattr("benchmarks.contest.YARDSTICKS", {})
+    for name in ("benchmarks.field.solve_dense", "longstride.evaluation.measure.solve_reference"):
+        monkeypatch.setattr(name, lambda *a, **k: pytest.fail("solved again"))
     work = out / "work" / "peers_tiny"
     (work / "found" / "iia_ddim-3.json").unlink()
     parts = sorted((work / "measured" / "batches").glob("*/iia_ddim-*"))
     assert len(parts) == 2
     for part in parts:
         part.unlink()
-    again = run_peers(model, one, out, None, names=("iia_ddim",))
+    again = run_peers(model, one, out, Wish(names=("iia_ddim",)))
     before, after = (found.value("iia_ddim", 3, "rmse") for found in (results, again))
     assert before is not None
     assert after is not None
@@ -98,13 +96,13 @@ def test_what_is_found_and_measured_another_time_needs_no_new_solution(outcome, 
 def test_a_table_of_two_names_runs_once(outcome, monkeypatch):
     """``classical`` is one of the solvers: of both, every batch is drawn once, and both say the same."""
     model, one, out, results = outcome
-    monkeypatch.setattr("longstride.bench.peers.YARDSTICKS", {})
+    monkeypatch.setattr("benchmarks.contest.YARDSTICKS", {})
     twin = results.about["search"]["classical-3"]["solver"].partition("@")[0]
     for part in [p for name in ("classical", twin) for p in (out / "work").glob(f"**/batches/*/{name}-3-*")]:
         part.unlink()
     drawn = []
     monkeypatch.setattr(measure, "sample", lambda *a: drawn.append(a) or sample(*a))
-    again = run_peers(model, one, out, None, names=("iia_ddim",))
+    again = run_peers(model, one, out, Wish(names=("iia_ddim",)))
     assert len(drawn) == 2  # batches
     for name in ("classical", twin):
         assert again.value(name, 3, "rmse") == results.value(name, 3, "rmse")
@@ -112,9 +110,9 @@ def test_a_table_of_two_names_runs_once(outcome, monkeypatch):
 
 def test_a_second_run_makes_no_search(outcome, monkeypatch):
     model, one, out, results = outcome
-    monkeypatch.setattr("longstride.bench.peers.YARDSTICKS", {})
-    monkeypatch.setattr("longstride.bench.field.calibrate", lambda *a, **k: pytest.fail("searched again"))
-    again = run_peers(model, one, out, PEERS, names=("gauss_newton", "gits", "ld3"))
+    monkeypatch.setattr("benchmarks.contest.YARDSTICKS", {})
+    monkeypatch.setattr("benchmarks.field.calibrate", lambda *a, **k: pytest.fail("searched again"))
+    again = run_peers(model, one, out, Wish(names=("gauss_newton", "gits", "ld3")))
     for name in ("gauss_newton", "gits"):
         assert again.value(name, 3, "rmse") == results.value(name, 3, "rmse")
 
@@ -135,36 +133,36 @@ def test_another_number_of_calls_is_added(outcome):
 def test_one_sampler_alone_is_measured_again(outcome, monkeypatch):
     """Everything else that was measured stays, and backprop may spend what our own fit once spent."""
     model, one, out, before = outcome
-    monkeypatch.setattr("longstride.bench.peers.YARDSTICKS", {})
-    after = run_peers(model, one, out, PEERS, names=("ld3",))
+    monkeypatch.setattr("benchmarks.contest.YARDSTICKS", {})
+    after = run_peers(model, one, out, Wish(names=("ld3",)))
     assert set(after.contestants) == set(before.contestants)
     assert after.about["search"]["ld3-3"]["budget"] == before.about["search"]["gauss_newton-3"]["calls"]
     for name in before.contestants:
         assert after.value(name, 3, "rmse") == before.value(name, 3, "rmse")
     with pytest.raises(ls.InputError, match="ld3 may spend as many network calls as gauss_newton did: run that first"):
-        run_peers(model, one, out, PEERS, nfes=(4,), names=("ld3",))
+        run_peers(model, one, out, Wish(nfes=(4,), names=("ld3",)))
 
 
 def test_backprop_with_more_calls_stands_beside_the_same_with_as_many(outcome, monkeypatch):
     model, one, out, before = outcome
-    monkeypatch.setattr("longstride.bench.peers.YARDSTICKS", {})
-    after = run_peers(model, one, out, PEERS, names=("gits", "ld3", "gauss_newton"), times=3)
+    monkeypatch.setattr("benchmarks.contest.YARDSTICKS", {})
+    after = run_peers(model, one, out, Wish(names=("gits", "ld3", "gauss_newton"), times=3))
     assert set(after.contestants) == {*before.contestants, "ld3_x3"}
     search = after.about["search"]
     assert search["ld3_x3-3"]["budget"] == 3 * search["gauss_newton-3"]["calls"]
     assert "| LD3, 3 × the calls |" in contest_table(after, "rmse", None)
     with pytest.raises(ls.InputError, match="no peer that learns by backprop is to be run on tiny"):
-        run_peers(model, one, out, PEERS, names=("gits",), times=3)
+        run_peers(model, one, out, Wish(names=("gits",), times=3))
     with pytest.raises(ls.InputError, match="full schedules are not to be cut to 3 times our calls"):
-        run_peers(model, one, out, PEERS, times=3, full=True)
+        run_peers(model, one, out, Wish(times=3, full=True))
 
 
 def test_full_schedules_whatever_they_cost(outcome, monkeypatch):
     model, one, out, before = outcome
-    monkeypatch.setattr("longstride.bench.peers.YARDSTICKS", {})
-    monkeypatch.setattr(load_peers(PEERS, ("ld3",), True)["ld3"], "PUBLISHED_ITERATIONS", 20)
+    monkeypatch.setattr("benchmarks.contest.YARDSTICKS", {})
+    monkeypatch.setattr(ld3, "PUBLISHED_ITERATIONS", 20)
     monkeypatch.setitem(FULL, "gauss_newton_full", {"scouts": 0})
-    after = run_peers(model, one, out, PEERS, names=("ld3", "gauss_newton"), full=True)
+    after = run_peers(model, one, out, Wish(names=("ld3", "gauss_newton"), full=True))
     found = after.about["search"]["ld3_full-3"]
     assert set(after.contestants) >= {*before.contestants, "ld3_full", "gauss_newton_full"}
     assert after.about["search"]["gauss_newton_full-3"]["scouts"].keys() == {"given"}
@@ -211,11 +209,10 @@ def test_fewer_calls_instead_of_more():
     assert rows[:2] == ["| DDIM, 50 calls | more than 6 | – | – |", "| DDIM, 20 calls | 6 | – | – |"]
 
 
-def test_what_is_not_there_is_named(tmp_path):
-    with pytest.raises(ls.InputError, match="holds no peers"):
-        load_peers(tmp_path, (), True)
+def test_what_is_not_there_is_named():
     with pytest.raises(ls.InputError, match="nobody"):
-        load_peers(PEERS, ("nobody",), True)
-    assert load_peers(None, (), True) == {}
-    assert "gs" not in load_peers(PEERS, (), False)
+        chosen_peers(("nobody",), backprop=True)
+    assert chosen_peers(("iia_ddim",), backprop=True) == {}
+    assert chosen_peers((), backprop=True) == PEERS
+    assert "gs" not in chosen_peers((), backprop=False)
     assert {"garments", "cifar10", "galaxy_hsc32"} <= set(peer_cases())

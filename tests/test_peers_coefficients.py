@@ -2,26 +2,21 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Callable
-from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from problems import Gaussian, Mixture
 from torch import Tensor
 
-sys.path.insert(0, str(Path(__file__).parents[1] / "benchmarks"))
-
-from problems import Gaussian, Mixture
-
 import longstride as ls
-from longstride.bench.peer_task import Found, Meter, Peer, Task
+from benchmarks.peer_task import Found, Meter, Peer, Task
+from benchmarks.peers import dpm_solver_v3, gs, pas, s4s
+from benchmarks.peers.anchor import Anchor, Levels, batches, grids, normal_form
+from benchmarks.peers.common import rmse, table_of, unrolled
 from longstride.calibration.reference.trajectory import solve_dense
 from longstride.table import SolverTable
-from peers import dpm_solver_v3, gs, pas, s4s
-from peers._anchor import Anchor, Levels, batches, normal_form
-from peers._common import rmse, table_of, unrolled
 
 PEERS = {"gs": gs, "s4s": s4s, "pas": pas, "dpm_solver_v3": dpm_solver_v3}
 CALLS = 4
@@ -76,8 +71,6 @@ def classical(task: Task) -> float:
 
 def grids_of(task: Task) -> list[np.ndarray]:
     """The usual grids between the task's ends."""
-    from peers._anchor import grids
-
     return list(grids(task).values())
 
 
@@ -140,7 +133,7 @@ def test_anchor_is_the_solver_itself() -> None:
     task = task_of(MIXTURE)
     for solver, options in (("ddim", {}), ("unipc", {"order": 3}), ("ipndm", {})):
         anchor = Anchor(solver, options, np.array(task.base.sigmas), task.schedule)
-        for learnt in (gs._Solver(task, anchor), s4s._Solver(task, anchor)):
+        for learnt in (gs.Student(task, anchor), s4s.Student(task, anchor)):
             assert learnt.table().distance(anchor.table()) < 1e-9
 
 
@@ -157,7 +150,7 @@ def test_gradients_agree_with_difference_quotients(problem: Callable[..., Tensor
     task.noise = task.noise.double()
     target = task.target.double()
     anchor = Anchor("unipc", {"order": 2}, np.array(task.base.sigmas), task.schedule)
-    solver = gs._Solver(task, anchor)
+    solver = gs.Student(task, anchor)
     part = slice(0, 16)
 
     def loss() -> Tensor:
@@ -242,9 +235,9 @@ def test_dpm_solver_v3_contains_its_predecessors(rates: tuple[float, float], sol
 
 
 def test_pas_basis_is_orthonormal_and_starts_with_the_direction() -> None:
-    sampler = pas.Sampler(ls.Schedule.edm(0.01, 20.0), "ddim", (20.0, 5.0, 1.0, 0.1, 0.01), {})
+    sampler = pas.CorrectedSampler(ls.Schedule.edm(0.01, 20.0), "ddim", (20.0, 5.0, 1.0, 0.1, 0.01), {})
     rng = torch.Generator().manual_seed(4)
-    run = pas._Run(sampler, 20 * torch.randn(3, 2, 8, dtype=torch.float64, generator=rng))
+    run = pas.Run(sampler, 20 * torch.randn(3, 2, 8, dtype=torch.float64, generator=rng))
     for calls in (1, 2, 3, 4):
         run.see(torch.randn(3, 2, 8, dtype=torch.float64, generator=rng))
         basis = run.basis().flatten(2) / run.directions[-1].flatten(1).norm(dim=1)[:, None, None]
@@ -262,7 +255,7 @@ PAS_BASES = [("ddim", one) for one in SCHEDULES] + [("ipndm", one) for one in SC
 @pytest.mark.parametrize(("solver", "schedule"), PAS_BASES)
 def test_pas_without_corrections_is_its_base(solver: str, schedule: ls.Schedule) -> None:
     task = task_of(MIXTURE, schedule)
-    sampler = pas.Sampler(schedule, solver, tuple(task.base.sigmas.tolist()), {})
+    sampler = pas.CorrectedSampler(schedule, solver, tuple(task.base.sigmas.tolist()), {})
     table = ls.build(solver, task.base.sigmas, schedule=schedule)
     plain = ls.sample(task.denoiser, task.noise, table)
     assert rmse(sampler(task.denoiser, task.noise), plain) < 1e-5 * task.sigma_max

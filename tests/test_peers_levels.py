@@ -4,26 +4,21 @@ from __future__ import annotations
 
 import itertools
 import math
-import sys
-from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from problems import Gaussian, Mixture
 from torch import Tensor
 
-sys.path.insert(0, str(Path(__file__).parents[1] / "benchmarks"))
-
-from problems import Gaussian, Mixture
-
 import longstride as ls
-from longstride.bench.peer_task import Meter, Task
+from benchmarks.peer_task import Meter, Task
+from benchmarks.peers import ays, dc_solver, dmn, gits, ld3
+from benchmarks.peers.anchor import Anchor
+from benchmarks.peers.common import grid_of, ratio_range, rmse, rolled, split, table_of, unrolled
 from longstride.calibration.reference.trajectory import solve_dense
 from longstride.nodes import Nodes
 from longstride.table import TableBuilder
-from peers import ays, dc_solver, dmn, gits, ld3
-from peers._anchor import Anchor
-from peers._common import grid_of, ratio_range, rmse, rolled, split, table_of, unrolled
 
 PEERS = {"gits": gits, "dmn": dmn, "ays": ays, "ld3": ld3, "dc_solver": dc_solver}
 BASES = {"gits": "ipndm", "dmn": "unipc", "ays": "dpmpp_2m", "ld3": "unipc", "dc_solver": "unipc"}
@@ -266,7 +261,7 @@ def test_ays_levels_that_share_a_place_are_parted():
 def test_ld3_starts_as_its_solver_and_learns():
     task = task_of(SCHEDULES["vp"])
     anchor = Anchor("unipc", {"order": 3}, np.array(task.base.sigmas), task.schedule)
-    student, part = ld3._Student(task, anchor), slice(0, 8)
+    student, part = ld3.Student(task, anchor), slice(0, 8)
     assert student.table().distance(anchor.table()) < 1e-10
     before = student.error(student.table(), part)
     for _ in range(15):
@@ -277,7 +272,7 @@ def test_ld3_starts_as_its_solver_and_learns():
 def test_ld3_keeps_the_noise_in_its_ball():
     task = task_of(SCHEDULES["edm"])
     anchor = Anchor("dpmpp_2m", {}, np.array(task.base.sigmas), task.schedule)
-    student, part = ld3._Student(task, anchor), slice(0, 4)
+    student, part = ld3.Student(task, anchor), slice(0, 4)
     far = student.projected(student.noise[part] + 100 * torch.ones(4, 2, 6), part)
     distance = (far - student.noise[part]).flatten(1).norm(dim=1) / task.sigma_max
     torch.testing.assert_close(distance, torch.full((4,), student.radius), rtol=1e-5, atol=0)
@@ -291,11 +286,11 @@ def test_ld3_gradient_is_that_of_its_table():
     anchor = Anchor(
         "unipc", {"order": 3}, ls.grid("karras", CALLS, schedule=task.schedule, final="sigma_min"), task.schedule
     )
-    student = ld3._Student(task, anchor)
+    student = ld3.Student(task, anchor)
     theta = student.levels.theta
 
     def end() -> Tensor:
-        a, b, told = student.weights()
+        a, b, told = student.form()
         return a @ torch.arange(1.0, 7.0, dtype=torch.float64) + b.sin().sum() + told.cos().sum()
 
     (found,) = torch.autograd.grad(end(), theta)

@@ -298,7 +298,7 @@ def test_custom_times_and_levels() -> None:
 def test_a_run_is_that_of_our_loop(solver: str) -> None:
     ours = LongstrideScheduler(solver=solver, **STABLE_DIFFUSION)
     ours.set_timesteps(6)
-    table = ours._stepper.setup.plan.table
+    table = ours.setup.plan.table
     told = iter(zip(ours.timesteps, table.alphas.tolist(), strict=False))
 
     def denoiser(x: Tensor, sigma: float) -> Tensor:
@@ -729,7 +729,7 @@ def test_the_solver_beside_a_card_does_not_keep_it_from_running(calibrated) -> N
     for solver in ("dpmpp_2m", "ddim", "ipndm"):
         ours = LongstrideScheduler.from_card(card, beside, solver=solver, strict=True)
         ours.set_timesteps(4)
-        assert ours._stepper.setup.calibrated
+        assert ours.setup.calibrated
     back = LongstrideScheduler.from_config(ours.config, solver="unipc")
     assert (back.card, back.config.card, back.config.strict) == (None, None, False)
     with pytest.raises(ls.CardError, match="was calibrated with beta_start 0.00085"):

@@ -32,16 +32,18 @@ Simplified, hence AYS-*like*:
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from longstride.bench.peer_task import Found, OutOfBudget, Task
+from benchmarks.peer_task import Found, OutOfBudget, Task
+from benchmarks.peers.anchor import strongest
+from benchmarks.peers.common import grid_of, ratio_range, rmse, rolled
 from longstride.schedule import alpha_of_ratio
 from longstride.solvers import build
-from peers._anchor import strongest
-from peers._common import grid_of, ratio_range, rmse, rolled
 
 LABEL = "AYS-like"
 BACKPROP = False
@@ -68,7 +70,7 @@ def find(task: Task) -> Found:
     best, least = anchor.table(), anchor.error
     ratios = np.geomspace(*ratio_range(task), LEVELS)
     pairs, used = distances(task, ratios, None if budget is None else int(MEASURING * budget))
-    about = {"solver": SOLVER, "grid": anchor.spacing, "draws": used, "tried": tried, "sweeps": 0}
+    about: dict[str, Any] = {"solver": SOLVER, "grid": anchor.spacing, "draws": used, "tried": tried, "sweeps": 0}
     if not used:
         return Found(best, about)
     cost = segment_costs(pairs, ratios)
@@ -142,7 +144,7 @@ def bound(cost: Array, places: Places) -> float:
 def snapped(task: Task, sigmas: Array, ratios: Array) -> Places:
     """Places of the levels on the grid, all different."""
     wanted = np.clip(task.schedule.frame_ratio(sigmas), ratios[-1], ratios[0])
-    places = np.abs(np.log(ratios)[None] - np.log(wanted)[:, None]).argmin(1)
+    places: Places = np.abs(np.log(ratios)[None] - np.log(wanted)[:, None]).argmin(1)
     places[0], places[-1] = 0, len(ratios) - 1
     for k in range(1, len(places)):
         places[k] = max(places[k], places[k - 1] + 1)

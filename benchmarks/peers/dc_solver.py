@@ -39,12 +39,12 @@ import numpy as np
 from numpy.typing import NDArray
 from torch import Tensor
 
-from longstride.bench.peer_task import Found, OutOfBudget, Task
+from benchmarks.peer_task import Found, OutOfBudget, Task
+from benchmarks.peers.anchor import strongest
 from longstride.nodes import Nodes
 from longstride.solvers.exponential import ExponentialStep
 from longstride.solvers.unipc import _combine, _match, _moments
 from longstride.table import Row, SolverTable, TableBuilder
-from peers._anchor import strongest
 
 LABEL = "DC-Solver"
 BACKPROP = False

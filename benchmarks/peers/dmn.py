@@ -39,9 +39,9 @@ import math
 import numpy as np
 from numpy.typing import NDArray
 
-from longstride.bench.peer_task import Found, Task
+from benchmarks.peer_task import Found, Task
+from benchmarks.peers.common import grid_of, ratio_range
 from longstride.solvers import build
-from peers._common import grid_of, ratio_range
 
 LABEL = "DMN"
 BACKPROP = False

@@ -49,11 +49,11 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from longstride.bench.peer_task import Found, OutOfBudget, Task
+from benchmarks.peer_task import Found, OutOfBudget, Task
+from benchmarks.peers.anchor import grids
+from benchmarks.peers.common import rmse, rolled, table_of
 from longstride.schedule import Schedule
 from longstride.table import SolverTable
-from peers._anchor import grids
-from peers._common import rmse, rolled, table_of
 
 LABEL = "DPM-Solver-v3"
 BACKPROP = False
@@ -212,7 +212,8 @@ def _step(
         weight = float(np.trapezoid(np.exp(linear + growth - at_seen[n]) * lagrange, fine))
         # The network saw the predicted state, so that is what belongs to its output.
         total = total - weight * ((1 - rates[n]) * states[j] / alphas[j] - output[j])
-    return alphas[k + 1] * math.exp(-linear[-1]) * total
+    found: Array = alphas[k + 1] * math.exp(-linear[-1]) * total
+    return found
 
 
 def find(task: Task) -> Found:

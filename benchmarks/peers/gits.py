@@ -38,14 +38,14 @@ import numpy as np
 from numpy.typing import NDArray
 from torch import Tensor
 
-from longstride.bench.peer_task import Found, OutOfBudget, Task
+from benchmarks.peer_task import Found, OutOfBudget, Task
+from benchmarks.peers.common import ratio_range, rmse, rolled
 from longstride.solvers import build
-from peers._common import ratio_range, rmse, rolled
 
 LABEL = "GITS"
 BACKPROP = False
 
-#: The published default first, which is returned where the budget allows no choice.
+#: The published default first, which is returned if the budget allows no choice.
 GAMMAS = (1.15, 1.0, 1.05, 1.1, 1.2)
 ORDERS = (4, 3, 2)
 CANDIDATES = 61

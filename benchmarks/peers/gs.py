@@ -29,38 +29,44 @@ Simplified or adapted:
 
 from __future__ import annotations
 
-import math
-
-import numpy as np
 import torch
 from torch import Tensor
 
-from longstride.bench.peer_task import Found, OutOfBudget, Task
+from benchmarks.peer_task import Found, Task
+from benchmarks.peers.anchor import Anchor, normal_form
+from benchmarks.peers.students import BATCH, DescentStudent, descend, falling
 from longstride.table import SolverTable
-from peers._anchor import Anchor, Levels, batches, normal_form, strongest
-from peers._common import plain, rmse, rolled, split, table_of, unrolled
 
 LABEL = "GS"
 BACKPROP = True
 #: Iterations of Adam at most, about as published; a smaller budget shortens the schedule.
 PUBLISHED_ITERATIONS = 10_000
-BATCH = 16
-SOLVERS = (("ddim", {}), ("dpmpp_2m", {}), ("dpmpp_3m", {}), ("unipc", {"order": 3}))
 LEARNING_RATE = 5e-3
 EMA = 0.99
-#: Validations at most.
-CHECKS = 25
 
 
-class _Solver:
-    """The learnt quantities."""
+def find(task: Task) -> Found:
+    """Learn the table; see the module."""
+    found = descend(task, Student, PUBLISHED_ITERATIONS)
+    about = {"anchor": found.anchor.solver, "grid": found.anchor.spacing, "iterations": found.iterations}
+    about |= {"held_out_rmse": found.error, "learning_rate": LEARNING_RATE, "batch": BATCH, "tried": found.tried}
+    return Found(found.table, about)
+
+
+class Student(DescentStudent):
+    """The learnt quantities, and their moving average."""
+
+    name = "gs"
 
     def __init__(self, task: Task, anchor: Anchor) -> None:
-        self.task, self.anchor, self.levels = task, anchor, Levels(anchor.sigmas)
+        super().__init__(task, anchor)
+        self.anchor = anchor
         shape = (task.nfe + 1, task.nfe)
         self.by_state = torch.zeros(shape, dtype=torch.float64, requires_grad=True)
         self.by_output = torch.zeros(shape, dtype=torch.float64, requires_grad=True)
         self.parameters = [self.levels.theta, self.levels.xi, self.by_state, self.by_output]
+        self.adam = torch.optim.Adam(self.parameters, lr=LEARNING_RATE)
+        self.mean = [parameter.detach().clone() for parameter in self.parameters]
 
     def form(self) -> tuple[Tensor, Tensor, Tensor]:
         """``a``, ``b`` and the told ``log sigma``."""
@@ -72,61 +78,23 @@ class _Solver:
         states = states + torch.diag_embed(c[1:], offset=-1)[:, :-1]
         return *normal_form(states, w + self.by_output), self.levels.told(logs)
 
-    def table(self) -> SolverTable:
-        """As numbers."""
+    def step(self, part: slice, done: int, total: int) -> None:
+        """One step of Adam and of the average."""
+        self.adam.param_groups[0]["lr"] = LEARNING_RATE * falling(done, total)
+        self.adam.zero_grad()
+        self.loss(self.noise[part], part).backward()  # type: ignore[no-untyped-call]
+        self.adam.step()
+        decay = min(EMA, done / (done + 9))
+        for kept, parameter in zip(self.mean, self.parameters, strict=True):
+            kept.lerp_(parameter.detach(), 1 - decay)
+
+    def kept(self) -> SolverTable:
+        """The table at the averages of the parameters."""
         with torch.no_grad():
-            a, b, logs = (v.numpy() for v in self.form())
-        sigmas = np.exp(logs)
-        sigmas[0], sigmas[-1] = self.task.sigma_max, self.task.sigma_min
-        return table_of("gs", a, b, sigmas, self.task.schedule.frame_alpha(sigmas))
-
-
-def find(task: Task) -> Found:
-    """Learn the table; see the module."""
-    fit, held = split(task)
-    budget = task.meter.budget
-    anchor, tried = strongest(task, held, SOLVERS, None if budget is None else (budget - task.meter.calls) // 10)
-    solver, best, least, done = _Solver(task, anchor), anchor.table(), anchor.error, 0
-    noise, target = plain(task.noise), plain(task.target)
-    following = batches(fit, BATCH, task.seed)
-    cost, check = 2 * task.nfe * min(BATCH, fit.stop - fit.start), task.nfe * (held.stop - held.start)
-    iterations = PUBLISHED_ITERATIONS
-    if budget is not None:
-        iterations = min(iterations, max(1, (budget - task.meter.calls - CHECKS * check) // cost))
-    every = max(1, iterations // (CHECKS - 1))
-    adam = torch.optim.Adam(solver.parameters, lr=LEARNING_RATE)
-    mean = [p.detach().clone() for p in solver.parameters]
-    try:
-        for done in range(1, iterations + 1):
-            for group in adam.param_groups:
-                group["lr"] = LEARNING_RATE * 0.5 * (1 + math.cos(math.pi * (done - 1) / iterations))
-            part = following()
-            a, b, logs = solver.form()
-            loss = (unrolled(task, noise[part], a, b, logs, part) - target[part]).square().mean()
-            adam.zero_grad()
-            loss.backward()  # type: ignore[no-untyped-call]
-            adam.step()
-            decay = min(EMA, done / (done + 9))
-            for kept, parameter in zip(mean, solver.parameters, strict=True):
-                kept.lerp_(parameter.detach(), 1 - decay)
-            if done % every == 0 or done == iterations:
-                table = _with(solver, mean)
-                error = rmse(rolled(task, noise[held], table, held), target[held])
-                if error < least:
-                    best, least = table, error
-    except OutOfBudget:
-        pass
-    about = {"anchor": anchor.solver, "grid": anchor.spacing, "iterations": done, "held_out_rmse": least}
-    return Found(best, {**about, "learning_rate": LEARNING_RATE, "batch": BATCH, "tried": tried})
-
-
-def _with(solver: _Solver, values: list[Tensor]) -> SolverTable:
-    """The table at other values of the parameters."""
-    with torch.no_grad():
-        own = [p.clone() for p in solver.parameters]
-        for parameter, value in zip(solver.parameters, values, strict=True):
-            parameter.copy_(value)
-        table = solver.table()
-        for parameter, value in zip(solver.parameters, own, strict=True):
-            parameter.copy_(value)
-    return table
+            own = [parameter.clone() for parameter in self.parameters]
+            for parameter, value in zip(self.parameters, self.mean, strict=True):
+                parameter.copy_(value)
+            table = self.table()
+            for parameter, value in zip(self.parameters, own, strict=True):
+                parameter.copy_(value)
+        return table

@@ -35,14 +35,14 @@ from __future__ import annotations
 
 import math
 
-import numpy as np
 import torch
 from torch import Tensor
 
-from longstride.bench.peer_task import Found, OutOfBudget, Task
+from benchmarks.peer_task import Found, OutOfBudget, Task
+from benchmarks.peers import students
+from benchmarks.peers.anchor import Anchor, Solvers, batches, strongest
+from benchmarks.peers.common import plain, rmse, rolled, split
 from longstride.table import SolverTable
-from peers._anchor import Anchor, Levels, batches, strongest
-from peers._common import plain, rmse, rolled, split, table_of, unrolled
 
 LABEL = "LD3"
 BACKPROP = True
@@ -61,7 +61,7 @@ RADIUS_OF_3072 = 1.0
 #: Share of a budget that the choice of the solver may spend.
 CHOICE = 0.25
 
-SOLVERS = (("unipc", {"order": 3}), ("ipndm", {}), ("dpmpp_2m", {}))
+SOLVERS: Solvers = (("unipc", {"order": 3}), ("ipndm", {}), ("dpmpp_2m", {}))
 
 
 def find(task: Task) -> Found:
@@ -69,7 +69,7 @@ def find(task: Task) -> Found:
     train, held = split(task)
     most = None if task.meter.budget is None else int(CHOICE * (task.meter.budget - task.meter.calls))
     anchor, tried = strongest(task, train, SOLVERS, most)
-    student = _Student(task, anchor)
+    student = Student(task, anchor)
     best, least, start = anchor.table(), math.inf, math.nan
     done = 0
     try:
@@ -97,7 +97,7 @@ def find(task: Task) -> Found:
     return Found(best, about)
 
 
-class _Student:
+class Student(students.Student):
     """A solver whose levels learn.
 
     Attributes:
@@ -105,17 +105,18 @@ class _Student:
         radius: Of its ball, in units of the first level.
     """
 
+    name = "ld3"
+
     def __init__(self, task: Task, anchor: Anchor) -> None:
-        self.task, self.anchor = task, anchor
-        self.levels = Levels(anchor.sigmas)
+        super().__init__(task, anchor)
+        self.anchor = anchor
         groups = [{"params": [self.levels.theta], "lr": RATE_LEVELS}, {"params": [self.levels.xi], "lr": RATE_TOLD}]
         self.optimiser = torch.optim.Adam(groups)
         self.rates = (RATE_LEVELS, RATE_TOLD)
-        self.noise, self.target = plain(task.noise), plain(task.target)
         self.moved = plain(task.noise)
         self.radius = RADIUS_OF_3072 * math.sqrt(self.noise[0].numel() / 3072)
 
-    def weights(self) -> tuple[Tensor, Tensor, Tensor]:
+    def form(self) -> tuple[Tensor, Tensor, Tensor]:
         """``a``, ``b`` and the logarithms of the told levels; differentiable."""
         logs = self.levels.logs()
         c, w = self.anchor.weights(logs)
@@ -131,8 +132,7 @@ class _Student:
             group["lr"] = rate * fall
         self.optimiser.zero_grad()
         x = self.moved[part].clone().requires_grad_(True)
-        loss = (unrolled(self.task, x, *self.weights(), part) - self.target[part]).square().mean()
-        loss.backward()  # type: ignore[no-untyped-call]
+        self.loss(x, part).backward()  # type: ignore[no-untyped-call]
         if progress < ALONE:
             self.levels.xi.grad = None
         if not all(p.grad is None or bool(p.grad.isfinite().all()) for p in (self.levels.theta, self.levels.xi)):
@@ -150,15 +150,8 @@ class _Student:
         away = x - self.noise[part]
         norm = away.flatten(1).norm(dim=1).clamp_min(1e-30)
         shrink = (self.radius * self.task.sigma_max / norm).clamp_max(1.0)
-        return self.noise[part] + away * shrink.view(-1, *[1] * (away.ndim - 1))
-
-    def table(self) -> SolverTable:
-        """The student as it is."""
-        with torch.no_grad():
-            a, b, told = (value.numpy() for value in self.weights())
-        sigmas = np.exp(told)
-        sigmas[0], sigmas[-1] = self.task.sigma_max, self.task.sigma_min
-        return table_of("ld3", a, b, sigmas, self.task.schedule.frame_alpha(sigmas))
+        found: Tensor = self.noise[part] + away * shrink.view(-1, *[1] * (away.ndim - 1))
+        return found
 
     def error(self, table: SolverTable, part: slice) -> float:
         """RMSE from the samples' own noise."""

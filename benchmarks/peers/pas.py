@@ -40,10 +40,10 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from longstride.bench.peer_task import Found, OutOfBudget, Task
+from benchmarks.peer_task import Found, OutOfBudget, Task
+from benchmarks.peers.anchor import grids
+from benchmarks.peers.common import rmse, split
 from longstride.schedule import Schedule
-from peers._anchor import grids
-from peers._common import rmse, split
 
 LABEL = "PAS"
 BACKPROP = False
@@ -62,7 +62,7 @@ Network = Callable[[Tensor, float], Tensor]
 
 
 @dataclass(frozen=True)
-class Sampler:
+class CorrectedSampler:
     """The base solver with its corrected steps.
 
     Attributes:
@@ -80,7 +80,7 @@ class Sampler:
     def __call__(self, denoiser: Network, noise: Tensor) -> Tensor:
         """Last states for first states ``noise``, ``(B, *)``."""
         with torch.inference_mode():
-            run = _Run(self, noise)
+            run = Run(self, noise)
             for k in range(len(self.sigmas) - 1):
                 run.see(denoiser(run.x.to(noise.dtype), self.sigmas[k]))
                 if k in self.coordinates:
@@ -89,13 +89,14 @@ class Sampler:
             return run.x.to(noise.dtype)
 
 
-class _Run:
+class Run:
     """States of some samples on their way."""
 
-    def __init__(self, sampler: Sampler, noise: Tensor) -> None:
+    def __init__(self, sampler: CorrectedSampler, noise: Tensor) -> None:
         self.sampler, self.k = sampler, 0
         self.x = noise.to(torch.promote_types(noise.dtype, torch.float32))
-        self.first, self.directions = self.x, []
+        self.first = self.x
+        self.directions: list[Tensor] = []
 
     def see(self, prediction: Tensor) -> None:
         """Take the network's output at the current state."""
@@ -127,7 +128,7 @@ class _Run:
         return total, by_direction * weights[0]
 
     def basis(self) -> Tensor:
-        """``||d|| u_m`` of every sample, ``(B, 4, *)``; zero where the buffer has no further direction."""
+        """``||d|| u_m`` of every sample, ``(B, 4, *)``; zero if the buffer has no further direction."""
         buffer = torch.stack([self.first, *self.directions], 1).flatten(2).double()
         gram = buffer @ buffer.mT
         values, vectors = torch.linalg.eigh(gram)  # rising
@@ -143,7 +144,7 @@ class _Run:
             norm = rest.norm(dim=1, keepdim=True)
             units.append(torch.where(norm > 1e-6, rest / norm.clamp_min(1e-300), torch.zeros_like(rest)))
         units += [torch.zeros_like(units[0])] * (BASIS - len(units))
-        found = length[:, None] * torch.stack(units, 1)
+        found: Tensor = length[:, None] * torch.stack(units, 1)
         return found.to(self.x.dtype).reshape(len(self.x), BASIS, *self.x.shape[1:])
 
     def correct(self, coordinates: tuple[float, ...]) -> None:
@@ -158,10 +159,12 @@ class _Run:
         self.k += 1
 
 
-def _search(task: Task, solver: str, sigmas: Array, tolerance: float, fit: slice, held: slice) -> tuple[Sampler, float]:
+def _search(
+    task: Task, solver: str, sigmas: Array, tolerance: float, fit: slice, held: slice
+) -> tuple[CorrectedSampler, float]:
     """Fit every step in turn; the sampler and its RMSE on the held-out samples."""
-    sampler = Sampler(task.schedule, solver, tuple(sigmas.tolist()), {})
-    run = _Run(sampler, task.noise)
+    sampler = CorrectedSampler(task.schedule, solver, tuple(sigmas.tolist()), {})
+    run = Run(sampler, task.noise)
     for k in range(task.nfe):
         run.see(task.call(run.x.to(task.noise.dtype), sampler.sigmas[k]))
         target = task.target if k + 1 == task.nfe else task.solution.at(sampler.sigmas[k + 1])
@@ -181,13 +184,14 @@ def _least_squares(columns: Tensor, target: Tensor) -> Tensor:
     """Coordinates of least squared error over all samples and pixels, float64 ``(4,)``."""
     matrix = columns.double().movedim(1, 0).flatten(1)
     gram, right = matrix @ matrix.mT, matrix @ target.double().flatten()
-    return (torch.linalg.pinv(gram, hermitian=True, rtol=1e-10) @ right).cpu()
+    found: Tensor = torch.linalg.pinv(gram, hermitian=True, rtol=1e-10) @ right
+    return found.cpu()
 
 
 def find(task: Task) -> Found:
     """Search for every base solver and grid; see the module."""
     fit, held = split(task)
-    best = Sampler(task.schedule, "ddim", tuple(task.base.sigmas.tolist()), {})
+    best = CorrectedSampler(task.schedule, "ddim", tuple(task.base.sigmas.tolist()), {})
     least, tried = math.inf, {}
     try:
         with torch.inference_mode():

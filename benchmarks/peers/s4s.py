@@ -34,16 +34,12 @@ Simplified or adapted:
 
 from __future__ import annotations
 
-import math
-
-import numpy as np
 import torch
 from torch import Tensor
 
-from longstride.bench.peer_task import Found, OutOfBudget, Task
-from longstride.table import SolverTable
-from peers._anchor import Anchor, Levels, batches, normal_form, strongest
-from peers._common import plain, rmse, rolled, split, table_of, unrolled
+from benchmarks.peer_task import Found, Task
+from benchmarks.peers.anchor import Anchor, normal_form
+from benchmarks.peers.students import BATCH, DescentStudent, descend, falling
 
 LABEL = "S4S-Alt"
 BACKPROP = True
@@ -51,22 +47,28 @@ BACKPROP = True
 ITERATIONS = 10_000
 #: Turns of both blocks together, levels first.
 TURNS = 8
-BATCH = 16
-SOLVERS = (("ddim", {}), ("dpmpp_2m", {}), ("dpmpp_3m", {}), ("unipc", {"order": 3}))
 LEARNING_RATE_LEVELS = 1e-2
 LEARNING_RATE_COEFFICIENTS = 1e-2
 #: Most distance of the moved noise at first, as a share of the noise's length, and its steps as a share of that.
 RADIUS = 0.005
 PACE = 0.2
-#: Validations at most.
-CHECKS = 25
 
 
-class _Solver:
-    """The learnt quantities."""
+def find(task: Task) -> Found:
+    """Learn the table; see the module."""
+    found = descend(task, Student, ITERATIONS)
+    about = {"start": found.anchor.solver, "grid": found.anchor.spacing, "iterations": found.iterations}
+    about |= {"held_out_rmse": found.error, "learning_rates": [LEARNING_RATE_LEVELS, LEARNING_RATE_COEFFICIENTS]}
+    return Found(found.table, {**about, "radius": RADIUS, "batch": BATCH, "tried": found.tried})
+
+
+class Student(DescentStudent):
+    """The learnt quantities, in two blocks that take turns, and the moved noise."""
+
+    name = "s4s_alt"
 
     def __init__(self, task: Task, anchor: Anchor) -> None:
-        self.task, self.levels = task, Levels(anchor.sigmas)
+        super().__init__(task, anchor)
         with torch.no_grad():
             logs = self.levels.logs()
             _, w = anchor.weights(logs)
@@ -75,6 +77,12 @@ class _Solver:
             start = torch.zeros_like(w)
             start[1:] = w[1:] / share[1:, None]
         self.weights = start.requires_grad_(True)
+        self.moved = MovedNoise(self.noise)
+        self.blocks = (
+            ([self.levels.theta, self.levels.xi], LEARNING_RATE_LEVELS),
+            ([self.weights], LEARNING_RATE_COEFFICIENTS),
+        )
+        self.adams = [torch.optim.Adam(parameters, lr=rate) for parameters, rate in self.blocks]
 
     def _share(self, logs: Tensor) -> Tensor:
         """``alpha_k - alpha_(k-1) c_k``, the first entry without meaning; alphas are not differentiated."""
@@ -89,16 +97,23 @@ class _Solver:
         outputs = self._share(logs)[:, None] * self.weights * self.reads
         return *normal_form(states, outputs), self.levels.told(logs)
 
-    def table(self) -> SolverTable:
-        """As numbers."""
-        with torch.no_grad():
-            a, b, logs = (v.numpy() for v in self.form())
-        sigmas = np.exp(logs)
-        sigmas[0], sigmas[-1] = self.task.sigma_max, self.task.sigma_min
-        return table_of("s4s_alt", a, b, sigmas, self.task.schedule.frame_alpha(sigmas))
+    def step(self, part: slice, done: int, total: int) -> None:
+        """One step of the block whose turn it is, and of the moved noise."""
+        turn = (done - 1) * TURNS // total % 2
+        parameters, rate = self.blocks[turn]
+        adam, share = self.adams[turn], falling(done, total)
+        adam.param_groups[0]["lr"] = rate * share
+        for others, _ in self.blocks:
+            for parameter in others:
+                parameter.requires_grad_(others is parameters)
+        x = self.moved.take(part, share)
+        adam.zero_grad()
+        self.loss(x, part).backward()  # type: ignore[no-untyped-call]
+        adam.step()
+        self.moved.descend(part, x.grad, share)
 
 
-class _MovedNoise:
+class MovedNoise:
     """First states that may move within small balls around the noise."""
 
     def __init__(self, noise: Tensor) -> None:
@@ -121,53 +136,5 @@ class _MovedNoise:
 
 
 def _lengths(x: Tensor) -> Tensor:
-    return x.flatten(1).norm(dim=1).reshape(-1, *(1,) * (x.ndim - 1))
-
-
-def find(task: Task) -> Found:
-    """Learn the table; see the module."""
-    fit, held = split(task)
-    budget = task.meter.budget
-    anchor, tried = strongest(task, held, SOLVERS, None if budget is None else (budget - task.meter.calls) // 10)
-    solver, best, least, done = _Solver(task, anchor), anchor.table(), anchor.error, 0
-    noise, target = plain(task.noise), plain(task.target)
-    moved = _MovedNoise(noise)
-    following = batches(fit, BATCH, task.seed)
-    cost, check = 2 * task.nfe * min(BATCH, fit.stop - fit.start), task.nfe * (held.stop - held.start)
-    iterations = ITERATIONS
-    if budget is not None:
-        iterations = min(iterations, max(1, (budget - task.meter.calls - CHECKS * check) // cost))
-    every = max(1, iterations // (CHECKS - 1))
-    blocks = (
-        ([solver.levels.theta, solver.levels.xi], LEARNING_RATE_LEVELS),
-        ([solver.weights], LEARNING_RATE_COEFFICIENTS),
-    )
-    adams = [torch.optim.Adam(parameters, lr=rate) for parameters, rate in blocks]
-    try:
-        for done in range(1, iterations + 1):
-            turn = (done - 1) * TURNS // iterations % 2
-            parameters, rate = blocks[turn]
-            adam = adams[turn]
-            share = 0.5 * (1 + math.cos(math.pi * (done - 1) / iterations))
-            adam.param_groups[0]["lr"] = rate * share
-            for others, _ in blocks:
-                for parameter in others:
-                    parameter.requires_grad_(others is parameters)
-            part = following()
-            x = moved.take(part, share)
-            a, b, logs = solver.form()
-            loss = (unrolled(task, x, a, b, logs, part) - target[part]).square().mean()
-            adam.zero_grad()
-            loss.backward()  # type: ignore[no-untyped-call]
-            adam.step()
-            moved.descend(part, x.grad, share)
-            if done % every == 0 or done == iterations:
-                table = solver.table()
-                error = rmse(rolled(task, noise[held], table, held), target[held])
-                if error < least:
-                    best, least = table, error
-    except OutOfBudget:
-        pass
-    about = {"start": anchor.solver, "grid": anchor.spacing, "iterations": done, "held_out_rmse": least}
-    rates = {"learning_rates": [LEARNING_RATE_LEVELS, LEARNING_RATE_COEFFICIENTS], "radius": RADIUS}
-    return Found(best, {**about, **rates, "batch": BATCH, "tried": tried})
+    found: Tensor = x.flatten(1).norm(dim=1)
+    return found.reshape(-1, *(1,) * (x.ndim - 1))

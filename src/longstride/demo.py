@@ -70,7 +70,15 @@ def draw_comparison(
     path: Path,
     names: tuple[str, ...] = ("ddim", "iia_ddim", "ipndm", "iia_ipndm"),
 ) -> None:
-    """Rows of pictures from the same noise: some samplers at the least number of calls, and the converged solution."""
+    """Draw rows of pictures from the same noise: samplers at the least number of calls, and the converged solution.
+
+    Args:
+        model: The pretrained model.
+        study: The study; its seed and guidance are used.
+        tables: Samplers by name and number of calls.
+        path: PNG file.
+        names: Samplers to show.
+    """
     nfe = min(study.nfes)
     seeds = seed_range("evaluation", study.seed, min(20, max(10, model.num_classes)))
     shown = [(name, calls) for name, calls in tables if name in names and calls <= nfe]

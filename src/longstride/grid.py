@@ -20,7 +20,6 @@ __all__ = ["GRIDS", "LastLevel", "Spacing", "check_levels", "final_level", "grid
 
 Array = NDArray[np.float64]
 LastLevel = Literal["zero", "sigma_min"]
-Final = LastLevel
 Spacing = Literal["leading", "trailing", "linspace"]
 
 GRIDS = ("karras", "log_snr", "uniform", "quadratic", "explicit")

@@ -67,8 +67,8 @@ class Method(Protocol):
     def unit(self, settings: Settings) -> int:
         """Samples of a unit of work."""
 
-    def most_calls(self, nfe: int, fitted: int, held_out: int, settings: Settings) -> int | None:
-        """Network calls in samples at most, guidance not included; None if there is no bound."""
+    def cost(self, nfe: int, fitted: int, held_out: int, settings: Settings, per_call: int) -> str:
+        """Network calls in samples at most, in words; empty if there is no bound. A guided call counts ``per_call``."""
 
     def fit(
         self,

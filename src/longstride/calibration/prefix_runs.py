@@ -16,7 +16,7 @@ from longstride.network import Network
 from longstride.sampler import Run
 from longstride.table import SolverTable
 
-__all__ = ["PrefixRuns", "first_difference"]
+__all__ = ["PrefixRuns", "finish_together", "first_difference"]
 
 
 def first_difference(table: SolverTable, known: SolverTable) -> int:
@@ -79,7 +79,7 @@ class PrefixRuns:
         found: dict[int, Tensor] = {}
         for begin in range(0, len(order), together):
             runs = {n: self._start(tables[n], first[n]) for n in order[begin : begin + together]}
-            self._finish(list(runs.values()))
+            finish_together(self.network, list(runs.values()))
             found |= {n: run.x for n, run in runs.items()}
         return [found[n] for n in range(len(tables))]
 
@@ -90,23 +90,30 @@ class PrefixRuns:
         run.advance()
         return run
 
-    def _finish(self, runs: Sequence[Run]) -> None:
-        """Take runs to their ends; those at the same level make their network call together."""
-        for k in range(self.known.nfe):
-            waiting: dict[float, list[Run]] = {}
-            for run in runs:
-                if run.k == k and run.k < run.table.nfe:
-                    waiting.setdefault(run.sigma, []).append(run)
-            for group in waiting.values():
-                self._step(group)
 
-    def _step(self, runs: Sequence[Run]) -> None:
-        """One network call for several runs at the same level."""
-        if len(runs) == 1:
-            runs[0].see(self.network(runs[0].x, runs[0].sigma))
-        else:
-            found = self.network.repeat(len(runs))(torch.cat([run.x for run in runs]), runs[0].sigma)
-            for run, prediction in zip(runs, found.chunk(len(runs)), strict=True):
-                run.see(prediction)
+def finish_together(network: Network, runs: Sequence[Run]) -> None:
+    """Take runs of one batch of samples to their ends; runs at the same level make their network call together.
+
+    Args:
+        network: The network, bound to the samples.
+        runs: Of tables with as many calls; they may stand at different calls.
+    """
+    for k in range(max((run.table.nfe for run in runs), default=0)):
+        waiting: dict[float, list[Run]] = {}
         for run in runs:
-            run.advance()
+            if run.k == k and run.k < run.table.nfe:
+                waiting.setdefault(run.sigma, []).append(run)
+        for group in waiting.values():
+            _step(network, group)
+
+
+def _step(network: Network, runs: Sequence[Run]) -> None:
+    """One network call for several runs at the same level."""
+    if len(runs) == 1:
+        runs[0].see(network(runs[0].x, runs[0].sigma))
+    else:
+        found = network.repeat(len(runs))(torch.cat([run.x for run in runs]), runs[0].sigma)
+        for run, prediction in zip(runs, found.chunk(len(runs)), strict=True):
+            run.see(prediction)
+    for run in runs:
+        run.advance()

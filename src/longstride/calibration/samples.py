@@ -229,6 +229,10 @@ class Samples:
             held |= {f"{name}/{n}": value for n, value in found.items()}
         return found
 
+    def hold(self, name: str, value: Array) -> None:
+        """Hold a result of one unit in memory, for :meth:`map` with ``again``; an earlier one stays."""
+        self.ledger.held.setdefault(name, value)
+
     def _taken(self, part: Mapping[str, Array]) -> Array:
         """The value of a part, whose network calls are counted."""
         self.ledger.calls += int(part["calls"])

@@ -1,59 +1,29 @@
-"""What the commands share: the console, error handling, progress bars, options."""
+"""What the commands share: the console, error handling, help, progress bars."""
 
 from __future__ import annotations
 
 import functools
+import inspect
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import Annotated, Any, ParamSpec, TypeVar
+from typing import Any, ParamSpec, TypeVar
 
 import torch
 import typer
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from rich.text import Text
-from typer.core import TyperGroup
+from typer.core import TyperCommand, TyperGroup
 
 from longstride.errors import InputError, LongstrideError
 from longstride.processes import is_first
 
-__all__ = [
-    "Device",
-    "Dtype",
-    "Grid",
-    "Group",
-    "Guidance",
-    "Json",
-    "ModelName",
-    "Negative",
-    "Seed",
-    "Size",
-    "console",
-    "handled",
-    "progress_bars",
-    "use_device",
-]
+__all__ = ["Command", "Group", "console", "handled", "progress_bars", "use_device"]
 
 #: Results go to standard output; progress and errors to standard error, so that ``--json`` can be piped.
 console = Console()
 errors = Console(stderr=True)
-
-ModelName = Annotated[
-    str, typer.Argument(help="garments, galaxy:hsc32, a diffusers folder, or a hub id such as google/ddpm-cifar10-32.")
-]
-Grid = Annotated[
-    str, typer.Option(help="karras, log_snr, uniform or quadratic; auto: karras for EDM's kind of model, else uniform.")
-]
-Guidance = Annotated[float | None, typer.Option(help="Classifier-free guidance scale; a guided call costs two.")]
-Seed = Annotated[
-    int, typer.Option(help="Seed of all noise; the same seed gives the same numbers.", min=0, max=2**31 - 1)
-]
-Device = Annotated[str, typer.Option(help="Where the network runs: cpu, cuda, cuda:1, mps.")]
-Negative = Annotated[str | None, typer.Option(help="Pipelines: the negative prompt.")]
-Size = Annotated[str | None, typer.Option(help="Pipelines: pixels, such as 512x512.", metavar="WIDTHxHEIGHT")]
-Dtype = Annotated[str, typer.Option(help="Pipelines: float32, float16 or bfloat16.")]
-Json = Annotated[bool, typer.Option("--json", help="Print the results as JSON, and nothing else.")]
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -79,8 +49,31 @@ def _usage_errors() -> Iterator[None]:
         raise typer.Exit(2) from None
 
 
+def _without_type(parameters: list[Any]) -> list[Any]:
+    """The parameters, the flags among them without ``<bool>`` beside their names in the help."""
+    for parameter in parameters:
+        if getattr(parameter, "is_flag", False) and parameter.metavar is None:
+            parameter.metavar = ""
+    return parameters
+
+
+class Command(TyperCommand):
+    """A command whose help fills its lines: a line break in the docstring is a space."""
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        paragraphs = inspect.cleandoc(self.help or "").split("\n\n")
+        self.help = "\n\n".join(" ".join(paragraph.split()) for paragraph in paragraphs)
+
+    def get_params(self, ctx: Any) -> list[Any]:
+        return _without_type(super().get_params(ctx))
+
+
 class Group(TyperGroup):
-    """Commands whose misuse, such as an unknown option, is told in one line like every other error."""
+    """A group of commands that tells misuse, such as an unknown option, in one line."""
+
+    def get_params(self, ctx: Any) -> list[Any]:
+        return _without_type(super().get_params(ctx))
 
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
         if not args:  # shows the help
@@ -94,7 +87,7 @@ class Group(TyperGroup):
 
 
 def handled(command: Callable[P, R]) -> Callable[P, R]:
-    """Print a :class:`LongstrideError` as one line and exit with 2; other errors are bugs and keep their traceback."""
+    """Print a :class:`LongstrideError` as one line and exit with 2. Other errors are bugs and keep their traceback."""
 
     @functools.wraps(command)
     def run(*args: P.args, **kwargs: P.kwargs) -> R:
@@ -126,7 +119,10 @@ def use_device(name: str) -> str:
 
 @contextmanager
 def progress_bars() -> Iterator[Callable[[str, int, int], None]]:
-    """A function ``say(what, done, total)`` that draws one bar with the time left per ``what``; a line in a log."""
+    """A function ``say(what, done, total)`` that draws a bar with the time left for every ``what``.
+
+    In a log every ``what`` is one line.
+    """
     columns = (
         TextColumn("{task.description:<16}"),
         BarColumn(bar_width=32),

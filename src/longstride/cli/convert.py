@@ -1,4 +1,4 @@
-"""What ``longstride convert`` does."""
+"""The command ``longstride convert``."""
 
 from __future__ import annotations
 
@@ -8,15 +8,18 @@ from typing import Annotated
 
 import typer
 
-from longstride.cli.common import Json, handled
+from longstride.cli.common import handled
+from longstride.cli.options import Json
 
 __all__ = ["convert"]
 
 
 @handled
 def convert(
-    network: Annotated[Path, typer.Argument(help="A pickle of NVlabs/edm, such as edm-cifar10-32x32-cond-vp.pkl.")],
-    out: Annotated[Path, typer.Argument(help="The new folder; it is then a MODEL for all commands.")],
+    network: Annotated[
+        Path, typer.Argument(help="A pickle of NVlabs/edm, such as edm-cifar10-32x32-cond-vp.pkl.", metavar="NETWORK")
+    ],
+    out: Annotated[Path, typer.Argument(help="The new folder; it is then a MODEL for all commands.", metavar="OUT")],
     run_code_in_file: Annotated[
         bool,
         typer.Option(
@@ -27,9 +30,10 @@ def convert(
     ] = False,
     as_json: Json = False,
 ) -> None:
-    """Turn a checkpoint of EDM, a pickle, into a folder of safetensors and JSON that is opened without any pickle.
+    """Turn a checkpoint of EDM, a pickle, into a folder of safetensors and JSON.
 
-    EDM's own code is needed for this one step: git clone https://github.com/NVlabs/edm, then PYTHONPATH=edm.
+    Nothing is unpickled when the folder is opened. This step alone needs EDM's own code:
+    git clone https://github.com/NVlabs/edm, then PYTHONPATH=edm.
     """
     from longstride.zoo.edm_pickle import convert_pickle
 

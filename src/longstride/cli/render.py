@@ -1,16 +1,203 @@
-"""Tables of a study's results for the terminal."""
+"""Cards, books and results for the terminal: how good they measured, formulas, weights as colours."""
 
 from __future__ import annotations
 
+import math
+
+import numpy as np
 from rich import box
-from rich.console import Group
+from rich.console import Group, RenderableType
+from rich.panel import Panel
 from rich.table import Table
 from rich.text import Text
 
-from longstride.evaluation.contestants import label
+from longstride.book import CardBook, Entry
+from longstride.card import Card
+from longstride.evaluation.contestants import card_label, label
 from longstride.evaluation.results import Line, Results
+from longstride.reports import Errors, Search
+from longstride.table import Row
 
-__all__ = ["results_table"]
+__all__ = ["book_summary", "card_summary", "formulas", "heatmap", "results_table"]
+
+_HOW = {"calibrated": "green", "filled": "cyan", "filled and refined": "cyan", "base": "yellow"}
+
+
+def card_summary(card: Card) -> Panel:
+    """What a card is, how good it measured, and how it was found."""
+    facts = [card_label(card.method), f"{card.nfe} network calls", f"model {card.model.name}"]
+    if card.model.guidance is not None:
+        facts.append(f"guidance {card.model.guidance:g}")
+    if card.steps:
+        facts[0] = f"{card.method} on {card.base.name}"
+    parts: list[RenderableType] = [Text(" · ".join(facts), style="bold")]
+    if card.steps:
+        parts.append(_steps(card))
+    else:
+        parts.append(Text())
+    parts += [_errors(card), _verdict(card)]
+    if card.search is not None:
+        parts += _search(card.search)
+    if card.calls is not None:
+        parts.append(Text(f"calibration: {card.calls:,} network calls in samples", style="dim"))
+    return Panel(Group(*parts), title=Text(f"card: {card_label(card.solver)}"), expand=False, padding=(0, 2))
+
+
+def _steps(card: Card) -> Table:
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
+    for name in ("step", "sigma", "error of the base", "calibrated", "kept"):
+        table.add_column(name, justify="left" if name in ("step", "sigma") else "right")
+    for n, step in enumerate(card.steps, start=1):
+        table.add_row(
+            str(n),
+            f"{step.sigma_from:.4g} → {step.sigma_to:.4g}",
+            f"{step.held_out_base_error:.5f}",
+            f"{step.held_out_error:.5f}",
+            Text("yes", style="green") if step.accepted else Text("no, base kept", style="yellow"),
+        )
+    return table
+
+
+def _errors(card: Card) -> Table:
+    """Both errors of the base and of the calibrated table, on whole trajectories."""
+    end = card.end
+    title = f"whole trajectories on {end.samples} held-out samples"
+    if end.reference_error is not None:
+        title += f"; the reference's own error is about {end.reference_error:.1g}"
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False, title=title, title_justify="left", title_style="")
+    table.min_width = len(title) + 1
+    table.add_column("error")
+    for name in ("RMSE", "median"):
+        table.add_column(name, justify="right")
+    stability = end.stability
+    if stability is not None:
+        table.add_column("gain", justify="right")
+        table.add_column("largest weights", justify="right")
+    base = card.base.name if card.search is None else card.search.base
+    for name, errors, others in (
+        (f"base: {card_label(card.base.name if base == 'given' else base)}", end.base, ("base_gain", "base_weights")),
+        ("calibrated", end.calibrated, ("gain", "weights")),
+    ):
+        more = [] if stability is None else [f"{getattr(stability, key):.3g}" for key in others]
+        table.add_row(name, f"{errors.rmse:.4f}", f"{errors.median:.4f}", *more)
+    style = "green" if end.accepted else "yellow"
+    table.add_row("", *(Text(change, style=style) for change in _changes(end.base, end.calibrated)))
+    return table
+
+
+def _changes(before: Errors, after: Errors) -> list[str]:
+    pairs = ((before.rmse, after.rmse), (before.median, after.median))
+    return [f"{100 * (new / old - 1):+.0f} %" if old > 0 else "" for old, new in pairs]
+
+
+def _verdict(card: Card) -> Text:
+    if card.end.accepted:
+        return Text("accepted: it is surely better where no fit looked", style="green")
+    return Text(f"this card holds the base: {card.end.reason or 'the calibrated rows were worse'}", style="yellow")
+
+
+def _search(search: Search) -> list[RenderableType]:
+    """How a fit of everything together went."""
+    parts: list[RenderableType] = [Text()]
+    best = list(search.classical.items())[:4]
+    lines = Table.grid(padding=(0, 2))
+    lines.add_column(style="dim")
+    lines.add_column()
+    lines.add_row("classical", ", ".join(f"{card_label(name)} {error:.4f}" for name, error in best))
+    if search.scouts:
+        tried = sorted(search.scouts.items(), key=lambda item: item[1])
+        lines.add_row("short fits", ", ".join(f"{card_label(name)} {math.sqrt(value):.4f}" for name, value in tried))
+    if search.finals:
+        ended = sorted(search.finals.items(), key=lambda item: item[1].score)
+        whole = (f"{card_label(name)} {final.rmse:.4f} (detail {final.detail:.4f})" for name, final in ended)
+        lines.add_row("whole fits", ", ".join(whole) + ", before the last steps")
+    lines.add_row("started from", card_label(search.start))
+    if search.iterations:
+        table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
+        table.add_column("step")
+        for name in ("samples", "robust error", "held out", "RMSE", "held out", "damping"):
+            table.add_column(name, justify="right")
+        for n, step in enumerate(search.iterations):
+            robust = [math.sqrt(max(value, 0.0)) for value in (step.objective, step.held_out)]
+            numbers = [f"{value:.4f}" for value in (*robust, step.rmse, step.held_out_rmse)]
+            table.add_row(
+                "start" if n == 0 else str(n), str(step.samples), *numbers, f"{step.damping:.0e}" if n else ""
+            )
+        parts += [lines, table, Text(f"stopped: {search.stopped}", style="dim")]
+    else:
+        lines.add_row("stopped", search.stopped)
+        parts.append(lines)
+    return parts
+
+
+def book_summary(book: CardBook) -> Panel:
+    """All settings of a book, and how good each measured."""
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False, collapse_padding=True)
+    for name in ("calls", "how", "best classical", "RMSE", "here", "change"):
+        table.add_column(name, justify="left" if name in ("how", "best classical") else "right", no_wrap=True)
+    for n, entry in enumerate(book.entries):
+        if entry.guidance is not None and (n == 0 or book.entries[n - 1].guidance != entry.guidance):
+            table.add_section()
+            table.add_row("", Text(f"guidance {entry.guidance:g}", style="bold"))
+        table.add_row(*_entry(entry))
+    kept = sum(entry.how == "base" for entry in book.entries)
+    note = f"{len(book.entries)} settings on {book.entries[0].card.end.samples} held-out samples each"
+    note = f"RMSE to the converged solution; {note}"
+    note += f"; {kept} kept the classical solver" if kept else "; each is surely better than its classical solver"
+    head = Text(f"model {book.model.name}", style="bold")
+    return Panel(Group(head, table, Text(note, style="dim")), title="card book", expand=False, padding=(0, 2))
+
+
+def _entry(entry: Entry) -> list[str | Text]:
+    end, search = entry.card.end, entry.card.search
+    name = entry.card.base.name if search is None or search.base == "given" else search.base
+    held = end.calibrated if entry.how != "base" else end.base
+    change = "" if entry.how == "base" else _changes(end.base, end.calibrated)[0]
+    return [
+        str(entry.nfe),
+        Text(entry.how, style=_HOW[entry.how]),
+        name,
+        f"{end.base.rmse:.4f}",
+        f"{held.rmse:.4f}",
+        Text(change, style="green"),
+    ]
+
+
+def formulas(card: Card) -> Table:
+    """One line per row: the state it makes, from earlier states ``x`` and clean predictions ``D``."""
+    solver = card.table
+    table = Table(title="formulas", title_justify="left", box=box.SIMPLE_HEAD)
+    table.add_column("sigma", justify="right")
+    table.add_column("state")
+    for k, row in enumerate(solver.rows, start=1):
+        table.add_row(f"{solver.sigmas[k]:.4g}", f"x{k} = {_formula(row)}")
+    return table
+
+
+def _formula(row: Row) -> str:
+    terms = [(w, f"x{i}") for i, w in sorted(row.states.items(), reverse=True)]
+    terms += [(w, f"D{j}") for j, w in sorted(row.outputs.items(), reverse=True)]
+    text = " ".join(f"{'-' if w < 0 else '+'} {abs(w):.4g} {name}" for w, name in terms)
+    return text.removeprefix("+ ")
+
+
+def heatmap(card: Card) -> Group:
+    """The normal form as colours: blue for positive weights, red for negative ones."""
+    form = np.column_stack([card.table.a, card.table.b])[1:]
+    largest = float(np.abs(form).max())
+    lines = [Text("normal form: weight of x0 and of every clean prediction D in each state", style="italic")]
+    lines.append(Text("      " + "".join(f"{name:>8}" for name in ("x0", *(f"D{j}" for j in range(card.nfe))))))
+    for k, weights in enumerate(form, start=1):
+        line = Text(f"x{k:<5}")
+        for j, weight in enumerate(weights):
+            if j > k:
+                line.append(" " * 8)
+                continue
+            strength = int(255 - 175 * min(1.0, abs(float(weight)) / largest) ** 0.5)
+            color = f"rgb({strength},{strength},255)" if weight >= 0 else f"rgb(255,{strength},{strength})"
+            line.append(f"{weight:>8.3f}", style=f"black on {color}")
+        lines.append(line)
+    return Group(*lines)
 
 
 def results_table(results: Results) -> Group:
@@ -32,7 +219,7 @@ def results_table(results: Results) -> Group:
             table.add_column(str(nfe), justify="right")
         for name in results.contestants:
             lines = [results.value(name, nfe, measure) for nfe in results.nfes]
-            table.add_row(label(name), *(Text("") if line is None else _cell(line) for line in lines))
+            table.add_row(label(name), *(Text("") if line is None else _measured(line) for line in lines))
         parts.append(table)
     reference = results.about["reference"]
     note = (
@@ -48,7 +235,7 @@ def results_table(results: Results) -> Group:
     return Group(*parts, Text(note, style="dim"))
 
 
-def _cell(line: Line) -> Text:
+def _measured(line: Line) -> Text:
     better = line.change is not None and line.change < 0
     surely = line.change_high is not None and line.change_high < 0
     return Text(f"{line.value:.3g}", style="bold green" if surely else "green" if better else "")

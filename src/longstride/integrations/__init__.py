@@ -1,1 +1,1 @@
-"""Doors into other people's pipelines."""
+"""Longstride's samplers inside other libraries: diffusers, k-diffusion, and what is built on them."""

@@ -1,7 +1,7 @@
 """A sampler function for k-diffusion and what is built on it: ComfyUI, Forge, and everything with its call.
 
-k-diffusion calls samplers as ``sampler(model, x, sigmas, extra_args, callback, disable)``, where ``model(x, sigma)``
-returns the clean prediction. That is the denoiser of this package but for the level, which comes as a tensor.
+k-diffusion calls samplers as ``sampler(model, x, sigmas, extra_args, callback, disable)``. There ``model(x, sigma)``
+returns the clean prediction, like a denoiser of this package, but takes the level as a tensor.
 """
 
 from __future__ import annotations
@@ -41,21 +41,22 @@ def sample_longstride(
     Args:
         model: ``model(x, sigma, **extra_args)`` returns the clean prediction, for ``sigma`` of shape ``(B,)``.
         x: ``sigmas[0]`` times standard normal noise, shape ``(B, *)``.
-        sigmas: Levels, falling, shape ``(N + 1,)``; the last may be 0.
-        extra_args: Keyword arguments of every call.
-        callback: Called after every call with a dictionary of ``x``, ``i``, ``sigma``, ``sigma_hat`` and ``denoised``.
+        sigmas: Levels ``sigma / alpha``, falling, shape ``(N + 1,)``; the last may be 0.
+        extra_args: Keyword arguments of every call of ``model``.
+        callback: Called after every call of ``model`` with a dictionary of ``x``, ``i``, ``sigma``, ``sigma_hat`` and
+            ``denoised``.
         disable: Whether to draw no progress bar.
-        solver: Name of the classical solver; beside a card what runs where that does not apply.
-        card: A calibrated sampler; its levels stand in place of ``sigmas``, see :func:`sigmas_of`.
-        strict: Whether a card that does not apply is an error; otherwise there is one warning.
-        **options: Of the classical solver.
+        solver: Name of the classical solver. Beside a card it runs if the card does not apply.
+        card: A calibrated sampler or its path; its levels replace ``sigmas``, see :func:`sigmas_of`.
+        strict: Whether a card that does not apply is an error. Otherwise there is one warning.
+        **options: Options of the classical solver, see :func:`longstride.build`.
 
     Returns:
         The samples, in the shape and dtype of ``x``.
 
     Raises:
-        CardError: ``strict``, and the card is for another number of calls or another first level.
-        InputError: unknown solver or options, or levels that do not fall.
+        CardError: the card cannot be read; or ``strict``, and it is for another number of calls or first level.
+        InputError: unknown solver or options, levels that do not fall, or a card on another scale than k-diffusion's.
         NonFiniteError: the result holds NaN or infinity.
 
     References:
@@ -83,13 +84,17 @@ def sample_longstride(
 
 
 def sigmas_of(card: Card | str | Path) -> Tensor:
-    """Levels of a card's calls and its last, float32, shape ``(K + 1,)``: what schedulers of ComfyUI emit.
+    """Levels of a card as k-diffusion's schedulers give them.
 
     Args:
         card: A card or its path.
 
+    Returns:
+        The level of every call and the last level, float32, shape ``(K + 1,)``.
+
     Raises:
-        InputError: its states are on another scale than k-diffusion's (alpha = 1).
+        CardError: the card cannot be read.
+        InputError: the card's states are on another scale than k-diffusion's (alpha = 1).
     """
     table = _loaded(card).table
     _check_scale(table)
@@ -101,16 +106,27 @@ def _loaded(card: Card | str | Path) -> Card:
 
 
 def _check_scale(table: SolverTable) -> None:
+    """Make sure that a table's states are on k-diffusion's scale.
+
+    Raises:
+        InputError: they are not.
+    """
     if not (table.alphas == 1).all():
         raise InputError(
-            "this card is of a flow or of a network with zero terminal SNR, whose states k-diffusion does not divide "
-            "by alpha: use LongstrideScheduler, or longstride.sample"
+            "this card is for a flow or for a network with zero terminal SNR, whose states k-diffusion does not "
+            "divide by alpha: use LongstrideScheduler, or longstride.sample"
         )
 
 
 def _table(
     sigmas: Any, solver: str, card: Card | str | Path | None, strict: bool, options: Mapping[str, Any]
 ) -> SolverTable:
+    """The card's table, or the classical solver's on ``sigmas`` if there is no card or the card does not apply.
+
+    Raises:
+        CardError: ``strict``, and the card does not apply.
+        InputError: the solver cannot use the levels or options, or the card is on another scale.
+    """
     if card is None:
         return build(solver, sigmas, **options)
     table = _loaded(card).table

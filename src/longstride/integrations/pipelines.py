@@ -1,40 +1,38 @@
 """Calibrating a diffusers pipeline as it is: its own network, prompts, guidance, precision and hooks.
 
-A pipeline is turned into a function of a state and a level without touching it. It is called as always, but with a
-scheduler whose times have no end and whose ``step`` hands the guided prediction out and waits for the next state. So
-whatever the pipeline does between the network and the scheduler (classifier-free guidance and its rescaling, embedded
-guidance, prompts, packing of latents, casting, offloading) is part of the function that is calibrated.
+The pipeline becomes a function of a state and a level without being changed, see
+:mod:`longstride.integrations.pipeline_denoiser`. That function is calibrated like any network.
 """
 
 from __future__ import annotations
 
-import hashlib
-import inspect
-from collections import OrderedDict
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
 
 from longstride.calibration.calibrate import Calibration, Progress, calibrate
 from longstride.calibration.endpoint.settings import HELD_OUT, fitted_samples
 from longstride.card import ModelInfo
 from longstride.denoiser import DIFFUSERS_PREDICTIONS, Denoiser, DynamicThreshold, as_denoiser
 from longstride.errors import InputError, LongstrideError
-from longstride.integrations.probe import Call, Probe
+from longstride.integrations.pipeline_denoiser import CallArguments, PipelineDenoiser, parameters_of
+from longstride.integrations.probe import Probe
+from longstride.integrations.setups import Setup
 from longstride.solvers import build
 from longstride.table import SolverTable
 from longstride.zoo.model import weights_digest
 from longstride.zoo.text import as_prompts
 
-__all__ = ["PipelineDenoiser", "calibrate_pipeline"]
+__all__ = ["calibrate_pipeline"]
 
-#: Live calls of a pipeline that are kept waiting: its embeddings are computed once per batch of prompts.
-_MOST_CALLS = 64
-#: Options of a call that are this module's own, or under which a pipeline does not make whole runs.
+#: Samples per call of a pipeline, if nobody says how many. It is halved until a batch fits into memory.
+_BATCH_SIZE = 8
+#: Seeds of two calibrations do not meet.
+_SEEDS_APART = 1_000_003
+#: Options of a call that calibration sets itself, or under which a pipeline does not make whole runs.
 _REFUSED = (
     "generator",
     "num_inference_steps",
@@ -48,63 +46,6 @@ _REFUSED = (
     "image",
     "mask_image",
 )
-
-
-class PipelineDenoiser:
-    """A pipeline as a network: called with states, times and the numbers of samples, in batches of one size.
-
-    Args:
-        pipeline: A diffusers pipeline.
-        steps: Steps that it is asked for: they tell its own scheduler the levels.
-        options: Of its calls, such as ``guidance_scale`` and ``height``.
-        per_sample: Options that hold one entry per sample, such as ``prompt``.
-        seeds: One per sample.
-        batch_size: Samples per call.
-        settings: Of the scheduler, in place of the pipeline's.
-    """
-
-    def __init__(
-        self,
-        pipeline: Any,
-        steps: int,
-        options: Mapping[str, Any],
-        per_sample: Mapping[str, Sequence[Any]],
-        seeds: Sequence[int],
-        batch_size: int,
-        settings: Mapping[str, Any],
-    ) -> None:
-        self.pipeline, self.steps, self.options, self.per_sample = pipeline, steps, dict(options), per_sample
-        self.seeds, self.batch_size, self.settings = seeds, batch_size, dict(settings)
-        self._calls: OrderedDict[tuple[int, ...], Call] = OrderedDict()
-
-    def __call__(self, x: Tensor, times: Tensor, index: Tensor) -> Tensor:
-        numbers, time = index.tolist(), times.flatten()[0]
-        outputs = []
-        for begin in range(0, len(numbers), self.batch_size):
-            part = tuple(numbers[begin : begin + self.batch_size])
-            call = self.call(part)
-            outputs.append(call(x[begin : begin + len(part)].to(call.state.dtype), time).to(x))
-        return torch.cat(outputs)
-
-    def call(self, numbers: tuple[int, ...]) -> Call:
-        """The live call for some samples, begun where there is none."""
-        if numbers not in self._calls:
-            while len(self._calls) >= _MOST_CALLS:
-                self._calls.popitem(last=False)[1].end()
-            probe = Probe.from_config(self.pipeline.scheduler.config, **self.settings)
-            own = {name: [values[n % len(values)] for n in numbers] for name, values in self.per_sample.items()}
-            generators = [torch.Generator().manual_seed(self.seeds[n]) for n in numbers]
-            asked = {"generator": generators, "num_inference_steps": self.steps, "output_type": "latent"}
-            if "batch_size" in _parameters(self.pipeline):
-                asked |= {"batch_size": len(numbers), "output_type": "np"}
-            self._calls[numbers] = Call(self.pipeline, probe, {**asked, **own, **self.options}, len(numbers))
-        self._calls.move_to_end(numbers)
-        return self._calls[numbers]
-
-    def close(self) -> None:
-        """End all calls."""
-        while self._calls:
-            self._calls.popitem()[1].end()
 
 
 def calibrate_pipeline(
@@ -130,19 +71,20 @@ def calibrate_pipeline(
     Args:
         pipeline: The pipeline, as it will be used: precision, offloading and quantisation stay as they are.
         nfe: Network calls per picture.
-        prompts: Gone through in turn; default: sixteen plain ones. None of them for pipelines that take none.
+        prompts: Prompts, gone through in turn; default: sixteen plain prompts. Leave them out if the pipeline takes no
+            prompts.
         guidance_scale: As in the call of the pipeline; default: the pipeline's own.
-        negative_prompt: Likewise.
-        samples: Samples that are fitted; default: 96, and 128 up to 6 calls.
-        held_out: Further ones that decide whether the fit is accepted.
-        batch_size: Samples per call of the pipeline; default: 8, halved until one fits into memory.
-        seed: Of the noise.
+        negative_prompt: As in the call of the pipeline.
+        samples: Number of samples that are fitted; default: 96, and 128 up to 6 calls.
+        held_out: Number of further samples, which decide whether the fit is accepted.
+        batch_size: Samples per call of the pipeline; default: 8, halved until a batch fits into memory.
+        seed: Seed of the noise.
         options: Further options of the call: ``{"height": 512, "width": 512, "guidance_rescale": 0.7}``.
         scheduler: Settings in place of the pipeline's, such as ``{"timestep_spacing": "trailing"}``.
         method: As in :func:`longstride.calibrate`.
-        journal: Likewise: a calibration that was killed goes on.
-        progress: Likewise.
-        **settings: Of the method.
+        journal: As in :func:`longstride.calibrate`: a calibration that was killed goes on.
+        progress: As in :func:`longstride.calibrate`.
+        **settings: Settings of the method.
 
     Returns:
         The calibration; ``result.card.save("card.json")``, then
@@ -150,61 +92,33 @@ def calibrate_pipeline(
 
     Raises:
         InputError: the pipeline cannot be driven from outside, or bad settings.
+        OutOfMemoryError: torch's; not even a batch of one fits into memory, or a batch of ``batch_size``.
     """
     samples = fitted_samples(nfe) if samples is None else samples
     total = samples + held_out
-    takes = _parameters(pipeline)
-    per_sample: dict[str, Sequence[Any]] = {}
-    asked = dict(options or {})
-    if refused := [name for name in _REFUSED if name in asked]:
-        raise InputError(f"options must not hold {', '.join(refused)}: calibration sets them, or needs whole runs")
-    if takes & {"strength", "mask_image", "control_image"} or hasattr(pipeline, "controlnet"):
-        raise InputError(
-            f"{type(pipeline).__name__} starts from a picture or is controlled by one: calibrate the text-to-image "
-            "pipeline of the same network"
-        )
-    if "prompt" in takes and not {"prompt", "prompt_embeds"} & set(asked):
-        per_sample["prompt"] = as_prompts(prompts)
-    elif "class_labels" in takes and "class_labels" not in asked:
-        per_sample["class_labels"] = range(1000)
-    elif prompts is not None:
-        raise InputError(f"{type(pipeline).__name__} takes no prompts")
-    if negative_prompt is not None:
-        per_sample["negative_prompt"] = [negative_prompt]
+    asked = _checked_options(pipeline, options)
+    per_sample = _per_sample(pipeline, asked, prompts, negative_prompt)
     if guidance_scale is not None:
         asked["guidance_scale"] = guidance_scale
-    seeds = range(seed * 1_000_003, seed * 1_000_003 + total)
-    size = batch_size or 8
-    while True:
-        if samples % size or held_out % size:
-            raise InputError(f"samples and held_out must be multiples of the batch size {size}")
-        network = PipelineDenoiser(pipeline, nfe, asked, per_sample, seeds, size, scheduler or {})
-        try:
-            first = network.call(tuple(range(size)))
-            break
-        except torch.OutOfMemoryError:
-            if batch_size is not None or size == 1:
-                raise
-            size //= 2
-    batch_size = size
+    seeds = range(seed * _SEEDS_APART, seed * _SEEDS_APART + total)
+    arguments = CallArguments(nfe, asked, per_sample, seeds, scheduler)
+    network = _started(pipeline, arguments, samples, held_out, batch_size)
     try:
-        table = _base_table(first.probe)
-        denoiser = _denoiser(network, first.probe, total)
-        setup = first.probe._stepper.setup
-        own = float(setup.levels.alphas[0]) if setup.schedule.scaled else 1.0  # states of the frame are divided by it
-        states = [network.call(tuple(range(b, b + batch_size))).state for b in range(0, total, batch_size)]
-        noise = torch.cat([state.float() for state in states]) / own
-        config = {name: value for name, value in first.probe.config.items() if not name.startswith("_")}
+        probe = network.first.probe
+        table = _base_table(probe.setup)
+        denoiser = _denoiser(network, probe, total)
+        noise = network.states(total) / _frame_alpha(probe.setup)
+        config = {name: value for name, value in probe.config.items() if not name.startswith("_")}
         result = calibrate(
             denoiser,
             noise,
             table,
             method=method,
             held_out=held_out,
-            batch_size=batch_size,
+            batch_size=network.batch_size,
             model=_info(pipeline, guidance_scale, tuple(noise.shape[1:])),
             seed=seed,
-            journal=None if journal is None else Path(journal) / _identity(asked, per_sample, scheduler),
+            journal=None if journal is None else Path(journal) / arguments.identity,
             progress=progress,
             **settings,
         )
@@ -213,39 +127,102 @@ def calibrate_pipeline(
     return replace(result, card=result.card.model_copy(update={"scheduler": config}))
 
 
-def _identity(*parts: Any) -> str:
-    """A name for what is asked of a pipeline: a journal of other prompts or options is another journal."""
-    return hashlib.sha256(repr(parts).encode()).hexdigest()[:16]
+def _checked_options(pipeline: Any, options: Mapping[str, Any] | None) -> dict[str, Any]:
+    """Options of the call, as a new dictionary.
+
+    Raises:
+        InputError: an option, or the pipeline itself, does not make whole runs from noise.
+    """
+    asked = dict(options or {})
+    if refused := [name for name in _REFUSED if name in asked]:
+        raise InputError(f"options must not hold {', '.join(refused)}: calibration sets them, or needs whole runs")
+    if parameters_of(pipeline) & {"strength", "mask_image", "control_image"} or hasattr(pipeline, "controlnet"):
+        raise InputError(
+            f"{type(pipeline).__name__} starts from a picture or is controlled by one: calibrate the text-to-image "
+            "pipeline of the same network"
+        )
+    return asked
 
 
-def _parameters(pipeline: Any) -> set[str]:
-    return set(inspect.signature(type(pipeline).__call__).parameters)
+def _per_sample(
+    pipeline: Any, asked: Mapping[str, Any], prompts: Sequence[str] | None, negative_prompt: str | None
+) -> dict[str, Sequence[Any]]:
+    """Arguments of the call with one entry per sample: prompts or classes, if ``asked`` does not hold them.
+
+    Raises:
+        InputError: there are prompts for a pipeline that takes none.
+    """
+    takes = parameters_of(pipeline)
+    per_sample: dict[str, Sequence[Any]] = {}
+    if "prompt" in takes and not {"prompt", "prompt_embeds"} & set(asked):
+        per_sample["prompt"] = as_prompts(prompts)
+    elif "class_labels" in takes and "class_labels" not in asked:
+        per_sample["class_labels"] = range(1000)
+    elif prompts is not None:
+        raise InputError(f"{type(pipeline).__name__} takes no prompts: leave prompts out")
+    if negative_prompt is not None:
+        per_sample["negative_prompt"] = [negative_prompt]
+    return per_sample
 
 
-def _base_table(probe: Probe) -> SolverTable:
+def _started(
+    pipeline: Any, arguments: CallArguments, samples: int, held_out: int, batch_size: int | None
+) -> PipelineDenoiser:
+    """The pipeline as a network whose first batch is live. If nobody says its size, it is halved until it fits.
+
+    Raises:
+        InputError: the batch size does not divide the samples, or the pipeline cannot be driven from outside.
+        OutOfMemoryError: torch's; the batch does not fit into memory.
+    """
+    size = batch_size or _BATCH_SIZE
+    while True:
+        if samples % size or held_out % size:
+            raise InputError(
+                f"samples and held_out must be multiples of the batch size {size}, got {samples} and {held_out}"
+            )
+        network = PipelineDenoiser(pipeline, arguments, size)
+        try:
+            _ = network.first
+            return network
+        except torch.OutOfMemoryError:
+            if batch_size is not None or size == 1:
+                raise
+            size //= 2
+
+
+def _base_table(setup: Setup) -> SolverTable:
     """DDIM on the levels that the pipeline would visit, in the denoiser's frame."""
-    setup = probe._stepper.setup
-    if setup.schedule.scaled:
-        return build("ddim", setup.levels.ratios, schedule=setup.schedule)
-    return build("ddim", setup.levels.sigmas, alphas=setup.levels.alphas, schedule=setup.schedule)
+    levels, schedule = setup.levels, setup.settings.schedule
+    if schedule.scaled:
+        return build("ddim", levels.ratios, schedule=schedule)
+    return build("ddim", levels.sigmas, alphas=levels.alphas, schedule=schedule)
+
+
+def _frame_alpha(setup: Setup) -> float:
+    """Alpha that the pipeline's first states are divided by, to be in the denoiser's frame."""
+    return float(setup.levels.alphas[0]) if setup.settings.schedule.scaled else 1.0
 
 
 def _denoiser(network: PipelineDenoiser, probe: Probe, total: int) -> Denoiser:
-    setup, config = probe._stepper.setup, probe.config
-    kind = setup.plan.prediction
-    threshold = probe._threshold
-    if isinstance(threshold, DynamicThreshold) and config.process != "vp":
-        raise InputError("thresholding is for pixels of variance-preserving networks")
+    """The pipeline as a denoiser of ``total`` samples.
+
+    Raises:
+        InputError: the pipeline thresholds predictions of another process than a variance-preserving one.
+    """
+    settings, threshold = probe.setup.settings, probe.threshold
+    if isinstance(threshold, DynamicThreshold) and settings.process != "vp":
+        raise InputError("thresholding is for pixels of variance-preserving networks: set it to False")
     return as_denoiser(
         network,
-        setup.schedule,
-        DIFFUSERS_PREDICTIONS[kind],
+        settings.schedule,
+        DIFFUSERS_PREDICTIONS[settings.prediction],
         condition={"index": torch.arange(total)},
         threshold=threshold,
     )
 
 
 def _info(pipeline: Any, guidance: float | None, shape: tuple[int, ...]) -> ModelInfo:
+    """What the card says of the network; ``shape`` is that of one state."""
     network = getattr(pipeline, "unet", None) or getattr(pipeline, "transformer", None)
     name = str(getattr(pipeline, "name_or_path", "") or type(pipeline).__name__)
     try:

@@ -1,4 +1,7 @@
-"""A pipeline's call that stands in its loop, and hands predictions out for the states that it is given."""
+"""A pipeline's call that is held inside its loop.
+
+The call hands out the network's predictions, and takes in the states that it is to predict for.
+"""
 
 from __future__ import annotations
 
@@ -27,7 +30,13 @@ class _Over(Exception):
 
 
 class _Times:
-    """Times without an end, each asked for when the loop of the pipeline comes to it."""
+    """Times without an end: each is asked for when the loop of the pipeline comes to it.
+
+    Args:
+        following: Gives the next time, or None to end the loop.
+        first: Time of the first call.
+        length: How many times there seem to be.
+    """
 
     def __init__(self, following: Callable[[], Tensor | None], first: Tensor, length: int) -> None:
         self.following, self.first, self.length = following, first, length
@@ -39,7 +48,10 @@ class _Times:
         if not isinstance(index, slice):
             return self.first
         if (index.start or 0) != 0 or (index.stop is not None and index.stop < self.length):
-            raise InputError("this pipeline leaves out some of its times: only whole runs can be calibrated")
+            raise InputError(
+                "this pipeline leaves out some of its times: only whole runs can be calibrated, so leave out options "
+                "that make it begin late or end early"
+            )
         return self
 
     def __iter__(self) -> Iterator[Tensor]:
@@ -49,45 +61,66 @@ class _Times:
 
 
 class Probe(LongstrideScheduler):
-    """A scheduler that hands predictions out and takes states in, from the thread of a pipeline's call."""
+    """A scheduler that hands predictions out and takes states in, from the thread of a pipeline's call.
 
-    # Not in __init__, whose signature tells diffusers which settings there are.
+    Attributes:
+        closed: Whether the call is to end.
+    """
+
+    # The queues are not made in __init__, because diffusers reads the names of the settings from its signature.
     @cached_property
     def out(self) -> queue.Queue[Any]:
-        """From the pipeline: (prediction, state), or how it ended."""
+        """From the pipeline: a prediction and a state, each of shape ``(B, *)``, or the error that ended the call."""
         return queue.Queue()
 
     @cached_property
     def back(self) -> queue.Queue[tuple[Tensor, Tensor] | None]:
-        """To the pipeline: (state, time), or None to end it."""
+        """To the pipeline: a state of shape ``(B, *)`` and a time, or None to end the call."""
         return queue.Queue()
 
-    #: When the loop comes round next, it is told this.
+    #: Time that the loop is told when it comes round next.
     _time: Tensor | None = None
     closed = False
 
     @property
     def timesteps(self) -> Any:
-        """What was set, and after that whatever is asked for."""
+        """The first time that was set, and then every time that is asked for."""
         told = super().timesteps
         return _Times(self._following, told[0], len(told))
 
     def _following(self) -> Tensor | None:
-        # Once only: a loop that comes round without a step, as an interrupted one does, must end.
+        # Once only: a loop that comes round without a step must end, as that of an interrupted pipeline.
         time, self._time = self._time, None
         return time
 
     def scale_model_input(self, sample: Tensor, timestep: Any = None) -> Tensor:
+        """The state itself.
+
+        Raises:
+            InputError: the network has EDM's preconditioning.
+        """
         if self.process == "edm":
             raise InputError("pipelines with EDM's preconditioning cannot be calibrated yet: use longstride.calibrate")
         return sample
 
     def step(self, model_output: Tensor, timestep: Any, sample: Tensor, *args: Any, **kwargs: Any) -> Any:
+        """Hand a prediction out, and wait for the next state and its time.
+
+        Args:
+            model_output: The network's prediction, shape ``(B, *)``.
+            timestep: Unused.
+            sample: The state, shape ``(B, *)``.
+            *args: Unused.
+            **kwargs: Unused, but for ``return_dict``.
+
+        Returns:
+            The next state, shape ``(B, *)``, in what pipelines read from ``step``.
+        """
         asked = None
         if not self.closed:
             self.out.put((model_output, sample))
             asked = self.back.get()
-        # A copy that the pipeline may write into; what comes from inference mode it may not.
+        # A copy, because the pipeline must not write into the caller's tensor or a tensor of inference mode.
         following = sample if asked is None else asked[0].to(sample).clone()
         self._time = None if asked is None else asked[1]
         return (following,) if kwargs.get("return_dict") is False else _Output(following)
@@ -104,16 +137,24 @@ class _Output:
 
 
 class Call:
-    """One call of a pipeline, in a thread of its own, that stands in its loop.
+    """One call of a pipeline, in a thread of its own, that is held inside its loop.
+
+    Calling it with states ``(size, *)`` and a time returns the pipeline's predictions, shape ``(size, *)``.
 
     Args:
         pipeline: The pipeline; a shallow copy of it is called.
         probe: Its scheduler for this call.
-        options: Of the call.
-        size: Samples.
+        options: Arguments of the call.
+        size: Number of samples.
 
     Attributes:
-        state: First state of the samples, ``(size, *)``.
+        probe: As above.
+        thread: Thread of the call.
+        copies: How many times the pipeline carries every state.
+        state: First states of the samples, shape ``(size, *)``.
+
+    Raises:
+        InputError: the pipeline did not enter its loop. Errors of the pipeline itself are raised as they are.
     """
 
     def __init__(self, pipeline: Any, probe: Probe, options: Mapping[str, Any], size: int) -> None:
@@ -126,7 +167,7 @@ class Call:
 
         def run() -> None:
             try:
-                with ExitStack() as stack:  # a thread begins without the caller's
+                with ExitStack() as stack:  # a thread begins without the caller's autocast
                     for kind, dtype in casts:
                         stack.enter_context(torch.autocast(kind, dtype))
                     mine(**options)
@@ -146,11 +187,16 @@ class Call:
         self.state = state[:size]
 
     def _wait(self) -> tuple[Tensor, Tensor]:
+        """The next prediction and its state, each of shape ``(B, *)``.
+
+        Raises:
+            InputError: the pipeline ended its call. Errors of the pipeline itself are raised as they are.
+        """
         found = self.probe.out.get()
         if isinstance(found, _Over):
             raise InputError(
-                "the pipeline left its loop by itself: an interrupted one, or one that does not ask its scheduler in a "
-                "loop over its times, cannot be calibrated"
+                "the pipeline left its loop by itself: a pipeline cannot be calibrated if it is interrupted, or if it "
+                "does not call its scheduler in a loop over its times"
             )
         if isinstance(found, BaseException):
             raise found
@@ -168,7 +214,7 @@ class Call:
         return output[: len(x)]
 
     def end(self) -> None:
-        """Let the pipeline leave its loop."""
+        """Let the pipeline leave its loop, and wait for its thread."""
         self.probe.closed = True
         self.probe.back.put(None)
         self.thread.join(_PATIENCE)

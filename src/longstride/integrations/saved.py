@@ -1,4 +1,4 @@
-"""The settings of the diffusers scheduler, and how they and its card are read and kept."""
+"""The configuration of the diffusers scheduler and its card: how both are read and saved."""
 
 from __future__ import annotations
 
@@ -14,27 +14,25 @@ from longstride.book import CardBook, load_any
 from longstride.card import CARD_FILE, Card
 from longstride.documents import downloaded
 from longstride.errors import InputError, unknown
-from longstride.integrations.reference import (
-    PROCESSES,
-    Process,
-    check_known,
-    has_class,
-    kind_of,
-    process_of,
-    settings_of,
-)
+from longstride.integrations.counterparts import counterpart_of
+from longstride.integrations.own_scheduler import PROCESSES, Process, check_process, levels_class_of, process_of
+from longstride.integrations.scheduler_settings import SchedulerSettings
 from longstride.solvers import SOLVERS
 
 __all__ = ["ConfiguredScheduler"]
 
-#: Settings that belong to a card.
+#: Settings that belong to a card. A file keeps them; a configuration that goes to another scheduler loses them.
 _OF_CARDS = ("card", "strict", "guidance_scale")
 
 
 class ConfiguredScheduler(SchedulerMixin, ConfigMixin):  # type: ignore[misc]
-    """Settings as diffusers keeps them, and a card beside them.
+    """A scheduler's settings as diffusers keeps them, and a card beside them.
 
-    ``None`` stands for what diffusers' own scheduler of the solver makes of a setting.
+    A setting that is None means what it means to diffusers' own scheduler of the solver. ``__init__`` takes every
+    setting as an argument, because diffusers reads the names of the settings from its signature.
+
+    Raises:
+        InputError: an unknown solver or process.
     """
 
     @register_to_config  # type: ignore[untyped-decorator]
@@ -97,30 +95,37 @@ class ConfiguredScheduler(SchedulerMixin, ConfigMixin):  # type: ignore[misc]
             raise unknown("process", process, PROCESSES)
         self._card: Card | CardBook | None = None
         self.register_to_config(process=process or process_of(self.config))
-        self.register_to_config(**settings_of(self.config, solver, self.process))
+        self.register_to_config(**SchedulerSettings.of(self.config).defaults)
         self._settle()
 
     def _settle(self) -> None:
-        """Called when the settings are known."""
+        """Make what depends on the settings; called once they are known."""
 
     @classmethod
     def from_config(cls, config: Any = None, return_unused_kwargs: bool = False, **kwargs: Any) -> Any:
-        """A scheduler with the settings of another, such as ``pipe.scheduler.config``.
+        """A scheduler with the settings of another scheduler, such as ``pipe.scheduler.config``.
 
         Args:
-            config: Of any diffusers scheduler.
+            config: Configuration of any diffusers scheduler.
             return_unused_kwargs: As in diffusers.
-            **kwargs: Settings in place of those of ``config``: ``solver="unipc"``.
+            **kwargs: Settings that replace the settings of ``config``, such as ``solver="unipc"``.
+
+        Returns:
+            The scheduler. If ``return_unused_kwargs``, a tuple of it and the arguments that are no settings.
+
+        Raises:
+            InputError: an unknown solver, or a process that longstride does not know.
         """
         if isinstance(config, Mapping):
             if not (config.get("process") or kwargs.get("process")):
-                check_known(config)
+                check_process(config)
             solver = kwargs.get("solver") or config.get("solver") or "dpmpp_2m"
-            # A card belongs to the scheduler that it was given to, and levels that were chosen for a solver to that.
+            # A card belongs to the scheduler that it was given to.
             kwargs = {**dict.fromkeys(("card", "guidance_scale"), None), "strict": False, **kwargs}
-            if config.get("levels") == "EulerDiscreteScheduler" and has_class(solver):
+            # Levels that were chosen for one solver do not belong to a solver with a class of its own.
+            if config.get("levels") == "EulerDiscreteScheduler" and counterpart_of(solver).scheduler_class is not None:
                 kwargs.setdefault("levels", None)
-            read = {"process": process_of(config), "levels": kind_of(config, solver)}
+            read = {"process": process_of(config), "levels": levels_class_of(config, solver)}
             kwargs = {**{name: value for name, value in read.items() if config.get(name) is None}, **kwargs}
         return super().from_config(config, return_unused_kwargs=return_unused_kwargs, **kwargs)
 
@@ -129,10 +134,14 @@ class ConfiguredScheduler(SchedulerMixin, ConfigMixin):  # type: ignore[misc]
         """A scheduler that runs a calibrated sampler.
 
         Args:
-            card: A card, a book of cards, or the path of one.
-            config: Of the pipeline's own scheduler, ``pipe.scheduler.config``: says what the network predicts and how
-                pictures get their noise. Default: the one in the card, where it was calibrated on a pipeline.
-            **kwargs: Settings in place of those of ``config``, such as ``strict=True``.
+            card: A card, a book of cards, or the path or hub repository of one.
+            config: Configuration of the pipeline's own scheduler, ``pipe.scheduler.config``. It says what the network
+                predicts and how pictures get their noise. Default: the one in the card, if the card was calibrated on
+                a pipeline.
+            **kwargs: Settings that replace the settings of ``config``, such as ``strict=True``.
+
+        Returns:
+            The scheduler, with its :attr:`card`.
 
         Raises:
             CardError: the file is no card.
@@ -142,7 +151,7 @@ class ConfiguredScheduler(SchedulerMixin, ConfigMixin):  # type: ignore[misc]
         known = loaded.scheduler if isinstance(loaded, Card) else None
         if config is None and known is None:
             raise InputError(
-                "this card does not hold the settings of a scheduler: pass those of the pipeline, pipe.scheduler.config"
+                "this card does not hold the settings of a scheduler: pass the pipeline's, config=pipe.scheduler.config"
             )
         config = known if config is None else config
         made: Self = cls.from_config(config, **{**kwargs, "card": CARD_FILE})
@@ -157,10 +166,20 @@ class ConfiguredScheduler(SchedulerMixin, ConfigMixin):  # type: ignore[misc]
         return_unused_kwargs: bool = False,
         **kwargs: Any,
     ) -> Any:
-        """Read ``scheduler_config.json`` and, where it names one, the card beside it; arguments as in diffusers.
+        """Read ``scheduler_config.json``, and the card beside it if the file names one.
+
+        Args:
+            pretrained_model_name_or_path: Folder, file or hub repository, as in diffusers.
+            subfolder: Folder inside it, as in diffusers.
+            return_unused_kwargs: As in diffusers.
+            **kwargs: As in diffusers.
+
+        Returns:
+            The scheduler. If ``return_unused_kwargs``, a tuple of it and the arguments that are no settings.
 
         Raises:
             CardError: the card is missing or damaged.
+            InputError: an unknown solver, or a process that longstride does not know.
         """
         place = pretrained_model_name_or_path
         config, others = cls.load_config(place, subfolder=subfolder, return_unused_kwargs=True, **kwargs)
@@ -172,7 +191,10 @@ class ConfiguredScheduler(SchedulerMixin, ConfigMixin):  # type: ignore[misc]
         return made
 
     def to_json_string(self) -> str:
-        """The configuration without what nobody has set: each class has defaults of its own."""
+        """The configuration as JSON, without the settings that nobody has set.
+
+        A class that reads the file later takes its own defaults for these settings.
+        """
         told = json.loads(super().to_json_string())
         kept = ("solver", "process", "card", "_class_name", "_diffusers_version")
         unset = set(self.config.get("_use_default_values", ())) - set(kept)
@@ -180,7 +202,13 @@ class ConfiguredScheduler(SchedulerMixin, ConfigMixin):  # type: ignore[misc]
         return json.dumps(told, indent=2, sort_keys=True) + "\n"
 
     def save_pretrained(self, save_directory: Any, push_to_hub: bool = False, **kwargs: Any) -> None:
-        """Write ``scheduler_config.json`` and the card beside it; arguments as in diffusers."""
+        """Write ``scheduler_config.json`` and the card beside it.
+
+        Args:
+            save_directory: Folder; it is made if it does not exist.
+            push_to_hub: As in diffusers.
+            **kwargs: As in diffusers.
+        """
         if self._card is not None:
             Path(save_directory).mkdir(parents=True, exist_ok=True)
             self._card.save(Path(save_directory) / CARD_FILE)
@@ -188,7 +216,7 @@ class ConfiguredScheduler(SchedulerMixin, ConfigMixin):  # type: ignore[misc]
 
     @property
     def process(self) -> Process:
-        """Scale of the pipeline's states."""
+        """Process of the pipeline, which scales its states."""
         chosen: Process = self.config.process
         return chosen
 
@@ -199,7 +227,7 @@ class ConfiguredScheduler(SchedulerMixin, ConfigMixin):  # type: ignore[misc]
 
 
 def _beside(place: Any, subfolder: str | None, name: str, options: Mapping[str, Any]) -> Path:
-    """The card of a saved scheduler: a file of its folder, or of its repository on the hub."""
+    """Path of a saved scheduler's card: in its folder, or downloaded from its repository on the hub."""
     if Path(place).is_file():
         return Path(place).parent / name
     if Path(place).is_dir():

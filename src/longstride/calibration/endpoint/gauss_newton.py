@@ -33,7 +33,7 @@ References:
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 
 import numpy as np
 import torch
@@ -45,11 +45,11 @@ from longstride.calibration.endpoint.last_row import LastRows, Terms
 from longstride.calibration.endpoint.residuals import Residual
 from longstride.calibration.loss import Loss
 from longstride.calibration.normal_equations import NormalEquations
-from longstride.calibration.prefix_runs import PrefixRuns
+from longstride.calibration.prefix_runs import PrefixRuns, finish_together
 from longstride.calibration.samples import Samples
 from longstride.calibration.units import Batch
 from longstride.errors import InputError
-from longstride.journal import table_digest
+from longstride.journal import digest, table_digest
 from longstride.parameters import Parameters
 from longstride.reports import Errors, Iteration
 from longstride.sampler import Run
@@ -121,15 +121,46 @@ class GaussNewton:
         weights, n = terms.weights(table), len(terms)
 
         def measure(batch: Batch) -> list[Array]:
-            rows = LastRows.measured(batch.network, batch.noise, table, terms, self.samples.targets(batch))
-            # The weights that they were measured at go with them: other tables read them, too.
-            return batch.split(np.concatenate([rows.pack(), np.tile(weights, (len(batch), 1))], 1))
+            target = self.samples.targets(batch)
+            return batch.split(_packed(LastRows.measured(batch.network, batch.noise, table, terms, target), weights))
 
-        seen = self.samples.map(
-            f"ends/{terms.key(table)[:20]}", numbers, measure, lambda b: (b, n * n + 2 * n + 1), again=True
-        )
+        shape = n * n + 2 * n + 1
+        seen = self.samples.map(_ends(terms, table), numbers, measure, lambda b: (b, shape), again=True)
         moved = [LastRows.unpack(one[:, :-n], n).moved(weights - one[0, -n:]) for one in seen]
         return LastRows.unpack(np.concatenate([rows.pack() for rows in moved]), n)
+
+    def measure(self, tables: Iterable[SolverTable], numbers: Sequence[int]) -> None:
+        """Measure tables on some units before :meth:`errors` asks; tables on the same levels share network calls."""
+        if not self.residual.plain:
+            return
+        by_levels: dict[bytes, dict[str, SolverTable]] = {}
+        for table in map(self.parameters.prepared, tables):
+            levels = np.concatenate([table.sigmas, table.alphas]).tobytes()
+            by_levels.setdefault(levels, {})[_ends(Terms.of(table, self.parameters), table)] = table
+        for alike in by_levels.values():
+            self._measure_alike(alike, numbers)
+
+    def _measure_alike(self, tables: Mapping[str, SolverTable], numbers: Sequence[int]) -> None:
+        """Measure tables on the same levels, by the names of their parts."""
+        names = list(tables)
+        terms = [Terms.of(table, self.parameters) for table in tables.values()]
+        ends = np.cumsum([0, *(len(one) ** 2 + 2 * len(one) + 1 for one in terms)]).tolist()
+
+        def measure(batch: Batch) -> list[Array]:
+            target, found = self.samples.targets(batch), list[Array]()
+            together = max(1, self.samples.batch_size // len(batch))
+            for begin in range(0, len(names), together):
+                part = slice(begin, begin + together)
+                runs = [Run(batch.noise, tables[name], keep=True) for name in names[part]]
+                with torch.inference_mode():
+                    finish_together(batch.network, runs)
+                for run, one in zip(runs, terms[part], strict=True):
+                    found.append(_packed(LastRows.of_run(run, one, target), one.weights(run.table)))
+            return batch.split(np.concatenate(found, 1))
+
+        for number, rows in self.samples.local(f"together/{digest(names)[:20]}", numbers, measure).items():
+            for name, begin, end in zip(names, ends[:-1], ends[1:], strict=True):
+                self.samples.hold(f"{name}/{number}", rows[:, begin:end])
 
     def solved(self, table: SolverTable, loss: Loss, center: Array) -> SolverTable:
         """``table`` with the last row that is best on the fitted samples; itself if features are compared, too.
@@ -279,3 +310,13 @@ class GaussNewton:
 def _line(here: Array, held: Array, loss: Loss, damping: float) -> Iteration:
     now, then = (float(np.sqrt(errors[:, 1].mean())) for errors in (here, held))
     return Iteration(loss.mean(here[:, 0]), loss.mean(held[:, 0]), now, then, damping, len(here))
+
+
+def _ends(terms: Terms, table: SolverTable) -> str:
+    """Name of what is known of the ends of tables that differ in the weights of the last row alone."""
+    return f"ends/{terms.key(table)[:20]}"
+
+
+def _packed(rows: LastRows, weights: Array) -> Array:
+    """Measurements of the last row, and the weights that they were made at: other tables read them, too."""
+    return np.concatenate([rows.pack(), np.tile(weights, (len(rows.squared), 1))], 1)

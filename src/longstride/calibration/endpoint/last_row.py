@@ -116,7 +116,14 @@ class LastRows:
     ) -> LastRows:
         """Those of a run of ``table`` from ``noise`` ``(b, *)``; K network calls."""
         run = Run(noise, table, keep=True)
-        end = run.finish(denoiser)
+        run.finish(denoiser)
+        return LastRows.of_run(run, terms, target)
+
+    @staticmethod
+    @torch.inference_mode()
+    def of_run(run: Run, terms: Terms, target: torch.Tensor) -> LastRows:
+        """Those of a run that has ended and has kept its states and outputs."""
+        end = run.x
         states, outputs = run.history.states, run.history.outputs
         seen = [*(states[i] for i in terms.states), *(outputs[j] for j in terms.outputs), target - end]
         vectors = torch.stack([double(tensor).flatten(1) for tensor in seen], 1)

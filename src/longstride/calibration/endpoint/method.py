@@ -36,9 +36,10 @@ class GaussNewtonMethod:
         """Samples of a unit of work: two processes can share the samples that short fits see."""
         return -(-settings.scout_samples // 2)
 
-    def most_calls(self, nfe: int, fitted: int, held_out: int, settings: GaussNewtonSettings) -> int:
-        """Network calls in samples at most, the reference included and guidance not."""
-        return most_calls(nfe, fitted, held_out, settings)
+    def cost(self, nfe: int, fitted: int, held_out: int, settings: GaussNewtonSettings, per_call: int) -> str:
+        """Network calls in samples at most, in words; the reference solution is included."""
+        bound = most_calls(nfe, fitted, held_out, settings) * per_call
+        return f"at most about {bound:,} network calls in samples"
 
     def fit(
         self,

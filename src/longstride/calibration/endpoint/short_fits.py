@@ -75,11 +75,13 @@ def ranked(newton: GaussNewton, tables: Mapping[str, SolverTable], foreign: Sequ
     Raises:
         InputError: no table ends in finite samples.
     """
+    newton.measure(tables.values(), newton.fitted)
     squared = _squared(newton, tables, newton.fitted)
     if not squared:
         raise InputError("no classical solver ends in finite samples on this network: check its schedule and precision")
     errors = {key: float(np.sqrt(found.mean())) for key, found in squared.items()}
     few = [key for key in errors if key not in foreign][:_STRONG]
+    newton.measure([tables[key] for key in few], newton.held_out)
     finite = _squared(newton, {key: tables[key] for key in few}, newton.held_out)
     order = iter([*finite, *(key for key in few if key not in finite)])
     return Starts(tables, foreign, errors, [next(order) if key in few else key for key in errors])

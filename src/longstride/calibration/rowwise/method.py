@@ -57,9 +57,12 @@ class IIAMethod(_Rowwise):
         del settings
         return UNIT
 
-    def most_calls(self, nfe: int, fitted: int, held_out: int, settings: IIASettings) -> int:
-        """Network calls in samples of the fit at most; the check at the end comes on top."""
-        return (settings.substeps + 1) * (fitted + held_out) * nfe
+    def cost(self, nfe: int, fitted: int, held_out: int, settings: IIASettings, per_call: int) -> str:
+        """Network calls in samples at most, in words."""
+        m = settings.substeps
+        bound = (m + 1) * (fitted + held_out) * nfe * per_call
+        each = f"({m} + 1 per sample and call)"
+        return f"at most {bound:,} network calls in samples {each}, then the check at the end"
 
     def fit(
         self,
@@ -90,9 +93,10 @@ class GlobalMethod(_Rowwise):
         del settings
         return UNIT
 
-    def most_calls(self, nfe: int, fitted: int, held_out: int, settings: GlobalSettings) -> None:
-        """No bound is known before the grid of the converged solution is."""
-        del nfe, fitted, held_out, settings
+    def cost(self, nfe: int, fitted: int, held_out: int, settings: GlobalSettings, per_call: int) -> str:
+        """Empty: the steps of the reference solution decide."""
+        del nfe, fitted, held_out, settings, per_call
+        return ""
 
     def fit(
         self,

@@ -1,1 +1,0 @@
-"""Benchmarks that write their own tables: ``longstride bench paper | ablations``."""

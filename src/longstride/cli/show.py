@@ -1,0 +1,33 @@
+"""The command ``longstride show``."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from longstride.book import CardBook, load_any
+from longstride.cli.common import console, handled
+from longstride.cli.options import Json
+from longstride.cli.render import book_summary, card_summary, formulas, heatmap
+
+__all__ = ["show"]
+
+
+@handled
+def show(
+    card: Annotated[Path, typer.Argument(help="A card or a book written by longstride calibrate.", metavar="CARD")],
+    as_json: Json = False,
+) -> None:
+    """Show a card: how good it is, the formula of every step, and its weights as a heatmap. Of a book, its settings."""
+    loaded = load_any(card)
+    if as_json:
+        content: dict[str, Any] = json.loads(loaded.dumps())
+        print(json.dumps(content))
+    elif isinstance(loaded, CardBook):
+        console.print(book_summary(loaded))
+    else:
+        for part in (card_summary(loaded), formulas(loaded), heatmap(loaded)):
+            console.print(part)
