@@ -1,4 +1,4 @@
-"""What the tests of several commands share: models, a card and a book; tests do not write there."""
+"""What several test modules look at and none writes to: calibrations, and models, cards and books of the commands."""
 
 from __future__ import annotations
 
@@ -6,7 +6,36 @@ from pathlib import Path
 
 import pytest
 from command_line import FEW, SMALL, run
+from problems import Mixture
 from tiny_models import save_tiny_model
+from toy_books import FAST, Toy
+from toy_fits import SIGMAS, networked, noise_of
+
+import longstride as ls
+
+
+# Calibration
+
+
+@pytest.fixture(scope="session")
+def found():
+    """The default calibration of a mixture."""
+    return ls.calibrate(networked(Mixture()), noise_of(96), ls.build("ddim", SIGMAS), seed=0)
+
+
+@pytest.fixture(scope="session")
+def toy_book() -> ls.CardBook:
+    """Three numbers of calls, of which one is filled, at three guidance scales."""
+    return ls.calibrate_book(Toy(), (3, 4, 5), (1.0, 2.0, 4.0), anchors=(3, 5), **FAST)
+
+
+@pytest.fixture(scope="session")
+def plain_book() -> ls.CardBook:
+    """Two numbers of calls without guidance."""
+    return ls.calibrate_book(Toy(), (3, 4), **{**FAST, "iterations": 1, "scouts": 1})
+
+
+# Commands
 
 
 @pytest.fixture(scope="session")

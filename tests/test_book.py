@@ -1,175 +1,32 @@
-"""The card book: round trip, damage, what it says outside of itself, and how it is made."""
+"""The card book: round trip, damage, and what it says outside of itself."""
 
 from __future__ import annotations
 
 import json
 import warnings
-from itertools import pairwise
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
-import torch
-from problems import Mixture
+from toy_books import SCHEDULE, Toy
 
 import longstride as ls
 from longstride.book import BOOK_VERSION, Entry, Unjudged, load_any
-from longstride.calibration.many import anchors_of, scales_between
 from longstride.documents import checksum
 from longstride.interpolate import fill_guidance
 
-SCHEDULE = ls.Schedule.edm(0.05, 20.0)
 
-
-class Toy:
-    """A mixture whose guidance sharpens it: not a network, but the denoiser depends on the scale."""
-
-    schedule = SCHEDULE
-
-    def noise(self, seeds: range, sigma: float) -> torch.Tensor:
-        draws = [torch.randn(6, generator=torch.Generator().manual_seed(seed)) for seed in seeds]
-        return sigma * torch.stack(draws)
-
-    def denoiser(self, seeds: range, guidance: float | None = None) -> ls.Denoiser:
-        problem, scale = Mixture(), 0.0 if guidance is None else guidance
-
-        def network(x: torch.Tensor, t: torch.Tensor) -> torch.Tensor:
-            sigma = float(t.flatten()[0])
-            return problem(x, sigma) + 0.1 * scale * torch.tanh(x) / (1 + sigma)
-
-        return ls.as_denoiser(network, SCHEDULE, "data")
-
-    def info(self, guidance: float | None = None) -> ls.ModelInfo:
-        return ls.ModelInfo(name="toy", fingerprint="ab" * 32, guidance=guidance)
-
-
-FAST = {"seeds": range(96), "held_out": 48, "iterations": 3, "scouts": 2, "scout_samples": 48, "reference_steps": 24}
-FAST |= {"refine_samples": 48, "refine": 1, "batch_size": 48, "seed": 0}
-
-
-@pytest.fixture(scope="module")
-def book() -> ls.CardBook:
-    return ls.calibrate_book(Toy(), (3, 4, 5), (1.0, 2.0, 4.0), anchors=(3, 5), **FAST)
-
-
-@pytest.fixture(scope="module")
-def plain() -> ls.CardBook:
-    return ls.calibrate_book(Toy(), (3, 4), **{**FAST, "iterations": 1, "scouts": 1})
+@pytest.fixture
+def book(toy_book: ls.CardBook) -> ls.CardBook:
+    return toy_book
 
 
 @pytest.fixture
 def file(book: ls.CardBook, tmp_path: Path) -> Path:
     book.save(tmp_path / "book.json")
     return tmp_path / "book.json"
-
-
-# Making one
-
-
-@pytest.mark.parametrize(
-    ("nfes", "anchors"),
-    [
-        (range(4, 21), [4, 6, 9, 13, 20]),
-        ((4, 6, 8), [4, 6, 8]),
-        ((5,), [5]),
-        ((5, 6), [5, 6]),
-        (range(1, 9), [1, 2, 3, 4, 6, 8]),
-    ],
-)
-def test_anchors_reach_both_ends_and_lie_close(nfes, anchors):
-    assert anchors_of(list(nfes)) == anchors
-
-
-def test_anchors_of_any_range_differ_by_about_a_half():
-    for low in range(4, 12):
-        for high in range(low, 50):
-            found = anchors_of(range(low, high + 1))
-            assert (found[0], found[-1]) == (low, high)
-            assert all(b / a <= 1.75 for a, b in pairwise(found))
-
-
-def test_scales_between_are_the_ends_and_their_geometric_mean():
-    assert scales_between(1, 8) == [1, 2.83, 8]
-    assert scales_between(2, 8) == [2, 4, 8]
-    assert scales_between(0, 8) == [0, 2, 8]
-
-
-def test_a_book_holds_a_card_for_every_setting(book: ls.CardBook):
-    assert (book.nfes, book.guidances) == ([3, 4, 5], [1.0, 2.0, 4.0])
-    assert [(e.guidance, e.nfe) for e in book.entries] == [(g, n) for g in (1.0, 2.0, 4.0) for n in (3, 4, 5)]
-    for entry in book.entries:
-        card = book.card(entry.nfe, entry.guidance)
-        assert card is entry.card
-        assert entry.how in (("calibrated", "base") if entry.nfe != 4 else ("filled", "filled and refined", "base"))
-        assert (card.nfe, card.model.guidance, card.table.nfe) == (entry.nfe, entry.guidance, entry.nfe)
-        assert card.end.accepted == (entry.how != "base")
-        assert card.end.samples == 48
-        if card.end.accepted:
-            assert card.end.calibrated.rmse <= card.end.base.rmse
-        assert ("filled_from" in card.settings) == (entry.nfe == 4)
-    assert any(entry.how.startswith("filled") for entry in book.entries)
-
-
-def test_filled_entries_hold_on_fresh_noise(book: ls.CardBook):
-    """What the gate says is no accident of its own noise: the sampler beats its base on noise that nobody saw."""
-    toy, seeds = Toy(), range(1000, 1064)
-    for entry in (e for e in book.entries if e.how != "base"):
-        table, base = entry.card.table, entry.card.base_table
-        denoiser, noise = toy.denoiser(seeds, entry.guidance), toy.noise(seeds, table.sigmas[0])
-        target = ls.solve_reference(denoiser, noise, table, steps=48).samples
-        errors = [(ls.sample(denoiser, noise, one) - target).square().mean() for one in (table, base)]
-        assert errors[0] < errors[1]
-
-
-def test_without_refinement_an_entry_is_its_filling():
-    made = ls.calibrate_book(Toy(), (3, 4, 5), anchors=(3, 5), **{**FAST, "refine": 0})
-    entry = made.entry(4)
-    assert entry is not None
-    assert entry.how in ("filled", "base")
-
-
-@pytest.mark.parametrize(
-    ("nfes", "guidances", "options", "message"),
-    [
-        ((), (None,), {}, "needs numbers of calls"),
-        ((3,), (), {}, "needs numbers of calls"),
-        ((0, 3), (None,), {}, "1 or more"),
-        ((3, 4), (None, 2.0), {}, "either guided or not"),
-        ((3, 4, 5), (None,), {"anchors": (3, 4)}, "the first and the last included"),
-        ((3, 4, 5), (None,), {"anchors": (3, 5, 6)}, "anchors must be among"),
-        ((3, 4), (None,), {"iteration": 3}, "unexpected keyword argument 'iteration'"),
-    ],
-)
-def test_bad_books_are_refused_before_any_call(nfes, guidances, options, message):
-    with pytest.raises(ls.InputError, match=message):
-        ls.calibrate_book(Toy(), nfes, guidances, **{**FAST, **options})
-
-
-def test_a_book_that_was_stopped_goes_on_and_ends_in_the_same_file(tmp_path: Path):
-    """Stopped while it calibrates: finished parts are read, and the same text comes out."""
-    undisturbed = ls.calibrate_book(Toy(), (3, 4), **FAST, journal=tmp_path / "undisturbed")
-    seen: list[str] = []
-
-    def stop(done: int, total: int, what: str) -> None:
-        seen.append(what)
-        assert 0 <= done <= total
-        if what == "calibrating" and done >= 100:
-            raise KeyboardInterrupt
-
-    with pytest.raises(KeyboardInterrupt):
-        ls.calibrate_book(Toy(), (3, 4), **FAST, journal=tmp_path / "journal", progress=stop)
-    assert seen[0] == "converging"
-    parts = {file: file.stat().st_mtime_ns for file in (tmp_path / "journal").rglob("*.npz")}
-    assert parts
-    again = ls.calibrate_book(Toy(), (3, 4), **FAST, journal=tmp_path / "journal")
-    assert again.dumps() == undisturbed.dumps()
-    assert {file: file.stat().st_mtime_ns for file in parts} == parts
-    with pytest.raises(ls.InputError, match="unfinished work with another anchors, nfes"):
-        ls.calibrate_book(Toy(), (3, 5), anchors=(3, 5), **FAST, journal=tmp_path / "journal")
-
-
-# Choosing from one
 
 
 def test_between_two_scales_the_table_is_filled_and_says_so(book: ls.CardBook):
@@ -229,11 +86,11 @@ def test_the_base_outside_is_the_same_solver_on_its_grid(book: ls.CardBook):
     assert solver.startswith(near.card.base.name)
 
 
-def test_a_book_without_guidance(plain: ls.CardBook):
-    assert plain.guidances == [None]
-    assert plain.card(3).nfe == 3
+def test_a_book_without_guidance(plain_book: ls.CardBook):
+    assert plain_book.guidances == [None]
+    assert plain_book.card(3).nfe == 3
     with pytest.warns(UserWarning, match="4 network calls at guidance 2: not in this book, which holds 3, 4 network"):
-        assert plain.card(4, 2.0).model.guidance == 2.0
+        assert plain_book.card(4, 2.0).model.guidance == 2.0
 
 
 def test_several_scales_must_be_told_apart_and_one_need_not(book: ls.CardBook):
@@ -248,7 +105,7 @@ def test_a_base_beside_a_fitted_table_is_not_mixed_with_it(book: ls.CardBook):
     entries = []
     for entry in book.entries:
         if (entry.nfe, entry.guidance) == (5, 4.0):
-            end = entry.card.end.model_copy(update={"accepted": False, "reason": "kept"})
+            end = replace(entry.card.end, accepted=False, reason="kept")
             card = entry.card.model_copy(update={"end": end, "data": entry.card.base_data})
             entry = Entry(how="base", card=card)
         entries.append(entry)
@@ -264,9 +121,6 @@ def test_whose_book_it_is(book: ls.CardBook):
         with pytest.raises(ls.CardError, match="not on 'other'"):
             found.check_model(other)
     book.choose(4, 3.0).check_model(Toy().info(3.0))
-
-
-# The file
 
 
 def test_a_saved_book_comes_back_to_the_bit(book: ls.CardBook, file: Path):
@@ -287,8 +141,8 @@ def test_a_saved_book_comes_back_to_the_bit(book: ls.CardBook, file: Path):
     "schedule",
     [SCHEDULE, ls.Schedule.vp(), ls.Schedule.vp_continuous(), ls.Schedule.flow(3.0), ls.Schedule.vp(steps=50)],
 )
-def test_every_schedule_comes_back(plain: ls.CardBook, schedule: ls.Schedule):
-    made = ls.CardBook.of(plain.entries, schedule)
+def test_every_schedule_comes_back(plain_book: ls.CardBook, schedule: ls.Schedule):
+    made = ls.CardBook.of(plain_book.entries, schedule)
     again = type(made).model_validate_json(made.model_dump_json())
     assert again.schedule is not None
     assert again.schedule.schedule() == schedule

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import hashlib
 import json
 import os
 from pathlib import Path
@@ -10,6 +11,8 @@ from typing import Any
 
 import pytest
 import torch
+from problems import Mixture
+from toy_fits import SIGMAS, noise_of
 
 import longstride as ls
 from longstride.documents import checksum as checksum_of
@@ -60,7 +63,7 @@ def test_a_saved_card_comes_back_unchanged(calibration: ls.Calibration, file: Pa
     assert card.table.distance(table) == 0
     assert (card.table.name, card.table.options, card.table.exact) == ("iia_ipndm", table.options, table.exact)
     assert (card.base_table.name, card.base_table.options) == ("ipndm", table.options)
-    assert [step.coefficients for step in card.steps] == [list(row.coefficients) for row in calibration.rows]
+    assert [step.coefficients for step in card.steps] == [row.coefficients for row in calibration.rows]
     assert card.end.calibrated.rmse == calibration.end.calibrated.rmse
     assert card.model == MODEL
 
@@ -79,6 +82,38 @@ def test_a_card_is_text_that_people_can_read(calibration: ls.Calibration, file: 
     }  # fmt: skip
     calibration.card.save(file)
     assert file.read_text() == text
+
+
+def test_a_card_of_a_search_comes_back(found, tmp_path):
+    found.card.save(tmp_path / "card.json")
+    card = ls.load_card(tmp_path / "card.json")
+    assert card == found.card
+    assert card.table.distance(found.table) == 0.0
+    assert card.steps == []
+    assert card.search.start == found.search.start
+    assert {name: final.detail for name, final in card.search.finals.items()} == {
+        name: final.detail for name, final in found.search.finals.items()
+    }
+    assert [line.damping for line in card.search.iterations] == [line.damping for line in found.search.iterations]
+    assert card.end.stability.gain == found.end.stability.gain
+    assert card.end.stability.gain <= 4 * card.end.stability.base_gain
+    assert card.schedule.times == pytest.approx(found.table.sigmas.tolist())
+
+
+def test_cards_of_the_first_version_load(tmp_path):
+    """They had rows, and nothing of a search, of stability or of reasons."""
+    result = ls.calibrate(Mixture(), noise_of(12), ls.build("ddim", SIGMAS), method="iia")
+    raw = json.loads(result.card.dumps())
+    del raw["checksum"], raw["search"], raw["calls"], raw["end"]["reason"], raw["end"]["stability"]
+    raw["version"] = 1
+    file = tmp_path / "old.json"
+    canonical = json.dumps(raw, sort_keys=True, separators=(",", ":"))
+    file.write_text(json.dumps({**raw, "checksum": "sha256:" + hashlib.sha256(canonical.encode()).hexdigest()}))
+    card = ls.load_card(file)
+    assert card.version == 1
+    assert card.table.distance(result.table) == 0.0
+    assert len(card.steps) == 4
+    assert (card.search, card.calls, card.end.stability, card.end.reason) == (None, None, None, "")
 
 
 # Damaged and foreign files

@@ -3,39 +3,35 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from functools import partial
 
 import numpy as np
 import pytest
 import torch
 from problems import Mixture
+from toy_fits import SIGMAS, exact
+from toy_fits import newton_of as toy_newton
+from toy_fits import noise_of as toy_noise
 
 import longstride as ls
-from longstride.calibration.endpoint.gauss_newton import GaussNewton
 from longstride.calibration.endpoint.last_row import LastRows, Terms
-from longstride.calibration.endpoint.residuals import RESIDUALS
-from longstride.calibration.loss import robust_mean
+from longstride.calibration.loss import Loss
 from longstride.calibration.reference.solve import squared_errors
-from longstride.calibration.samples import Batches
-from longstride.parameters import Unknowns
+from longstride.parameters import Parameters
 from longstride.table import Row
 
-SIGMAS = ls.grid("karras", 4, sigma_min=0.05, sigma_max=10.0, final="sigma_min")
-FIRST, LAST = (1.0, float(SIGMAS[0])), (1.0, float(SIGMAS[-1]))
+noise_of = partial(toy_noise, size=5)
+
+
 FREE = {
-    "everything": Unknowns(4, column=True),
-    "weights": Unknowns(4, levels=False),
-    "window": Unknowns(4, column=True, window=2),
+    "everything": Parameters(4, column=True),
+    "weights": Parameters(4, levels=False),
+    "window": Parameters(4, column=True, window=2),
 }
 
 
-def noise_of(count, seed=0):
-    return SIGMAS[0] * torch.randn(count, 5, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
-
-
-def newton_of(unknowns, x, robust=1.0, batch_size=8, **settings):
-    targets = Mixture().solution(x, FIRST, LAST)
-    batches = Batches(Mixture(), x, 16, batch_size)
-    return GaussNewton(batches, lambda b: targets[b.part], unknowns, RESIDUALS["pixels"], robust=robust, **settings)
+def newton_of(parameters, x, **settings):
+    return toy_newton(Mixture(), x, held_out=16, parameters=parameters, **settings)
 
 
 def with_last_row(table, seed):
@@ -50,11 +46,11 @@ def with_last_row(table, seed):
 @pytest.mark.parametrize("free", list(FREE))
 @pytest.mark.parametrize("solver", ["ddim", "ipndm", "unipc"])
 def test_one_run_gives_the_errors_under_every_last_row(solver, free):
-    unknowns, x = FREE[free], noise_of(40)
-    newton = newton_of(unknowns, x)
-    table = unknowns.prepared(ls.build(solver, SIGMAS))
+    parameters, x = FREE[free], noise_of(40)
+    newton = newton_of(parameters, x)
+    table = parameters.prepared(ls.build(solver, SIGMAS))
     newton.errors(table, newton.fitted)
-    calls, goal = newton.batches.calls, Mixture().solution(x, FIRST, LAST)[:24]
+    calls, goal = newton.samples.ledger.calls, exact(Mixture(), x)[:24]
     assert calls == 24 * 4
     for seed in range(4):
         other = with_last_row(table, seed)
@@ -63,31 +59,31 @@ def test_one_run_gives_the_errors_under_every_last_row(solver, free):
         assert expected.mean() > 1e-3
         np.testing.assert_allclose(found[:, 0], expected, rtol=1e-9)
         np.testing.assert_array_equal(found[:, 0], found[:, 1])
-    assert newton.batches.calls == calls
+    assert newton.samples.ledger.calls == calls
 
 
 @pytest.mark.parametrize("free", list(FREE))
-@pytest.mark.parametrize("c2", [float("inf"), 1e-3])
+@pytest.mark.parametrize("loss", [Loss(), Loss(1e-3)])
 @pytest.mark.parametrize("solver", ["ddim", "ipndm"])
-def test_the_last_row_that_is_found_is_the_best(solver, free, c2):
+def test_the_last_row_that_is_found_is_the_best(solver, free, loss):
     """No free weight of it can move without loss, and it costs no call."""
-    unknowns = FREE[free]
-    newton = newton_of(unknowns, noise_of(40))
-    table = with_last_row(unknowns.prepared(ls.build(solver, SIGMAS)), 0)
-    before = robust_mean(newton.errors(table, newton.fitted)[:, 0], c2)
-    calls = newton.batches.calls
-    solved = newton.solved(table, c2, unknowns.values(table))
-    terms = Terms.of(solved, unknowns)
-    at, may = terms.weights(solved), terms.free(solved, unknowns)
+    parameters = FREE[free]
+    newton = newton_of(parameters, noise_of(40))
+    table = with_last_row(parameters.prepared(ls.build(solver, SIGMAS)), 0)
+    before = loss.mean(newton.errors(table, newton.fitted)[:, 0])
+    calls = newton.samples.ledger.calls
+    solved = newton.solved(table, loss, parameters.values(table))
+    terms = Terms.of(solved, parameters)
+    at, may = terms.weights(solved), terms.free(solved, parameters)
 
     def objective(weights):
-        return robust_mean(newton.errors(terms.table(solved, weights), newton.fitted)[:, 0], c2)
+        return loss.mean(newton.errors(terms.table(solved, weights), newton.fitted)[:, 0])
 
     best = objective(at)
     assert best < 0.5 * before
-    assert newton.batches.calls == calls
+    assert newton.samples.ledger.calls == calls
     column = free != "weights" and 0 in table.rows[-1].states
-    assert may.sum() == len([one for one in unknowns.last if one.kind == "weight"]) + column
+    assert may.sum() == len([one for one in parameters.last if one.kind == "weight"]) + column
     for step in np.eye(len(at))[may]:
         there, back = objective(at + 1e-4 * step), objective(at - 1e-4 * step)
         assert there > best
@@ -102,20 +98,20 @@ def test_plain_squares_are_one_division():
     table = FREE["weights"].prepared(ls.build("ipndm", SIGMAS))
     seen = []
     ls.sample(Mixture(), x, table, callback=lambda k, s, state, d: seen.append(d.flatten()))
-    rest = (Mixture().solution(x, FIRST, LAST) - table.a[-1] * x).flatten()
+    rest = (exact(Mixture(), x) - table.a[-1] * x).flatten()
     expected = torch.linalg.lstsq(torch.stack(seen, 1), rest[:, None]).solution[:, 0]
-    solved = newton.solved(table, float("inf"), FREE["weights"].values(table))
+    solved = newton.solved(table, Loss(), FREE["weights"].values(table))
     np.testing.assert_allclose(solved.b[-1], expected.numpy(), rtol=1e-5)
 
 
 @pytest.mark.parametrize("ridge", [1e-2, 1.0, 1e6])
 def test_a_ridge_pulls_the_last_row_to_its_centre(ridge):
     """Each weight relative to its own energy; at the optimum pull and residual balance."""
-    unknowns = FREE["weights"]
-    newton = newton_of(unknowns, noise_of(40), ridge=ridge)
-    table, other = (unknowns.prepared(ls.build(name, SIGMAS)) for name in ("ddim", "ipndm"))
-    solved = newton.solved(table, float("inf"), unknowns.values(other))
-    rows = newton._last_rows(solved, newton.fitted)
+    parameters = FREE["weights"]
+    newton = newton_of(parameters, noise_of(40), ridge=ridge)
+    table, other = (parameters.prepared(ls.build(name, SIGMAS)) for name in ("ddim", "ipndm"))
+    solved = newton.solved(table, Loss(), parameters.values(other))
+    rows = newton.last_rows(solved, newton.fitted)
     gram, moment = rows.gram.sum(0)[1:, 1:], rows.moment.sum(0)[1:]
     away = solved.b[-1] - other.b[-1]
     np.testing.assert_allclose(moment, ridge * np.diag(gram) * away, atol=1e-6 * ridge * np.diag(gram).max())
@@ -124,18 +120,16 @@ def test_a_ridge_pulls_the_last_row_to_its_centre(ridge):
 
 def test_a_first_state_never_changes_its_sign():
     """Targets from which the first state is taken away altogether, and more: its weight would have to be negative."""
-    unknowns, x = FREE["everything"], noise_of(40)
-    table = unknowns.prepared(ls.build("ipndm", SIGMAS))
+    parameters, x = FREE["everything"], noise_of(40)
+    table = parameters.prepared(ls.build("ipndm", SIGMAS))
     targets = ls.sample(Mixture(), x, table) - 2 * float(table.a[-1]) * x
-    newton = newton_of(unknowns, x)
-    newton.targets = lambda batch: targets[batch.part]
-    solved = newton.solved(table, float("inf"), unknowns.values(table))
+    newton = newton_of(parameters, x, targets=targets)
+    solved = newton.solved(table, Loss(), parameters.values(table))
     assert solved.a[-1] == table.a[-1]
     assert np.abs(solved.b[-1] - table.b[-1]).max() > 0
     nearer = ls.sample(Mixture(), x, table) - 0.2 * float(table.a[-1]) * x
-    newton = newton_of(unknowns, x)
-    newton.targets = lambda batch: nearer[batch.part]
-    solved = newton.solved(table, float("inf"), unknowns.values(table))
+    newton = newton_of(parameters, x, targets=nearer)
+    solved = newton.solved(table, Loss(), parameters.values(table))
     assert solved.a[-1] == pytest.approx(0.8 * table.a[-1], rel=1e-6)
 
 
@@ -145,7 +139,7 @@ def test_what_is_not_finite_stays_as_it_is():
     newton = newton_of(FREE["everything"], x)
     table = FREE["everything"].prepared(ls.build("ddim", SIGMAS))
     assert not np.isfinite(newton.errors(table, newton.fitted)[3]).any()
-    assert newton.solved(table, 1.0, FREE["everything"].values(table)) is table
+    assert newton.solved(table, Loss(1.0), FREE["everything"].values(table)) is table
     moved = newton.errors(with_last_row(table, 0), newton.fitted)
     assert np.isinf(moved[3]).all()
     assert np.isfinite(np.delete(moved, 3, axis=0)).all()

@@ -94,7 +94,7 @@ def undisturbed(tmp_path_factory):
 
 @pytest.mark.parametrize("kills", [(12, 40, 90)])
 def test_a_killed_calibration_goes_on_and_ends_in_the_same_card(tmp_path, undisturbed, kills):
-    """Every kill costs at most one batch: one fine solution, reference or roll-out of one batch."""
+    """Every kill costs at most one batch, here of one unit: its fine solution, its reference or its roll-out."""
     folder = tmp_path / "run"
     for calls in kills:
         process = start(CALIBRATE, folder, "0.004")
@@ -103,7 +103,7 @@ def test_a_killed_calibration_goes_on_and_ends_in_the_same_card(tmp_path, undist
     finish(start(CALIBRATE, folder, "0"))
     assert (folder / "result").read_text() == (undisturbed / "result").read_text()
     extra = sum(samples_called(folder)) - sum(samples_called(undisturbed))
-    longest_part = (8 + 4) * 4  # the reference of a batch, with its check
+    longest_part = (8 + 4) * 8  # the reference of a unit, with its check
     walked_again = 7 * 11  # the known table once more, before the gate's trials go on
     assert 0 <= extra <= len(kills) * longest_part + walked_again
 
@@ -128,7 +128,7 @@ def undisturbed_together(tmp_path_factory):
 
 
 def test_a_killed_fit_of_everything_goes_on_and_ends_in_the_same_card(tmp_path, undisturbed_together):
-    """Killed while it solves the reference, and while it fits; only the batch at hand is done again."""
+    """Killed while it solves the reference, and while it fits; only the unit at hand is done again."""
     folder = tmp_path / "run"
     for place in ("reference", "jacobian"):
         process = start(TOGETHER, folder, "0.002")
@@ -137,8 +137,8 @@ def test_a_killed_fit_of_everything_goes_on_and_ends_in_the_same_card(tmp_path, 
     finish(start(TOGETHER, folder, "0"))
     assert (folder / "result").read_text() == (undisturbed_together / "result").read_text()
     extra = sum(samples_called(folder)) - sum(samples_called(undisturbed_together))
-    unknowns = 10 + 3 + 3  # weights, levels and the first state's weight where there is one
-    longest_part = max((8 + 4) * 4, 4 * 4 * (1 + unknowns))  # the reference of a batch, or its normal equations
+    parameters = 10 + 3 + 3  # weights, levels and the first state's weight where there is one
+    longest_part = max((8 + 4) * 8, 4 * 8 * (1 + parameters))  # the reference of a unit, or its normal equations
     walked_again = 4 * 10  # the known table once more, before the judge's trials go on
     looked_again = 2 * 2  # at the network, by every process that finds a journal
     assert 0 <= extra <= 2 * longest_part + walked_again + looked_again

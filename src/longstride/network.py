@@ -12,7 +12,7 @@ from longstride.errors import InputError
 from longstride.sampler import DenoiserLike
 from longstride.schedule import Schedule
 
-__all__ = ["Network", "PlainNetwork", "as_network", "in_batches"]
+__all__ = ["Network", "PlainNetwork", "SplitNetwork", "as_network", "in_batches"]
 
 
 class PlainNetwork:
@@ -51,16 +51,67 @@ class PlainNetwork:
         return self
 
 
+class SplitNetwork:
+    """A network that is called with at most so many samples at a time; otherwise it is that network.
+
+    Args:
+        network: The network.
+        size: Most samples per call.
+    """
+
+    def __init__(self, network: Network, size: int) -> None:
+        self.network, self.size = network, size
+
+    @property
+    def schedule(self) -> Schedule | None:
+        """The network's."""
+        return self.network.schedule
+
+    @property
+    def guidance(self) -> float | None:
+        """The network's."""
+        return self.network.guidance
+
+    @property
+    def condition(self) -> Any:
+        """The network's."""
+        return self.network.condition
+
+    @property
+    def cost(self) -> int:
+        """Network calls that one sample costs per step."""
+        return self.network.cost
+
+    @property
+    def calls(self) -> int:
+        """Calls of the network so far, in samples."""
+        return self.network.calls
+
+    def __call__(self, x: Tensor, sigma: float, /) -> Tensor:
+        if len(x) <= self.size:
+            return self.network(x, sigma)
+        parts = [slice(begin, min(begin + self.size, len(x))) for begin in range(0, len(x), self.size)]
+        return torch.cat([self.network.select(part)(x[part], sigma) for part in parts])
+
+    def select(self, part: slice | Tensor) -> SplitNetwork:
+        """The same for some samples of the batch."""
+        return SplitNetwork(self.network.select(part), self.size)
+
+    def repeat(self, times: int) -> SplitNetwork:
+        """The same for the whole batch several times over."""
+        return SplitNetwork(self.network.repeat(times), self.size)
+
+
 #: A denoiser that tells its schedule, its conditions and its calls, and can be bound to some of its samples.
-Network = Denoiser | PlainNetwork
+Network = Denoiser | PlainNetwork | SplitNetwork
 
 
 def as_network(denoiser: DenoiserLike) -> Network:
     """A denoiser in the one form; a :class:`~longstride.Denoiser` and a network are returned as they are."""
-    return denoiser if isinstance(denoiser, (Denoiser, PlainNetwork)) else PlainNetwork(denoiser)
+    return denoiser if isinstance(denoiser, (Denoiser, PlainNetwork, SplitNetwork)) else PlainNetwork(denoiser)
 
 
-def in_batches(denoiser: DenoiserLike, size: int) -> DenoiserLike:
+def in_batches(denoiser: DenoiserLike, size: int) -> SplitNetwork:
     """``denoiser`` on at most ``size`` samples at a time; conditions of one entry per sample are cut along.
 
     Args:
@@ -72,12 +123,4 @@ def in_batches(denoiser: DenoiserLike, size: int) -> DenoiserLike:
     """
     if size < 1:
         raise InputError(f"batch size must be at least 1, got {size}")
-    network = as_network(denoiser)
-
-    def batched(x: Tensor, sigma: float, /) -> Tensor:
-        if len(x) <= size:
-            return network(x, sigma)
-        parts = [slice(begin, min(begin + size, len(x))) for begin in range(0, len(x), size)]
-        return torch.cat([network.select(part)(x[part], sigma) for part in parts])
-
-    return batched
+    return SplitNetwork(as_network(denoiser), size)

@@ -17,7 +17,7 @@ from longstride.calibration.reference.solve import Reference, least_level
 from longstride.calibration.units import UNIT, Batch, Units
 from longstride.errors import InputError
 from longstride.journal import Journal, digest
-from longstride.network import Network, as_network
+from longstride.network import Network, in_batches
 from longstride.processes import gather, is_first, rank_and_size
 from longstride.sampler import DenoiserLike
 from longstride.table import SolverTable
@@ -109,13 +109,13 @@ class Samples:
             raise InputError(f"batch size must be at least 1, got {min(size, unit)}")
         # In half precision, rounding of the states would be fitted as if it were error of the solver.
         noise = noise.to(torch.promote_types(noise.dtype, torch.float32))
-        network = as_network(denoiser)
+        network = in_batches(denoiser, size)  # a unit may be larger than what a call may hold
         floor = least_level(network.schedule, ends) if sigma_floor is None else sigma_floor
         work = {
             **(about or {}),
             "noise": digest(noise),
             "conditions": digest(network.condition or None),
-            "steps": steps,
+            "reference_steps": steps,
         }
         work |= {"held_out": held, "sigma_floor": floor, "unit": unit, "batch_size": batch_size, "parts": "by unit"}
         kept = Journal(journal, None if journal is None else work)

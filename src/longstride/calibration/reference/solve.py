@@ -10,7 +10,7 @@ from torch import Tensor
 from longstride.arrays import Array, double
 from longstride.errors import InputError
 from longstride.journal import digest
-from longstride.network import as_network, in_batches
+from longstride.network import in_batches
 from longstride.nodes import Nodes
 from longstride.reports import Errors
 from longstride.sampler import DenoiserLike, sample
@@ -125,10 +125,10 @@ def solve_reference(
         batch_size: Most samples per network call; default: all at once.
         sigma_floor: Least positive level that the network knows; default: see :func:`least_level`.
     """
-    network = as_network(denoiser)
+    network = in_batches(denoiser, batch_size or len(noise))
     floor = least_level(network.schedule, table) if sigma_floor is None else sigma_floor
     fine = converged_table(table, steps, floor, solver)
-    samples = sample(in_batches(network, batch_size or len(noise)), noise, fine)
+    samples = sample(network, noise, fine)
     error = float("nan")
     if check_samples > 0:
         few = slice(check_samples)

@@ -8,7 +8,7 @@ import torch
 from problems import Mixture, in_frame
 
 import longstride as ls
-from longstride.parameters import Unknowns
+from longstride.parameters import Parameters
 from longstride.schedule import alpha_of_ratio
 
 KARRAS = ls.grid("karras", 6, sigma_min=0.02, sigma_max=40.0)
@@ -32,7 +32,7 @@ def frame(request):
 
 def choices(table):
     return [
-        Unknowns(table.nfe, levels=levels, column=column, window=window)
+        Parameters(table.nfe, levels=levels, column=column, window=window)
         for levels in (False, True)
         for column in (False, True)
         for window in (None, 1, 3)
@@ -54,17 +54,17 @@ def thetas(count, seed, size):
 
 def test_theta_zero_is_the_table_itself(frame):
     """Rows too: a weight that is not there does not appear as one of 0, which would count as another row."""
-    for unknowns in choices(TABLES[frame]):
-        table = unknowns.prepared(TABLES[frame])
-        same_to_the_bit(unknowns.moved(table, np.zeros(len(unknowns))), table)
+    for parameters in choices(TABLES[frame]):
+        table = parameters.prepared(TABLES[frame])
+        same_to_the_bit(parameters.moved(table, np.zeros(len(parameters))), table)
 
 
 def test_a_move_touches_its_own_row_and_level_alone(frame):
-    for unknowns in choices(TABLES[frame]):
-        table = unknowns.prepared(TABLES[frame])
-        free = unknowns.free(table)
-        for one, unit, may in zip(unknowns.all, np.eye(len(unknowns)), free, strict=True):
-            moved = unknowns.moved(table, unit * one.step)
+    for parameters in choices(TABLES[frame]):
+        table = parameters.prepared(TABLES[frame])
+        free = parameters.free(table)
+        for one, unit, may in zip(parameters.all, np.eye(len(parameters)), free, strict=True):
+            moved = parameters.moved(table, unit * one.step)
             rows = [k for k in range(1, table.nfe + 1) if moved.rows[k - 1] != table.rows[k - 1]]
             levels = np.flatnonzero(moved.sigmas != table.sigmas).tolist()
             assert rows == ([one.k] if may and one.kind != "level" else [])
@@ -74,35 +74,35 @@ def test_a_move_touches_its_own_row_and_level_alone(frame):
 def test_values_follow_moves(frame):
     """Weights move by theta itself, and so does the column within its bounds; a level by no more than its room."""
     table = TABLES[frame].unrolled()
-    unknowns = Unknowns(table.nfe, column=True)
-    free, before = unknowns.free(table), unknowns.values(table)
-    level = np.array([one.kind == "level" for one in unknowns.all])
-    column = np.array([one.kind == "column" for one in unknowns.all])
-    for theta in np.random.default_rng(0).normal(size=(20, len(unknowns))):
-        change = unknowns.values(unknowns.moved(table, theta)) - before
+    parameters = Parameters(table.nfe, column=True)
+    free, before = parameters.free(table), parameters.values(table)
+    level = np.array([one.kind == "level" for one in parameters.all])
+    column = np.array([one.kind == "column" for one in parameters.all])
+    for theta in np.random.default_rng(0).normal(size=(20, len(parameters))):
+        change = parameters.values(parameters.moved(table, theta)) - before
         expected = np.where(column, np.clip(theta, -1, 1), theta)
         np.testing.assert_allclose(change[~level & free], expected[~level & free], rtol=1e-9, atol=1e-12)
         assert np.all(change[~free] == 0)
         assert np.all(np.sign(change[level & free]) == np.sign(theta[level & free]))
         assert np.all(np.abs(change[level]) <= np.minimum(np.abs(theta[level]), 1) + 1e-12)
     small = np.where(level & free, 1e-5, 0.0)
-    change = unknowns.values(unknowns.moved(table, small)) - before
+    change = parameters.values(parameters.moved(table, small)) - before
     np.testing.assert_allclose(change[level & free], 1e-5, rtol=1e-4)
 
 
 def test_weights_move_there_and_back(frame):
     table = TABLES[frame].unrolled()
-    unknowns = Unknowns(table.nfe, levels=False)
-    theta = np.random.default_rng(1).normal(size=len(unknowns))
-    back = unknowns.moved(unknowns.moved(table, theta), -theta)
+    parameters = Parameters(table.nfe, levels=False)
+    theta = np.random.default_rng(1).normal(size=len(parameters))
+    back = parameters.moved(parameters.moved(table, theta), -theta)
     np.testing.assert_allclose(back.b, table.b, rtol=0, atol=1e-12 * np.abs(table.b).max())
-    other = unknowns.moved(table, theta)
-    np.testing.assert_allclose(other.b - table.b, _lower(unknowns, theta), atol=1e-12 * np.abs(table.b).max())
+    other = parameters.moved(table, theta)
+    np.testing.assert_allclose(other.b - table.b, _lower(parameters, theta), atol=1e-12 * np.abs(table.b).max())
 
 
-def _lower(unknowns, theta):
-    found = np.zeros((unknowns.nfe + 1, unknowns.nfe))
-    for one, value in zip(unknowns.all, theta, strict=True):
+def _lower(parameters, theta):
+    found = np.zeros((parameters.nfe + 1, parameters.nfe))
+    for one, value in zip(parameters.all, theta, strict=True):
         found[one.k, one.j] = value
     return found
 
@@ -110,11 +110,11 @@ def _lower(unknowns, theta):
 def test_levels_fall_for_every_theta(frame):
     """Neighbours that are both pushed to the middle between them, as far as they go, do not meet there."""
     table, family = TABLES[frame], FAMILY[frame]
-    unknowns = Unknowns(table.nfe, column=False)
-    alternating = np.array([(-1.0) ** one.k * 1e6 if one.kind == "level" else 0.0 for one in unknowns.all])
-    for theta in (alternating, -alternating, *thetas(300, 2, len(unknowns))):
-        levels_alone = np.where([one.kind == "level" for one in unknowns.all], theta, 0.0)
-        moved = unknowns.moved(table, levels_alone)
+    parameters = Parameters(table.nfe, column=False)
+    alternating = np.array([(-1.0) ** one.k * 1e6 if one.kind == "level" else 0.0 for one in parameters.all])
+    for theta in (alternating, -alternating, *thetas(300, 2, len(parameters))):
+        levels_alone = np.where([one.kind == "level" for one in parameters.all], theta, 0.0)
+        moved = parameters.moved(table, levels_alone)
         assert np.all(np.diff(moved.sigmas) < 0)
         assert np.all(np.diff(moved.alphas) >= 0)
         assert np.all(np.diff(moved.alphas) > 0) or family == "ve"
@@ -129,11 +129,11 @@ def test_levels_fall_for_every_theta(frame):
 def test_levels_fall_through_many_moves(frame):
     """As a fit makes them: every move starts from the levels that the last one left."""
     table = TABLES[frame]
-    unknowns = Unknowns(table.nfe)
-    level = np.array([one.kind == "level" for one in unknowns.all])
+    parameters = Parameters(table.nfe)
+    level = np.array([one.kind == "level" for one in parameters.all])
     rng = np.random.default_rng(3)
     for _ in range(200):
-        table = unknowns.moved(table, np.where(level, rng.normal(size=len(unknowns)), 0.0))
+        table = parameters.moved(table, np.where(level, rng.normal(size=len(parameters)), 0.0))
         assert np.all(np.diff(table.sigmas) < 0)
     assert table.sigmas[1] != TABLES[frame].sigmas[1]
 
@@ -141,37 +141,37 @@ def test_levels_fall_through_many_moves(frame):
 def test_moves_of_any_size_give_a_table(frame):
     """No size of step is an error: one that is too long is a bad table, which the fit finds out by running it."""
     table = TABLES[frame].unrolled()
-    unknowns = Unknowns(table.nfe, column=True)
-    for theta in thetas(100, 4, len(unknowns)):
+    parameters = Parameters(table.nfe, column=True)
+    for theta in thetas(100, 4, len(parameters)):
         bounded = np.clip(theta, -1e100, 1e100)
-        assert np.isfinite(unknowns.moved(table, bounded).sigmas).all()
+        assert np.isfinite(parameters.moved(table, bounded).sigmas).all()
 
 
 @pytest.mark.parametrize("window", [None, 2])
 def test_levels_without_room_are_not_free(window):
     """Heun calls the network twice per inner level: neither the stage nor the level has room."""
     table = ls.build("heun", KARRAS)
-    unknowns = Unknowns(table.nfe, window=window)
-    free = unknowns.free(table)
-    levels = {one.k: bool(may) for one, may in zip(unknowns.all, free, strict=True) if one.kind == "level"}
+    parameters = Parameters(table.nfe, window=window)
+    free = parameters.free(table)
+    levels = {one.k: bool(may) for one, may in zip(parameters.all, free, strict=True) if one.kind == "level"}
     assert len(levels) == table.nfe - 1
     assert not any(levels.values())
-    assert all(may for one, may in zip(unknowns.all, free, strict=True) if one.kind == "weight")
-    pushed = unknowns.moved(table, np.where(free, 0.0, 5.0))
+    assert all(may for one, may in zip(parameters.all, free, strict=True) if one.kind == "weight")
+    pushed = parameters.moved(table, np.where(free, 0.0, 5.0))
     assert pushed.sigmas.tolist() == table.sigmas.tolist()
 
 
 def test_levels_of_single_calls_are_free():
     table = ls.build("dpm_solver_2", KARRAS[:-1])
-    unknowns = Unknowns(table.nfe)
-    assert unknowns.free(table).all()
+    parameters = Parameters(table.nfe)
+    assert parameters.free(table).all()
 
 
 def test_the_first_state_is_free_where_a_row_reads_it(frame):
     """At sigma 0 the state is gone from the last row, and no factor brings it back."""
     table = TABLES[frame].unrolled()
-    unknowns = Unknowns(table.nfe, column=True)
-    free = {o.k: bool(may) for o, may in zip(unknowns.all, unknowns.free(table), strict=True) if o.kind == "column"}
+    parameters = Parameters(table.nfe, column=True)
+    free = {o.k: bool(may) for o, may in zip(parameters.all, parameters.free(table), strict=True) if o.kind == "column"}
     assert [free[k] for k in range(1, table.nfe)] == [True] * (table.nfe - 1)
     assert free[table.nfe] == (table.sigmas[-1] > 0)
 
@@ -180,15 +180,15 @@ def test_a_window_keeps_the_recurrence():
     """What a window frees are the latest outputs; states that the base's rows read are read on, and no more held."""
     base = ls.build("ipndm", KARRAS, order=3)
     for window in (1, 2, 3):
-        unknowns = Unknowns(base.nfe, levels=True, window=window)
-        table = unknowns.prepared(base)
+        parameters = Parameters(base.nfe, levels=True, window=window)
+        table = parameters.prepared(base)
         assert table is base
-        weights = {(one.k, one.j) for one in unknowns.all if one.kind == "weight"}
+        weights = {(one.k, one.j) for one in parameters.all if one.kind == "weight"}
         assert weights == {(k, j) for k in range(1, base.nfe + 1) for j in range(k) if k - j <= window}
-        moved = unknowns.moved(table, np.full(len(unknowns), 0.01))
+        moved = parameters.moved(table, np.full(len(parameters), 0.01))
         assert [row.states for row in moved.rows] == [row.states for row in base.rows]
         assert moved.window <= base.window
-    whole = Unknowns(base.nfe)
+    whole = Parameters(base.nfe)
     assert whole.prepared(base).distance(base) < 1e-12
     assert all(set(row.states) <= {0} for row in whole.prepared(base).rows)
 
@@ -196,9 +196,9 @@ def test_a_window_keeps_the_recurrence():
 def test_a_moved_table_runs_in_its_frame(frame):
     """The numbers that are moved are the ones that the sampler uses: one step by hand, at the moved level."""
     table, family = TABLES[frame].unrolled(), FAMILY[frame]
-    unknowns = Unknowns(table.nfe, column=True)
-    theta = 0.1 * np.random.default_rng(5).normal(size=len(unknowns))
-    moved = unknowns.moved(table, theta)
+    parameters = Parameters(table.nfe, column=True)
+    theta = 0.1 * np.random.default_rng(5).normal(size=len(parameters))
+    moved = parameters.moved(table, theta)
     denoiser, told = in_frame(Mixture(), family), []
 
     def told_levels(x, sigma):
@@ -217,4 +217,4 @@ def test_a_moved_table_runs_in_its_frame(frame):
 
 def test_a_window_of_nothing_is_refused():
     with pytest.raises(ls.InputError, match="a window holds at least one output, got 0"):
-        Unknowns(4, window=0)
+        Parameters(4, window=0)

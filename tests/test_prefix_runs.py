@@ -10,8 +10,10 @@ import torch
 from problems import Gaussian, Mixture, in_frame
 
 import longstride as ls
-from longstride.calibration.prefix_runs import SharedRuns, first_difference
-from longstride.parameters import Unknowns
+from longstride.calibration.prefix_runs import PrefixRuns, first_difference
+from longstride.network import as_network
+from longstride.parameters import Parameters
+from longstride.sampler import Run
 
 FLOW = np.array([1.0, 0.8, 0.5, 0.2, 0.05])
 BASES = {
@@ -37,26 +39,26 @@ def noise_of(table, count=3, seed=0):
     return float(table.sigmas[0]) * torch.randn(count, 4, generator=generator, dtype=torch.float64)
 
 
-def one_by_one(base, unknowns, size=0.05):
+def one_by_one(base, parameters, size=0.05):
     """Every free number moved by itself, and all of them together."""
-    table = unknowns.prepared(base)
-    free = unknowns.free(table)
-    moves = [*(size * np.eye(len(unknowns)))[free], size * np.random.default_rng(0).normal(size=len(unknowns))]
-    return table, [one for one, may in zip(unknowns.all, free, strict=True) if may], moves
+    table = parameters.prepared(base)
+    free = parameters.free(table)
+    moves = [*(size * np.eye(len(parameters)))[free], size * np.random.default_rng(0).normal(size=len(parameters))]
+    return table, [one for one, may in zip(parameters.all, free, strict=True) if may], moves
 
 
 @pytest.mark.parametrize("window", [None, 1, 2])
 @pytest.mark.parametrize("base", list(BASES))
 def test_a_change_of_state_k_costs_the_calls_from_k_on(base, window):
     table, family = BASES[base]
-    unknowns = Unknowns(table.nfe, column=True, window=window)
-    table, moved, moves = one_by_one(table, unknowns)
+    parameters = Parameters(table.nfe, column=True, window=window)
+    table, moved, moves = one_by_one(table, parameters)
     denoiser, x = Counted(in_frame(Mixture(), family)), noise_of(table)
-    shared = SharedRuns(denoiser, x, table)
+    shared = PrefixRuns(as_network(denoiser), x, table)
     assert denoiser.sizes == [3] * table.nfe
     for one, move in zip(moved, moves, strict=False):
         denoiser.sizes.clear()
-        other = unknowns.moved(table, move)
+        other = parameters.moved(table, move)
         assert first_difference(other, table) == one.k
         shared.ends([other])
         assert denoiser.sizes == [3] * (table.nfe - one.k)
@@ -69,11 +71,11 @@ def test_a_change_of_state_k_costs_the_calls_from_k_on(base, window):
 @pytest.mark.parametrize("base", list(BASES))
 def test_ends_are_those_of_plain_runs(base, batch_size):
     table, family = BASES[base]
-    unknowns = Unknowns(table.nfe, column=True)
-    table, _, moves = one_by_one(table, unknowns)
+    parameters = Parameters(table.nfe, column=True)
+    table, _, moves = one_by_one(table, parameters)
     denoiser, x = in_frame(Mixture(), family), noise_of(table)
-    tables = [unknowns.moved(table, move) for move in moves]
-    shared = SharedRuns(denoiser, x, table)
+    tables = [parameters.moved(table, move) for move in moves]
+    shared = PrefixRuns(as_network(denoiser), x, table)
     ends = shared.ends(tables, batch_size)
     torch.testing.assert_close(shared.end, ls.sample(denoiser, x, table), rtol=0, atol=0)
     assert len(ends) == len(tables)
@@ -86,11 +88,11 @@ def test_ends_are_those_of_plain_runs(base, batch_size):
 def test_many_runs_fill_a_batch_and_none_is_larger():
     """Runs at the same level are stacked as far as the batch allows; those at a level of their own are not."""
     base, _ = BASES["ve"]
-    unknowns = Unknowns(base.nfe)
-    table, moved, moves = one_by_one(base, unknowns)
+    parameters = Parameters(base.nfe)
+    table, moved, moves = one_by_one(base, parameters)
     denoiser, x = Counted(Mixture()), noise_of(base)
-    shared = SharedRuns(denoiser, x, table)
-    tables = [unknowns.moved(table, move) for move in moves[:-1]]
+    shared = PrefixRuns(as_network(denoiser), x, table)
+    tables = [parameters.moved(table, move) for move in moves[:-1]]
     for batch_size, together in ((None, 1), (3, 1), (8, 2), (100, 33)):
         denoiser.sizes.clear()
         shared.ends(tables, batch_size)
@@ -108,19 +110,32 @@ def test_many_runs_fill_a_batch_and_none_is_larger():
 def test_a_run_that_has_ended_is_let_go(batch_size, monkeypatch):
     """Its last state is kept and nothing else, and of runs on their way only what their own rows still read."""
     base, _ = BASES["ve"]
-    unknowns = Unknowns(base.nfe, column=True)
-    table, _, moves = one_by_one(base, unknowns)
-    seen, finish = [], SharedRuns._finish
+    parameters = Parameters(base.nfe, column=True)
+    table, _, moves = one_by_one(base, parameters)
+    seen, ended, fork, advance = [], [], Run.fork, Run.advance
 
-    def watched(self, runs):
-        assert all(ref() is None for ref in seen)
-        seen.extend(weakref.ref(run) for run in runs)
-        finish(self, runs)
-        assert {len(run.history.outputs) for run in runs} == {0}
+    def denoiser(x, sigma):
+        assert sum(ref() is not None for ref in seen) <= (batch_size or 3) // 3
+        return Mixture()(x, sigma)
 
-    monkeypatch.setattr(SharedRuns, "_finish", watched)
-    SharedRuns(Mixture(), noise_of(base), table).ends([unknowns.moved(table, move) for move in moves], batch_size)
+    shared = PrefixRuns(as_network(denoiser), noise_of(base), table)
+
+    def watched(self, table):
+        run = fork(self, table)
+        seen.append(weakref.ref(run))
+        return run
+
+    def seen_out(self, row=None):
+        advance(self, row)
+        if self.k == self.table.nfe:
+            ended.append(len(self.history.outputs))
+
+    monkeypatch.setattr(Run, "fork", watched)
+    monkeypatch.setattr(Run, "advance", seen_out)
+    shared.ends([parameters.moved(table, move) for move in moves], batch_size)
     assert len(seen) == len(moves)
+    assert ended == [0] * len(moves)
+    assert all(ref() is None for ref in seen)
 
 
 def test_tables_with_other_levels_are_called_at_their_own():
@@ -137,7 +152,7 @@ def test_tables_with_other_levels_are_called_at_their_own():
         for solver in ("ddim", "dpmpp_2m", "unipc")
         for name in ("log_snr", "karras")
     ]
-    shared = SharedRuns(denoiser, x, base)
+    shared = PrefixRuns(as_network(denoiser), x, base)
     told.clear()
     ends = shared.ends(others, 100)
     for end, other in zip(ends, others, strict=True):
@@ -166,12 +181,12 @@ def guided(labels, guidance):
 @pytest.mark.parametrize("guidance", [None, 4.0])
 def test_every_sample_keeps_its_condition_when_runs_are_stacked(guidance):
     base, _ = BASES["ve"]
-    unknowns = Unknowns(base.nfe)
-    table, moved, moves = one_by_one(base, unknowns)
+    parameters = Parameters(base.nfe)
+    table, moved, moves = one_by_one(base, parameters)
     labels = torch.tensor([-2, 0, 5])
     denoiser, x = guided(labels, guidance), noise_of(base)
-    tables = [unknowns.moved(table, move) for move in moves]
-    shared = SharedRuns(denoiser, x, table)
+    tables = [parameters.moved(table, move) for move in moves]
+    shared = PrefixRuns(as_network(denoiser), x, table)
     before = denoiser.calls
     ends = shared.ends(tables, batch_size=9)
     made = denoiser.calls - before
@@ -187,22 +202,22 @@ def test_every_sample_keeps_its_condition_when_runs_are_stacked(guidance):
 def test_a_single_sample_is_stacked_too():
     """A condition of one entry is not repeated, and holds for all runs."""
     base, _ = BASES["ve"]
-    unknowns = Unknowns(base.nfe)
-    table, _, moves = one_by_one(base, unknowns)
+    parameters = Parameters(base.nfe)
+    table, _, moves = one_by_one(base, parameters)
     denoiser, x = guided(torch.tensor([3]), 2.0), noise_of(base, count=1)
-    tables = [unknowns.moved(table, move) for move in moves]
-    for end, other in zip(SharedRuns(denoiser, x, table).ends(tables, 64), tables, strict=True):
+    tables = [parameters.moved(table, move) for move in moves]
+    for end, other in zip(PrefixRuns(as_network(denoiser), x, table).ends(tables, 64), tables, strict=True):
         torch.testing.assert_close(end, ls.sample(denoiser, x, other), rtol=1e-12, atol=1e-12)
 
 
 def test_half_precision_runs_share_what_plain_ones_compute():
     """The dtype that the network sees is that of the noise, and sums are kept in float32, as in a plain run."""
     base, _ = BASES["ve"]
-    unknowns = Unknowns(base.nfe)
-    table, _, moves = one_by_one(base, unknowns)
+    parameters = Parameters(base.nfe)
+    table, _, moves = one_by_one(base, parameters)
     x = noise_of(base).bfloat16()
-    tables = [unknowns.moved(table, move) for move in moves]
-    for end, other in zip(SharedRuns(Mixture(), x, table).ends(tables), tables, strict=True):
+    tables = [parameters.moved(table, move) for move in moves]
+    for end, other in zip(PrefixRuns(as_network(Mixture()), x, table).ends(tables), tables, strict=True):
         assert end.dtype == torch.bfloat16
         assert torch.equal(end, ls.sample(Mixture(), x, other))
 
@@ -210,4 +225,4 @@ def test_half_precision_runs_share_what_plain_ones_compute():
 def test_a_network_of_another_shape_is_refused():
     base, _ = BASES["ve"]
     with pytest.raises(ls.InputError, match=r"returned shape \(3, 2\) for a state of shape \(3, 4\) at call 1 of 5"):
-        SharedRuns(lambda x, sigma: x[:, :2], noise_of(base), base)
+        PrefixRuns(as_network(lambda x, sigma: x[:, :2]), noise_of(base), base)

@@ -1,6 +1,8 @@
-"""Of several finished fits the one is used that ends near its target and in what the network takes for data."""
+"""Of several whole fits the one is used that ends near its target and in what the network takes for data."""
 
 from __future__ import annotations
+
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -8,10 +10,9 @@ import torch
 from problems import Gaussian, Mixture, alpha_of, in_frame
 
 import longstride as ls
-from longstride.calibration.endpoint.select import DETAIL, best_final, detail_level, details
-from longstride.calibration.endpoint.settings import GaussNewtonSettings, most_finals
+from longstride.calibration.endpoint.select import DETAIL, best_whole_fit, detail_level, details
 from longstride.calibration.reference.solve import Reference
-from longstride.calibration.samples import Batches
+from longstride.calibration.samples import Samples
 
 INFINITE = float("inf")
 #: Modes far apart against their widths: halfway between them is no data.
@@ -65,7 +66,7 @@ class Given:
         return MODES(x, sigma) if name is None else self.ends[name][: len(x)]
 
 
-def finals(names, most=INFINITE):
+def whole_fits(names, most=INFINITE):
     target = samples_of()
     held = target[8:]
     switched = held.clone()
@@ -75,23 +76,25 @@ def finals(names, most=INFINITE):
     noisy = held + 0.1 * torch.randn(held.shape, generator=generator, dtype=torch.float64)
     ends = {"blurred": blurred, "switched": switched, "noisy": noisy, "broken": held * INFINITE}
     network = Given(ends)
-    batches = Batches(network, torch.zeros(40, 25, dtype=torch.float64), 32)
     tables = {name: ls.build("ddim", np.array([LEVELS[name], 0.0])) for name in names}
-    return *best_final(batches, tables, Reference(target, 0.0, 1), floor=0.01, most=most), network
+    noise, ends = torch.zeros(40, 25, dtype=torch.float64), tables[names[0]]
+    samples = Samples.of(network, noise, ends, held_out=32, sigma_floor=0.01, unit=40)
+    samples = replace(samples, reference=Reference(target, 0.0, 1))
+    return *best_whole_fit(samples, tables, most=most), network
 
 
 def test_of_equal_errors_the_one_that_looks_like_data_is_used():
     """Both have an error of 0.7; the mean of two modes is no data, the other mode is."""
-    best, found, _ = finals(["blurred", "switched"])
+    best, found, _ = whole_fits(["blurred", "switched"])
     assert found["blurred"].rmse == pytest.approx(found["switched"].rmse, rel=0.02)
     assert found["switched"].detail < 0.1 * found["blurred"].detail
     assert best == "switched"
     assert found["switched"].score == 1.0 < found["blurred"].score
-    assert finals(["switched", "blurred"])[0] == "switched"
+    assert whole_fits(["switched", "blurred"])[0] == "switched"
 
 
 def test_detail_sees_noise_that_an_error_hardly_sees():
-    best, found, _ = finals(["noisy", "switched"])
+    best, found, _ = whole_fits(["noisy", "switched"])
     assert found["noisy"].rmse == pytest.approx(0.1, rel=0.1)
     assert found["noisy"].detail > 0.8 * found["noisy"].rmse
     assert found["switched"].detail < found["noisy"].detail
@@ -100,24 +103,15 @@ def test_detail_sees_noise_that_an_error_hardly_sees():
 
 def test_what_the_gate_would_refuse_is_not_chosen():
     """Unless all would be; and what overflows never is."""
-    best, found, _ = finals(["noisy", "switched"], most=0.5)
+    best, found, _ = whole_fits(["noisy", "switched"], most=0.5)
     assert best == "noisy"
     assert found["switched"].rmse > 0.5
-    assert finals(["switched", "blurred"], most=0.1)[0] == "switched"
-    best, found, _ = finals(["broken", "blurred"])
+    assert whole_fits(["switched", "blurred"], most=0.1)[0] == "switched"
+    best, found, _ = whole_fits(["broken", "blurred"])
     assert best == "blurred"
     assert set(found) == {"blurred"}
 
 
 def test_one_alone_is_not_measured():
-    best, found, network = finals(["blurred"])
+    best, found, network = whole_fits(["blurred"])
     assert (best, found, network.calls) == ("blurred", {}, [])
-
-
-@pytest.mark.parametrize(("nfe", "count"), [(3, 3), (5, 3), (6, 2), (7, 2), (8, 1), (12, 1)])
-def test_few_calls_pay_for_several_finals(nfe, count):
-    """On up to 48 samples, held out 48: a whole fit costs 2,300 more than its short one at 5 calls, 6,100 at 8."""
-    assert most_finals(nfe, 96, 48, GaussNewtonSettings()) == count
-    assert most_finals(nfe, 96, 48, GaussNewtonSettings(final_calls=0)) == 1
-    assert most_finals(nfe, 96, 48, GaussNewtonSettings(final_calls=10**7)) == 3
-    assert most_finals(nfe, 96, 48, GaussNewtonSettings(scouts=0, final_calls=10**7)) == 1

@@ -9,7 +9,7 @@ import pytest
 
 import longstride as ls
 from longstride.interpolate import average_table, fill_guidance, fill_nfe, resampled
-from longstride.parameters import Unknowns, falling
+from longstride.parameters import Parameters, falling
 from longstride.schedule import alpha_of_ratio
 from longstride.table import SolverTable
 
@@ -35,36 +35,36 @@ def same_to_the_bit(one: SolverTable, other: SolverTable) -> None:
 
 
 def moved(table: SolverTable, seed: int, size: float = 0.05) -> SolverTable:
-    unknowns = Unknowns(table.nfe, column=True)
-    return unknowns.moved(table, size * np.random.default_rng(seed).normal(size=len(unknowns)))
+    parameters = Parameters(table.nfe, column=True)
+    return parameters.moved(table, size * np.random.default_rng(seed).normal(size=len(parameters)))
 
 
 # with_values, the inverse of values
 
 
 def test_with_values_of_its_own_values_is_the_table_itself(table):
-    unknowns = Unknowns(table.nfe, column=True)
-    assert unknowns.with_values(table, unknowns.values(table)) is table
+    parameters = Parameters(table.nfe, column=True)
+    assert parameters.with_values(table, parameters.values(table)) is table
 
 
 def test_with_values_is_the_inverse_of_values(table):
     """From one table to the numbers of another: that other comes out, to rounding of exp and log."""
-    unknowns = Unknowns(table.nfe, column=True)
+    parameters = Parameters(table.nfe, column=True)
     other = moved(table, 0)
-    made = unknowns.with_values(table, unknowns.values(other))
+    made = parameters.with_values(table, parameters.values(other))
     assert made.distance(other) < 1e-12 * max(1.0, float(table.sigmas[0]))
-    np.testing.assert_allclose(unknowns.values(made), unknowns.values(other), rtol=0, atol=1e-12)
+    np.testing.assert_allclose(parameters.values(made), parameters.values(other), rtol=0, atol=1e-12)
     family, inner = "flow" if table.alphas[0] == 0 else "ve", slice(1, -1)
     np.testing.assert_allclose(made.alphas[inner], alpha_of_ratio(family, made.sigmas[inner] / made.alphas[inner]))
 
 
 def test_levels_fall_whatever_is_asked_for(table):
-    unknowns = Unknowns(table.nfe, column=True)
+    parameters = Parameters(table.nfe, column=True)
     rng = np.random.default_rng(1)
     for size in (0.1, 1.0, 5.0):
         for _ in range(20):
-            wild = unknowns.values(table) + size * rng.normal(size=len(unknowns))
-            made = unknowns.with_values(table, wild)
+            wild = parameters.values(table) + size * rng.normal(size=len(parameters))
+            made = parameters.with_values(table, wild)
             assert np.all(np.diff(made.sigmas) < 0)
             assert made.sigmas[[0, -1]].tolist() == table.sigmas[[0, -1]].tolist()
 
@@ -80,7 +80,7 @@ def test_falling_changes_nothing_that_falls_and_keeps_both_ends():
 @pytest.mark.parametrize("wrong", [np.zeros(3), np.full(27, np.nan)])
 def test_with_values_refuses_what_are_not_its_numbers(wrong):
     with pytest.raises(ls.InputError, match="finite numbers"):
-        Unknowns(5, column=True).with_values(TABLES["ve"].unrolled(), wrong)
+        Parameters(5, column=True).with_values(TABLES["ve"].unrolled(), wrong)
 
 
 # Over guidance
@@ -88,13 +88,13 @@ def test_with_values_refuses_what_are_not_its_numbers(wrong):
 
 def family_of(table: SolverTable, degree: int):
     """Tables whose free numbers are a polynomial of log(1 + guidance)."""
-    unknowns = Unknowns(table.nfe, column=True)
-    slopes = 0.02 * np.random.default_rng(2).normal(size=(degree, len(unknowns)))
-    start = unknowns.values(table)
+    parameters = Parameters(table.nfe, column=True)
+    slopes = 0.02 * np.random.default_rng(2).normal(size=(degree, len(parameters)))
+    start = parameters.values(table)
 
     def at(guidance: float) -> SolverTable:
         x = np.log1p(guidance)
-        return unknowns.with_values(table, start + sum(slope * x ** (n + 1) for n, slope in enumerate(slopes)))
+        return parameters.with_values(table, start + sum(slope * x ** (n + 1) for n, slope in enumerate(slopes)))
 
     return at
 
