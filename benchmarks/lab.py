@@ -148,12 +148,13 @@ class Lab:
         self, seed: int, denoiser: Denoiser, noise: torch.Tensor, table: SolverTable, *, fitted: bool
     ) -> Reference:
         """Converged solution of the held-out samples, which are the same for every batch and table, or of all."""
-        begin = 0 if fitted else len(noise) - self.held_out - 1  # fitted samples come first; at least one is needed
-        few, ends = denoiser.select(slice(begin, len(noise))), digest(table.sigmas[[0, -1]])[:12]
-        name = f"{seed}-{ends}" + (f"-{len(noise)}" if fitted else "")
+        count = len(noise)
+        # Held-out samples come last. At least one sample must be fitted: a held-out one again, the same for every batch.
+        index = torch.arange(count) if fitted else torch.tensor([count - 1, *range(count - self.held_out, count)])
+        name = f"{seed}-{digest(table.sigmas[[0, -1]])[:12]}" + (f"-{count}" if fitted else "")
         samples = Samples.of(
-            few,
-            noise[begin:],
+            denoiser.select(index),
+            noise[index],
             table,
             held_out=self.held_out,
             steps=self.reference_steps,
