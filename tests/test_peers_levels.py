@@ -20,7 +20,7 @@ import longstride as ls
 from longstride.bench.peer_task import Meter, Task
 from longstride.calibration.reference.trajectory import solve_dense
 from longstride.nodes import Nodes
-from longstride.table import TableBuilder
+from longstride.table_builder import TableBuilder
 from peers import ays, dc_solver, dmn, gits, ld3
 from peers._anchor import Anchor
 from peers._common import grid_of, ratio_range, rmse, rolled, split, table_of, unrolled

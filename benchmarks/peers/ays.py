@@ -38,7 +38,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from longstride.bench.peer_task import Found, OutOfBudget, Task
-from longstride.schedule import alpha_of_ratio
+from longstride.families import alpha_of_ratio
 from longstride.solvers import build
 from peers._anchor import strongest
 from peers._common import grid_of, ratio_range, rmse, rolled

@@ -43,7 +43,8 @@ from longstride.bench.peer_task import Found, OutOfBudget, Task
 from longstride.nodes import Nodes
 from longstride.solvers.exponential import ExponentialStep
 from longstride.solvers.unipc import _combine, _match, _moments
-from longstride.table import Row, SolverTable, TableBuilder
+from longstride.table import Row, SolverTable
+from longstride.table_builder import TableBuilder
 from peers._anchor import strongest
 
 LABEL = "DC-Solver"

@@ -217,9 +217,9 @@ class CardBook(documents.Document):
         base = card.base_table
         final: LastLevel = "zero" if base.sigmas[-1] == 0 else "sigma_min"
         steps = steps_for_nfe(base.name, nfe, final_zero=final == "zero", **base.options)
-        spacing = "" if card.search is None else card.search.base.partition("@")[2]
-        if schedule is not None and spacing in ("karras", "log_snr", "uniform", "quadratic"):
-            levels = grid(spacing, steps, schedule=schedule, final=final)
+        name = "" if card.search is None else card.search.base.partition("@")[2]
+        if schedule is not None and name in ("karras", "log_snr", "uniform", "quadratic"):
+            levels = grid(name, steps, schedule=schedule, final=final)
             if levels[0] == base.sigmas[0] and levels[-1] == base.sigmas[-1]:
                 return build(base.name, levels, schedule=schedule, **base.options)
         alphas, sigmas = resampled(base, steps)

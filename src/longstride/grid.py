@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from longstride.errors import InputError, unknown
 from longstride.schedule import DiscreteVP, Schedule
 
-__all__ = ["GRIDS", "LastLevel", "Spacing", "check_levels", "final_level", "grid", "spacing_of"]
+__all__ = ["GRIDS", "LastLevel", "Spacing", "check_levels", "final_level", "grid", "usual_grid"]
 
 Array = NDArray[np.float64]
 LastLevel = Literal["zero", "sigma_min"]
@@ -102,9 +102,9 @@ def grid(
     return check_levels(levels)
 
 
-def spacing_of(spacing: str, schedule: Schedule) -> str:
-    """``spacing``, or for ``"auto"`` the usual one: ``karras`` for variance-exploding models, else ``uniform``."""
-    return ("karras" if schedule.family == "ve" else "uniform") if spacing == "auto" else spacing
+def usual_grid(name: str, schedule: Schedule) -> str:
+    """``name``, or if it is ``"auto"`` the model's usual grid: ``karras`` for the family ``ve``, else ``uniform``."""
+    return ("karras" if schedule.family == "ve" else "uniform") if name == "auto" else name
 
 
 def final_level(name: str) -> LastLevel:

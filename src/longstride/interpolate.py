@@ -24,9 +24,9 @@ import numpy as np
 
 from longstride.arrays import Array
 from longstride.errors import InputError
+from longstride.families import alpha_of_ratio
 from longstride.nodes import Nodes
 from longstride.parameters import Parameters, falling
-from longstride.schedule import alpha_of_ratio
 from longstride.solvers import SOLVERS
 from longstride.table import Row, SolverTable
 

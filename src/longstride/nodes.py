@@ -9,8 +9,9 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from longstride.errors import InputError
+from longstride.families import Family, alpha_of_ratio
 from longstride.grid import check_levels
-from longstride.schedule import Family, Schedule, alpha_of_ratio
+from longstride.schedule import Schedule
 
 __all__ = ["Nodes"]
 

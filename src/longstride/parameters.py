@@ -28,8 +28,8 @@ from numpy.typing import NDArray
 
 from longstride.arrays import Array
 from longstride.errors import InputError
+from longstride.families import alpha_of_ratio
 from longstride.nodes import Nodes
-from longstride.schedule import alpha_of_ratio
 from longstride.table import Row, SolverTable
 
 __all__ = ["FARTHEST", "Parameter", "Parameters", "falling", "level_ratios"]

@@ -12,9 +12,10 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from longstride.errors import InputError
+from longstride.families import alpha_of_ratio
 from longstride.integrations.reference import Process, reference_of
 from longstride.nodes import Nodes
-from longstride.schedule import Schedule, alpha_of_ratio
+from longstride.schedule import Schedule
 
 __all__ = ["Levels", "levels_of", "noise_levels", "times_of"]
 

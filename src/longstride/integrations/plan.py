@@ -12,10 +12,11 @@ from numpy.typing import NDArray
 
 from longstride.denoiser import DIFFUSERS_PREDICTIONS, clean_weights
 from longstride.errors import InputError, unknown
+from longstride.families import alpha_of_ratio
 from longstride.integrations.levels import Levels, times_of
 from longstride.integrations.reference import Process
 from longstride.nodes import Nodes
-from longstride.schedule import Schedule, alpha_of_ratio
+from longstride.schedule import Schedule
 from longstride.solvers import build
 from longstride.solvers.dpm_multistep import FEW_STEPS
 from longstride.table import SolverTable

@@ -29,7 +29,7 @@ SOLVERS: dict[str, Solver] = {
     "pndm": Solver(pndm, "PNDM"),
     "ipndm": Solver(ipndm, "iPNDM", starts={f"ipndm{order}": {"order": order} for order in (2, 3, 4)}),
     "deis": Solver(deis, "DEIS", starts={"deis3": {"order": 3}}),
-    "heun": Solver(heun, "Heun", spacing="karras"),
+    "heun": Solver(heun, "Heun", grid="karras"),
     "dpm_solver_2": Solver(dpm_solver_2, "DPM-Solver-2"),
     "dpm_solver_3": Solver(dpm_solver_3, "DPM-Solver-3"),
     "dpm_solver_2m": Solver(dpm_solver_2m, "DPM-Solver 2M"),

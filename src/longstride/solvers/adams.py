@@ -6,7 +6,8 @@ from typing import Literal
 
 from longstride.errors import InputError, unknown
 from longstride.nodes import Nodes
-from longstride.table import Row, SolverTable, TableBuilder
+from longstride.table import Row, SolverTable
+from longstride.table_builder import TableBuilder
 
 __all__ = ["ipndm", "pndm", "spndm"]
 

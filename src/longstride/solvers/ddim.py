@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from longstride.nodes import Nodes
-from longstride.table import SolverTable, TableBuilder
+from longstride.table import SolverTable
+from longstride.table_builder import TableBuilder
 
 __all__ = ["ddim"]
 

@@ -9,7 +9,8 @@ from numpy.typing import NDArray
 
 from longstride.errors import InputError, unknown
 from longstride.nodes import Nodes
-from longstride.table import Row, SolverTable, TableBuilder
+from longstride.table import Row, SolverTable
+from longstride.table_builder import TableBuilder
 
 __all__ = ["deis"]
 

@@ -8,8 +8,9 @@ import numpy as np
 
 from longstride.errors import unknown
 from longstride.nodes import Nodes
-from longstride.solvers.exponential import ExponentialStep, Prediction, model
-from longstride.table import SolverTable, TableBuilder
+from longstride.solvers.exponential import ExponentialStep, Form, model
+from longstride.table import SolverTable
+from longstride.table_builder import TableBuilder
 
 __all__ = ["dpm_solver_2m", "dpm_solver_3m", "dpmpp_2m", "dpmpp_3m"]
 
@@ -23,7 +24,7 @@ def _multistep(
     name: str,
     nodes: Nodes,
     order: int,
-    prediction: Prediction,
+    prediction: Form,
     lower_order_final: bool | None,
     variant: Variant,
 ) -> SolverTable:

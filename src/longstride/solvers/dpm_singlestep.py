@@ -7,8 +7,9 @@ from typing import Any, Literal
 
 from longstride.errors import InputError, unknown
 from longstride.nodes import Nodes
-from longstride.solvers.exponential import ExponentialStep, Prediction, model
-from longstride.table import SolverTable, TableBuilder
+from longstride.solvers.exponential import ExponentialStep, Form, model
+from longstride.table import SolverTable
+from longstride.table_builder import TableBuilder
 
 __all__ = ["dpm_solver_2", "dpm_solver_3", "dpmpp_2s"]
 
@@ -18,7 +19,7 @@ Stages = Literal["inner", "grid"]
 def _singlestep(
     name: str,
     nodes: Nodes,
-    prediction: Prediction,
+    prediction: Form,
     orders: Sequence[int],
     stages: Stages,
     exact_second_stage: bool,
@@ -102,7 +103,7 @@ def dpm_solver_3(
     nodes: Nodes,
     orders: Sequence[int] | None = None,
     stages: Stages = "inner",
-    prediction: Prediction = "noise",
+    prediction: Form = "noise",
     exact_second_stage: bool = True,
 ) -> SolverTable:
     r"""DPM-Solver-3: single-step, third order, with stages at one and two thirds in lambda.

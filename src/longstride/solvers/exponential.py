@@ -24,11 +24,12 @@ from typing import Literal
 import numpy as np
 
 from longstride.errors import unknown
-from longstride.table import Row, TableBuilder
+from longstride.table import Row
+from longstride.table_builder import TableBuilder
 
-__all__ = ["ExponentialStep", "Prediction"]
+__all__ = ["ExponentialStep", "Form"]
 
-Prediction = Literal["data", "noise"]
+Form = Literal["data", "noise"]
 
 
 @dataclass(frozen=True)
@@ -45,7 +46,7 @@ class ExponentialStep:
     start: Row
     source: tuple[float, float]
     target: tuple[float, float]
-    prediction: Prediction
+    prediction: Form
 
     @property
     def h(self) -> float:
@@ -86,7 +87,7 @@ class ExponentialStep:
         return alpha_t / alpha_s * self.start + self.weight * m
 
 
-def model(table: TableBuilder, j: int, prediction: Prediction) -> Row:
+def model(table: TableBuilder, j: int, prediction: Form) -> Row:
     """The output at state ``j`` in the wanted parametrisation."""
     if prediction not in ("data", "noise"):
         raise unknown("prediction", prediction, ("data", "noise"))

@@ -8,7 +8,8 @@ import numpy as np
 
 from longstride.errors import InputError, unknown
 from longstride.nodes import Nodes
-from longstride.table import Row, SolverTable, TableBuilder
+from longstride.table import Row, SolverTable
+from longstride.table_builder import TableBuilder
 
 __all__ = ["heun"]
 

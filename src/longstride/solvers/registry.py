@@ -38,13 +38,13 @@ class Solver:
         builder: From :class:`~longstride.Nodes` and options to a table.
         label: For people.
         starts: Options of its forms that calibrations start from, by name; each makes one network call per step.
-        spacing: Grid that its paper uses it on, or None for the usual grid of the model.
+        grid: Name of the grid that its paper uses it on, or None for the model's usual grid.
     """
 
     builder: Callable[..., SolverTable]
     label: str
     starts: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
-    spacing: str | None = None
+    grid: str | None = None
 
     def __call__(self, *args: Any, **options: Any) -> SolverTable:
         return self.builder(*args, **options)

@@ -10,8 +10,9 @@ from numpy.typing import NDArray
 
 from longstride.errors import InputError, unknown
 from longstride.nodes import Nodes
-from longstride.solvers.exponential import ExponentialStep, Prediction, model
-from longstride.table import Row, SolverTable, TableBuilder
+from longstride.solvers.exponential import ExponentialStep, Form, model
+from longstride.table import Row, SolverTable
+from longstride.table_builder import TableBuilder
 
 __all__ = ["unipc"]
 
@@ -23,7 +24,7 @@ def unipc(
     order: int = 2,
     variant: Variant = "bh2",
     corrector: bool = True,
-    prediction: Prediction = "data",
+    prediction: Form = "data",
     lower_order_final: bool = True,
 ) -> SolverTable:
     r"""UniPC-p: exponential predictor, and a corrector that reuses the next step's output at no further call.
@@ -64,7 +65,7 @@ def unipc(
         )
         if usable == 0 or not np.isfinite(lam[i + 1]):
             # From alpha 0, or to sigma 0: first order. At alpha 0 the noise does not tell the clean prediction.
-            form: Prediction = "data" if nodes.alphas[i] == 0 else prediction
+            form: Form = "data" if nodes.alphas[i] == 0 else prediction
             step = ExponentialStep(corrected, levels[i], levels[i + 1], form)
             corrected = table.state(table.step(step.first(model(table, i, form))))
             continue

@@ -31,12 +31,12 @@ from longstride.calibration.loss import Loss
 from longstride.calibration.reference.solve import squared_errors
 from longstride.calibration.samples import Samples
 from longstride.calibration.units import Batch
+from longstride.families import alpha_of_ratio
 from longstride.journal import table_digest
 from longstride.nodes import Nodes
 from longstride.parameters import level_ratios
 from longstride.reports import Errors, WholeFit
 from longstride.sampler import DenoiserLike, Run
-from longstride.schedule import alpha_of_ratio
 from longstride.table import SolverTable
 
 __all__ = ["DETAIL", "best_whole_fit", "detail_level", "details"]

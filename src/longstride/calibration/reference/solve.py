@@ -9,12 +9,13 @@ from torch import Tensor
 
 from longstride.arrays import Array, double
 from longstride.errors import InputError
+from longstride.families import alpha_of_sigma
 from longstride.journal import digest
 from longstride.network import as_network, in_batches
 from longstride.nodes import Nodes
 from longstride.reports import Errors
 from longstride.sampler import DenoiserLike, sample
-from longstride.schedule import Schedule, alpha_of_sigma
+from longstride.schedule import Schedule
 from longstride.solvers import SOLVERS
 from longstride.table import SolverTable
 

@@ -20,10 +20,10 @@ from torch import Tensor
 from longstride.arrays import Array
 from longstride.calibration.reference.solve import converged_table, least_level
 from longstride.errors import InputError
+from longstride.families import Family, alpha_of_sigma
 from longstride.network import as_network
 from longstride.nodes import Nodes
 from longstride.sampler import DenoiserLike, sample
-from longstride.schedule import Family, alpha_of_sigma
 from longstride.table import SolverTable
 
 __all__ = ["FINE", "DenseSolution", "solve_dense"]

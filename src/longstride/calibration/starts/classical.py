@@ -99,12 +99,12 @@ def classical_tables(
             steps = steps_for_nfe(one.solver, like.nfe, final_zero=between.final == "zero", **one.options)
         except InputError:
             continue
-        for spacing in (*GRIDS, *own):
+        for grid_name in (*GRIDS, *own):
             try:
-                if spacing not in own:
-                    levels = between.levels(spacing, steps)
+                if grid_name not in own:
+                    levels = between.levels(grid_name, steps)
                 else:
-                    levels = own[spacing].copy() if len(own[spacing]) == steps + 1 else None
+                    levels = own[grid_name].copy() if len(own[grid_name]) == steps + 1 else None
                 if levels is None:
                     continue
                 levels[0], levels[-1] = like.sigmas[0], like.sigmas[-1]
@@ -112,7 +112,7 @@ def classical_tables(
             except InputError:  # too few levels for this solver, or levels that meet
                 continue
             if np.array_equal(table.alphas[[0, -1]], like.alphas[[0, -1]]):
-                found[f"{name}@{spacing}"] = table
+                found[f"{name}@{grid_name}"] = table
     return found
 
 
