@@ -70,7 +70,7 @@ def draw_comparison(
     path: Path,
     names: tuple[str, ...] = ("ddim", "iia_ddim", "ipndm", "iia_ipndm"),
 ) -> None:
-    """Rows of pictures from the same noise: some samplers at the least number of calls, and the converged solution."""
+    """Rows of pictures from the same noise: some samplers at the least number of calls, and the reference solution."""
     nfe = min(study.nfes)
     seeds = seed_range("evaluation", study.seed, min(20, max(10, model.num_classes)))
     shown = [(name, calls) for name, calls in tables if name in names and calls <= nfe]

@@ -29,7 +29,7 @@ Family = Literal["ve", "vp", "flow"]
 
 
 def alpha_of_ratio(family: Family, ratio: ArrayLike) -> Array:
-    """Alpha of a process where ``sigma / alpha = ratio``; shape of ``ratio``, infinity allowed."""
+    """Alpha of a process at ``sigma / alpha = ratio``, in the shape of ``ratio``; the ratio may be infinite."""
     rho = np.asarray(ratio, np.float64)
     if family == "ve":
         return np.ones_like(rho)
@@ -37,7 +37,7 @@ def alpha_of_ratio(family: Family, ratio: ArrayLike) -> Array:
 
 
 def alpha_of_sigma(family: Family, sigma: ArrayLike) -> Array:
-    """Alpha of a process at its own ``sigma``; shape of ``sigma``."""
+    """Alpha of a process at its own ``sigma``, in the shape of ``sigma``."""
     level = np.asarray(sigma, np.float64)
     if family == "ve":
         return np.ones_like(level)

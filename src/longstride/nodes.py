@@ -25,8 +25,8 @@ class Nodes:
     Attributes:
         alphas: Shape ``(N + 1,)``.
         sigmas: Shape ``(N + 1,)``, strictly decreasing.
-        schedule: Tells network times, for the solvers whose formulas use them (DEIS, PNDM's start). Without one the
-            time is ``sigma / alpha``, as in EDM.
+        schedule: Tells network times to the solvers whose formulas use them (DEIS, PNDM's start). Without a schedule
+            the time is ``sigma / alpha``, as in EDM.
     """
 
     alphas: Array
@@ -35,7 +35,7 @@ class Nodes:
 
     @staticmethod
     def of(sigmas: ArrayLike, alphas: ArrayLike | None = None, schedule: Schedule | None = None) -> Nodes:
-        """Validated nodes; ``alphas=None`` means the schedule's in its frame, or 1 without a schedule.
+        """Validated nodes; default alphas: the schedule's in its frame, or 1 without a schedule.
 
         Raises:
             InputError: levels that do not fall strictly, or alphas of another length or outside [0, 1].
@@ -58,7 +58,7 @@ class Nodes:
 
     @cached_property
     def ratios(self) -> Array:
-        """``rho = sigma / alpha``, shape ``(N + 1,)``; infinity where alpha is 0."""
+        """``rho = sigma / alpha``, shape ``(N + 1,)``; infinite at alpha 0."""
         with np.errstate(divide="ignore"):
             return self.sigmas / self.alphas
 

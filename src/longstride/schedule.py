@@ -23,7 +23,7 @@ __all__ = ["VE", "ContinuousVP", "DiscreteVP", "Flow", "Schedule"]
 
 Array = NDArray[np.float64]
 
-#: The least ratio that stands for infinity where times of a zero-terminal-SNR schedule are interpolated.
+#: Least ratio sigma / alpha that replaces infinity when a schedule with zero terminal SNR is interpolated.
 _LARGEST_RATIO = 2.0**12
 
 
@@ -42,7 +42,7 @@ class Schedule(ABC):
 
     @abstractmethod
     def time_of_ratio(self, ratio: ArrayLike) -> Array:
-        """Network time at which ``sigma / alpha = ratio``; levels outside the trained range are clipped to it."""
+        """Network time at which ``sigma / alpha = ratio``; clipped to the trained range."""
 
     @property
     @abstractmethod
@@ -113,17 +113,17 @@ class Schedule(ABC):
         beta_end: float = 0.02,
         steps: int = 1000,
     ) -> DiscreteVP:
-        """Discrete-time VP schedule, from a table or from one of DDPM's rules for beta.
+        """Discrete-time VP schedule, from products of ``1 - beta`` or from a published rule for beta.
 
         Args:
-            alphas_cumprod: Products of ``1 - beta``, shape ``(T,)``, decreasing; the other arguments are then unused.
+            alphas_cumprod: Products of ``1 - beta``, shape ``(T,)``, decreasing. The other arguments are then unused.
             beta_schedule: ``"linear"`` (DDPM), ``"scaled_linear"`` (latent diffusion) or ``"cosine"`` (improved DDPM).
             beta_start: First beta.
             beta_end: Last beta.
             steps: Number of training times ``T``.
 
         Raises:
-            InputError: unknown rule, or a table that does not decrease within (0, 1].
+            InputError: unknown rule, or products that do not decrease within [0, 1).
         """
         if alphas_cumprod is not None:
             return DiscreteVP(tuple(np.asarray(alphas_cumprod, np.float64).tolist()))
@@ -142,20 +142,17 @@ class Schedule(ABC):
 
         Args:
             shift: Time shift of SD3, applied to uniform grids: ``shift * u / (1 + (shift - 1) * u)``.
-            time_scale: Factor between sigma and what the network is told (1000 in diffusers).
+            time_scale: Factor from sigma to the time that the network is told (1000 in diffusers).
             sigma_min: Least level that the network knows.
         """
         return Flow(shift, time_scale, sigma_min)
 
     @staticmethod
     def from_diffusers(scheduler: Any) -> Schedule:
-        """The schedule that a diffusers scheduler object describes.
-
-        Flow-matching schedulers, EDM schedulers and every scheduler with ``alphas_cumprod`` are read (zero terminal
-        SNR included).
+        """The schedule of a diffusers scheduler for flow matching, for EDM, or with ``alphas_cumprod``.
 
         Raises:
-            InputError: the scheduler has none of these.
+            InputError: a scheduler of another kind.
         """
         config: Any = scheduler.config
         name = type(scheduler).__name__
@@ -257,7 +254,7 @@ class ContinuousVP(Schedule):
     def time_of_ratio(self, ratio: ArrayLike) -> Array:
         integral = np.log1p(np.minimum(np.asarray(ratio, np.float64), self.ratio(self.t_max)) ** 2)
         slope = (self.beta_max - self.beta_min) / self.t_max
-        # The root of slope/2 t² + beta_min t = integral, in the form that is stable when the slope vanishes.
+        # The root of slope/2 t² + beta_min t = integral, in the form that is stable for a slope of 0.
         times = 2 * integral / (self.beta_min + np.sqrt(self.beta_min**2 + 2 * slope * integral))
         return cast(Array, np.clip(times, *self.t_range))
 

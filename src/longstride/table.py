@@ -1,16 +1,16 @@
 r"""A sampler is one small triangular matrix.
 
-A deterministic sampler that calls the network ``K`` times visits states :math:`x_0 \ldots x_K` at levels
-:math:`(\alpha_k, \sigma_k)` with outputs :math:`D_j = D(x_j, \sigma_j)`. If it is linear in what the network returned,
-it is, once unrolled,
+A deterministic sampler of ``K`` network calls visits states :math:`x_0 \ldots x_K` at levels
+:math:`(\alpha_k, \sigma_k)`. The network returns outputs :math:`D_j = D(x_j, \sigma_j)`. A sampler that is linear in
+the outputs has the *normal form*
 
 .. math:: x_k = a_k x_0 + \sum_{j<k} b_{kj} D_j, \qquad k = 1 \ldots K.
 
-Two faces of one table: the *recurrence*, as a builder wrote it (each row a few recent states and outputs), is what
-runs and what bounds memory; the *normal form* above is unique, and is what is compared, checked and calibrated.
+A table holds its *recurrence*, as its solver wrote it: each row reads a few recent states and outputs. The recurrence
+runs, and bounds memory. The normal form is unique: tables are compared and checked in it.
 
-On data that are a single point ``c`` every state is :math:`\alpha_k c + \sigma_k \epsilon`. So every solver that is
-exact there meets two identities, which catch most typos and are checked when a table is made:
+On data that are a single point ``c`` every state of an exact solver is :math:`\alpha_k c + \sigma_k \epsilon`. Such a
+solver meets two identities, which catch most typos. The constructor of a table checks them:
 
 .. math:: a_k = \sigma_k / \sigma_0, \qquad \textstyle\sum_j b_{kj} = \alpha_k - \alpha_0 a_k.
 """
@@ -31,7 +31,7 @@ __all__ = ["Row", "SolverTable"]
 
 Array = NDArray[np.float64]
 
-#: Largest defect of the two identities, relative to the row's weights, that rounding explains.
+#: Largest :attr:`SolverTable.defect` that rounding explains.
 IDENTITY_TOLERANCE = 1e-12
 
 
@@ -80,13 +80,17 @@ class SolverTable:
     """A sampler as numbers: levels and one row per state.
 
     Attributes:
-        name: The solver that built it.
+        name: Name of the solver that built the table.
         alphas: Shape ``(K + 1,)``: alpha of every state, stages included.
         sigmas: Shape ``(K + 1,)``; the network is told ``sigmas[k]`` at call ``k < K``.
         rows: ``K`` rows; ``rows[k - 1]`` gives state ``k`` from earlier states and outputs.
         grid: Indices of the states that are grid levels, from 0 to ``K``; the others are stages within a step.
         options: The builder's options.
-        exact: Whether the two identities hold: true for every theoretical solver, not for every calibrated one.
+        exact: Whether the rows must meet the two identities. Classical solvers meet them, calibrated tables need not.
+
+    Raises:
+        InputError: numbers of rows, levels or indices that do not fit, a weight that is not finite, or an exact table
+            that misses the identities.
     """
 
     name: str
@@ -151,7 +155,7 @@ class SolverTable:
 
     @property
     def defect(self) -> float:
-        """Largest violation of the two identities, relative to the absolute weights of the row."""
+        """Largest violation of the two identities, relative to ``max(1, sum_j |b_kj|)``."""
         a_defect = np.abs(self.a - self.sigmas / self.sigmas[0])
         b_defect = np.abs(self.b.sum(1) - (self.alphas - self.alphas[0] * self.sigmas / self.sigmas[0]))
         return float(np.max(np.maximum(a_defect, b_defect) / np.maximum(1.0, np.abs(self.b).sum(1))))
@@ -159,7 +163,7 @@ class SolverTable:
     def distance(self, other: SolverTable) -> float:
         """Largest absolute difference of levels and normal forms; infinity for another number of calls.
 
-        Two samplers are the same sampler exactly when this is 0.
+        Two tables are the same sampler if and only if their distance is 0.
         """
         if self.nfe != other.nfe:
             return float("inf")
@@ -175,10 +179,10 @@ class SolverTable:
         return replace(self, rows=rows)
 
     def chained(self) -> SolverTable:
-        """The same sampler with every row read from the state before it, and from outputs.
+        """The same sampler; every row reads the state before it, and outputs.
 
-        What runs where others change states between the calls, as inpainting does: a row in normal form would never
-        see the change.
+        Use this form if states are changed between the calls, as by inpainting: a row in normal form would not see the
+        change. A row after a state with ``a = 0`` reads the first state, too.
         """
         rows = []
         for k in range(1, self.nfe + 1):
@@ -190,10 +194,10 @@ class SolverTable:
         return replace(self, rows=tuple(rows))
 
     def rescaled(self, factors: Array) -> SolverTable:
-        """The same sampler in another frame: its state k is ``factors[k]`` times this one's.
+        """The same sampler in another frame: its state k is ``factors[k]`` times state k of this table.
 
         Args:
-            factors: Positive, shape ``(K + 1,)``; alphas and sigmas are multiplied by them too.
+            factors: Positive, shape ``(K + 1,)``; they multiply alphas and sigmas, too.
         """
         scale = [float(f) for f in factors]
         rows = tuple(
@@ -211,12 +215,12 @@ class SolverTable:
 
     @cached_property
     def levels(self) -> tuple[float, ...]:
-        """Sigmas as Python floats, ``K + 1`` of them: what the network is told."""
+        """The ``K + 1`` sigmas as Python floats; the network is told the first ``K``."""
         return tuple(self.sigmas.tolist())
 
     @cached_property
     def last_reader(self) -> tuple[tuple[int, ...], tuple[int, ...]]:
-        """For every state and every output the last row that reads it (0: none).
+        """The last row that reads each state, and the last row that reads each output (0: none).
 
         A state counts as read by its own network call, so state ``k`` is held at least until row ``k + 1``.
         """
@@ -230,7 +234,7 @@ class SolverTable:
 
     @cached_property
     def window(self) -> int:
-        """Most states and outputs that any row reads at or after its own step: what the recurrence holds."""
+        """Most states and outputs that a run holds at once, each until the last row that reads it."""
         states, outputs = self.last_reader
         return max(
             sum(states[i] >= k for i in range(k)) + sum(outputs[j] >= k for j in range(k))

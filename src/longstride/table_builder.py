@@ -17,9 +17,12 @@ __all__ = ["TableBuilder"]
 class TableBuilder:
     """Writes a table row by row, in the notation of the papers.
 
-    ``state(j)``, ``data(j)`` and ``noise(j)`` are rows: the state, the network's clean prediction there, and the noise
-    that the two imply, :math:`(x_j - \\alpha_j D_j) / \\sigma_j`. A finished row is added with :meth:`step` (a grid
-    level) or :meth:`stage` (a level within a step), which return the index of the new state.
+    ``state(j)``, ``data(j)`` and ``noise(j)`` are rows: the state :math:`x_j`, the network's clean prediction
+    :math:`D_j`, and the noise :math:`(x_j - \\alpha_j D_j) / \\sigma_j`. :meth:`step` adds a finished row at the next
+    grid level, :meth:`stage` at a level within a step. Both return the index of the new state.
+
+    Args:
+        nodes: Grid levels of the table.
     """
 
     def __init__(self, nodes: Nodes) -> None:
@@ -46,7 +49,7 @@ class TableBuilder:
         return self._grid[i]
 
     def ddim(self, i: int) -> Row:
-        """First-order row from grid level ``i`` to the next; every solver's first step, also from alpha = 0."""
+        """First-order row from grid level ``i`` to the next; it may start at alpha = 0."""
         j = self.at(i)
         alpha, sigma = float(self.nodes.alphas[i + 1]), float(self.nodes.sigmas[i + 1])
         return alpha * self.data(j) + sigma * self.noise(j)
@@ -55,7 +58,7 @@ class TableBuilder:
         """DDIM from grid level ``i`` to ``(alpha, sigma)`` with the noise prediction ``noise`` (Song et al., Eq. 12).
 
         Raises:
-            InputError: the start has alpha = 0, where a noise combination does not determine the clean prediction.
+            InputError: the start has alpha = 0, where noises do not determine the clean prediction.
         """
         alpha_i, sigma_i = float(self.nodes.alphas[i]), float(self.nodes.sigmas[i])
         if alpha_i == 0:
@@ -84,7 +87,7 @@ class TableBuilder:
         return iter(range(self.nodes.steps))
 
     def table(self, name: str, **options: Any) -> SolverTable:
-        """The finished table; the identities are checked."""
+        """The finished table; its constructor checks the identities."""
         return SolverTable(
             name, np.array(self._alphas), np.array(self._sigmas), tuple(self._rows), tuple(self._grid), options
         )

@@ -1,4 +1,4 @@
-"""DDIM: the first-order solver that all others reduce to."""
+"""DDIM, the first-order solver."""
 
 from __future__ import annotations
 

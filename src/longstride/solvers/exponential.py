@@ -1,4 +1,4 @@
-r"""What the DPM-Solver family and UniPC share: the exponential step and its phi functions.
+r"""The exponential step of the DPM-Solver family and of UniPC, with its phi functions.
 
 With :math:`h = \lambda_t - \lambda_s` the exact solution from ``s`` to ``t`` is a multiple of :math:`x_s` plus an
 integral over the network's prediction. A Taylor expansion of the prediction in lambda leaves one weight per
@@ -29,6 +29,7 @@ from longstride.table_builder import TableBuilder
 
 __all__ = ["ExponentialStep", "Form"]
 
+#: The prediction that a step integrates.
 Form = Literal["data", "noise"]
 
 

@@ -32,14 +32,14 @@ def unipc(
     .. math:: x_{i+1} = c\, x_i^c + w_0 m_i + B(h) \sum_k \frac{a_k}{r_k} (m_{i-k} - m_i)
 
     with :math:`r_k = (\lambda_{i-k} - \lambda_i) / h` and weights ``a`` that match the exact integral to the order.
-    The network is called at the predicted state; the corrected one, a combination of the predicted state and of
-    outputs, is where the next step starts. The last state is not corrected.
+    The network is called at the predicted state. The next step starts from the corrected state, a combination of the
+    predicted state and of outputs. The last state is not corrected.
 
     Args:
         nodes: ``(alpha, sigma)`` from noisy to clean, each ``(N + 1,)``; the last sigma may be 0.
-        order: 1, 2 or 3: of the predictor; the corrector is one order better.
+        order: Order of the predictor, 1, 2 or 3; the corrector's order is higher by 1.
         variant: The free function: ``"bh1"``, B(h) = h, or ``"bh2"``, B(h) = e^h - 1.
-        corrector: Whether to correct; without it the method is UniP.
+        corrector: Whether to correct; without the corrector the solver is UniP.
         prediction: ``"data"`` or ``"noise"``.
         lower_order_final: Whether the order falls to 1 over the last steps (the authors' default).
 

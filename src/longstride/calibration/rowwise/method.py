@@ -16,17 +16,17 @@ from longstride.table import SolverTable
 
 __all__ = ["GlobalMethod", "IIAMethod"]
 
-#: Samples that are fitted and held out by default: the paper's of IIA.
+#: Default numbers of fitted and held-out samples.
 _FEW = (16, 16)
 
 
 class _Rowwise:
-    """What all methods that fit row by row have in common: the gate gives single rows back to the base."""
+    """The common part of methods that fit row by row: the gate gives single rows back to the base."""
 
     whole, many = False, False
 
     def counts(self, nfe: int) -> tuple[int, int]:
-        """Samples that are fitted and held out by default."""
+        """Numbers of samples that are fitted and held out by default."""
         del nfe
         return _FEW
 
@@ -42,9 +42,9 @@ class IIAMethod(_Rowwise):
 
     Attributes:
         name: ``iia``, or the name of a published form.
-        label: For people.
-        settings: Of that form.
-        solvers: That it is for; none: any.
+        label: Label for people.
+        settings: Settings of the form.
+        solvers: Base solvers; empty: any solver.
     """
 
     name: str = "iia"
@@ -58,7 +58,7 @@ class IIAMethod(_Rowwise):
         return UNIT
 
     def most_calls(self, nfe: int, fitted: int, held_out: int, settings: IIASettings) -> int:
-        """Network calls in samples of the fit at most; the check at the end comes on top."""
+        """Most network calls of the fit, in samples; the check at the end is not included."""
         return (settings.substeps + 1) * (fitted + held_out) * nfe
 
     def fit(
@@ -78,7 +78,7 @@ class IIAMethod(_Rowwise):
 
 @dataclass(frozen=True)
 class GlobalMethod(_Rowwise):
-    """Rows fitted to converged trajectories; see :mod:`longstride.calibration.rowwise.whole_trajectory`."""
+    """Rows fitted to reference trajectories; see :mod:`longstride.calibration.rowwise.whole_trajectory`."""
 
     name: str = "global"
     label: str = "whole trajectories"
@@ -91,7 +91,7 @@ class GlobalMethod(_Rowwise):
         return UNIT
 
     def most_calls(self, nfe: int, fitted: int, held_out: int, settings: GlobalSettings) -> None:
-        """No bound is known before the grid of the converged solution is."""
+        """None: the calls depend on the steps of the reference solution."""
         del nfe, fitted, held_out, settings
 
     def fit(
