@@ -149,7 +149,7 @@ class Lab:
     ) -> Reference:
         """Converged solution of the held-out samples, which are the same for every batch and table, or of all."""
         count = len(noise)
-        # Held-out samples come last. At least one sample must be fitted: a held-out one again, the same for every batch.
+        # Held-out samples come last. One must be fitted: a held-out one again, the same for every batch.
         index = torch.arange(count) if fitted else torch.tensor([count - 1, *range(count - self.held_out, count)])
         name = f"{seed}-{digest(table.sigmas[[0, -1]])[:12]}" + (f"-{count}" if fitted else "")
         samples = Samples.of(

@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 
 import longstride as ls
+from longstride.families import alpha_of_ratio
 from longstride.interpolate import average_table, fill_guidance, fill_nfe, resampled
 from longstride.parameters import Parameters, falling
-from longstride.schedule import alpha_of_ratio
 from longstride.table import SolverTable
 
 #: Ranges of three networks.

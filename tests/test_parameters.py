@@ -8,8 +8,8 @@ import torch
 from problems import Mixture, in_frame
 
 import longstride as ls
+from longstride.families import alpha_of_ratio
 from longstride.parameters import Parameters
-from longstride.schedule import alpha_of_ratio
 
 KARRAS = ls.grid("karras", 6, sigma_min=0.02, sigma_max=40.0)
 FLOW = np.array([1.0, 0.85, 0.6, 0.35, 0.1, 0.0])

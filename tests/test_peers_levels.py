@@ -18,7 +18,7 @@ from benchmarks.peers.anchor import Anchor
 from benchmarks.peers.common import grid_of, ratio_range, rmse, rolled, split, table_of, unrolled
 from longstride.calibration.reference.trajectory import solve_dense
 from longstride.nodes import Nodes
-from longstride.table import TableBuilder
+from longstride.table_builder import TableBuilder
 
 PEERS = {"gits": gits, "dmn": dmn, "ays": ays, "ld3": ld3, "dc_solver": dc_solver}
 BASES = {"gits": "ipndm", "dmn": "unipc", "ays": "dpmpp_2m", "ld3": "unipc", "dc_solver": "unipc"}

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 import longstride as ls
-from longstride.schedule import alpha_of_ratio
+from longstride.families import alpha_of_ratio
 
 
 def zero_terminal(table):

@@ -11,7 +11,7 @@ from problems import Mixture
 
 import longstride as ls
 from longstride import Row, SolverTable
-from longstride.table import TableBuilder
+from longstride.table_builder import TableBuilder
 
 SIGMAS = np.geomspace(10.0, 0.1, 9)
 

@@ -42,7 +42,7 @@ from torch import Tensor
 from benchmarks.peer_task import Found, OutOfBudget, Task
 from benchmarks.peers.anchor import strongest
 from benchmarks.peers.common import grid_of, ratio_range, rmse, rolled
-from longstride.schedule import alpha_of_ratio
+from longstride.families import alpha_of_ratio
 from longstride.solvers import build
 
 LABEL = "AYS-like"

@@ -8,8 +8,8 @@ from numpy.typing import ArrayLike
 from torch import Tensor
 
 from benchmarks.peer_task import Task, differentiable
+from longstride.families import alpha_of_ratio
 from longstride.sampler import sample
-from longstride.schedule import alpha_of_ratio
 from longstride.table import Row, SolverTable
 
 __all__ = ["grid_of", "plain", "ratio_range", "rmse", "rolled", "split", "table_of", "unrolled"]

@@ -43,8 +43,9 @@ from benchmarks.peer_task import Found, OutOfBudget, Task
 from benchmarks.peers.anchor import strongest
 from longstride.nodes import Nodes
 from longstride.solvers.exponential import ExponentialStep
-from longstride.solvers.unipc import _combine, _match, _moments
-from longstride.table import Row, SolverTable, TableBuilder
+from longstride.solvers.unipc import combine, match, moments_of
+from longstride.table import Row, SolverTable
+from longstride.table_builder import TableBuilder
 
 LABEL = "DC-Solver"
 BACKPROP = False
@@ -119,13 +120,13 @@ def walk(nodes: Nodes, ratios: list[float], variable: Array) -> tuple[SolverTabl
             continue
         r = np.array([(lam[i - k] - lam[i]) / step.h for k in range(1, usable)])
         slopes = [(kept[i - k] - kept[i]) / r[k - 1] for k in range(1, usable)]
-        base, (scale, moments) = step.first(kept[i]), _moments(step, "bh2", usable)
-        predictor = np.array([0.5]) if usable == 2 else _match(r, moments[: usable - 1])
-        predicted = table.step(base + _combine(slopes, scale * predictor))
-        weights = np.array([0.5]) if usable == 1 else _match(np.append(r, 1.0), moments)
+        base, (scale, moments) = step.first(kept[i]), moments_of(step, "bh2", usable)
+        predictor = np.array([0.5]) if usable == 2 else match(r, moments[: usable - 1])
+        predicted = table.step(base + combine(slopes, scale * predictor))
+        weights = np.array([0.5]) if usable == 1 else match(np.append(r, 1.0), moments)
         if i + 1 < nodes.steps:
             arrived = table.data(predicted) - kept[i]
-            starts.append(base + _combine([*slopes, arrived], scale * weights))
+            starts.append(base + combine([*slopes, arrived], scale * weights))
     finished = table.table("dc_solver", ratios=tuple(ratios))
     form = np.zeros((nodes.steps, nodes.steps + 1))
     for k, row in enumerate(starts[: nodes.steps]):

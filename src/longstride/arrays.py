@@ -1,4 +1,4 @@
-"""What all modules share of arrays: their type, float64 copies of tensors, and numbers that are not finite."""
+"""Arrays: their type, float64 copies of tensors, and infinity in place of NaN."""
 
 from __future__ import annotations
 

@@ -1,8 +1,8 @@
 """The card book: one file with calibrated samplers for many numbers of network calls and guidance scales.
 
-A book holds full cards, each with its own held-out gate, and says how each came about. Asked for a setting that it does
-not hold, it says so and gives a classical solver, never the sampler of another setting. Between two of its guidance
-scales it fills the table by the regression that :mod:`longstride.interpolate` describes, and says that too.
+A book holds full cards, each with its own verdict of the gate, and the origin of each. Between two guidance scales the
+book fills a table (:mod:`longstride.interpolate`). For other settings it warns, and gives a classical solver: never the
+table of another setting.
 """
 
 from __future__ import annotations
@@ -37,8 +37,8 @@ class Entry(Part):
     """One setting of a book.
 
     Attributes:
-        how: How its table came about.
-        card: Its card; a base's holds that base.
+        how: Origin of the table.
+        card: The card; if ``how`` is ``base``, its table is the base.
     """
 
     how: How
@@ -57,14 +57,14 @@ class Entry(Part):
 
 @dataclass(frozen=True, eq=False)
 class Unjudged:
-    """A table of a book that has no card, since no held-out noise has judged it.
+    """A table from a book without a card: no gate has judged it.
 
     Attributes:
-        table: The sampler.
-        base_table: The classical one beside it; itself where it is classical.
-        model: What the book was calibrated on, at the guidance scale that was asked for.
+        table: The table.
+        base_table: The classical table to compare with; ``table`` itself if ``how`` is ``base``.
+        model: The book's model, at the guidance scale of the table.
         how: ``filled`` between two guidance scales, or ``base``: a classical solver, for a setting outside of the book.
-        note: The same in words.
+        note: The origin in words.
     """
 
     table: SolverTable
@@ -79,7 +79,7 @@ class Unjudged:
         return self.table.nfe
 
     def check_model(self, model: ModelInfo) -> None:
-        """As :meth:`longstride.Card.check_model`."""
+        """Make sure that the table belongs to ``model``; see :meth:`longstride.Card.check_model`."""
         self.model.check(model)
 
 
@@ -90,9 +90,9 @@ class CardBook(documents.Document):
         format: Always ``"longstride-book"``.
         version: Version of the format.
         longstride: Version of the package that wrote it.
-        model: What all cards were calibrated on; its guidance is None.
-        schedule: The model's, for classical solvers at settings outside of the book; None where it was of a class of
-            its own.
+        model: The model of all cards; its guidance is None.
+        schedule: The model's schedule, for classical solvers at settings outside of the book; None if the model has no
+            schedule of longstride's classes.
         entries: One per setting, by guidance scale and number of calls.
     """
 
@@ -106,10 +106,10 @@ class CardBook(documents.Document):
 
     @staticmethod
     def of(entries: Sequence[Entry], schedule: Schedule | None) -> CardBook:
-        """A book of some entries.
+        """A book of ``entries``.
 
         Raises:
-            CardError: entries of several models, two of one setting, or none.
+            CardError: no entries, entries of several models, or two entries of one setting.
         """
         if not entries:
             raise CardError("a book needs at least one entry")
@@ -131,7 +131,7 @@ class CardBook(documents.Document):
         return list(dict.fromkeys(entry.guidance for entry in self.entries))
 
     def entry(self, nfe: int, guidance: float | None = None) -> Entry | None:
-        """The entry for exactly this setting, or None."""
+        """The entry of this setting, or None."""
         return next((e for e in self.entries if (e.nfe, e.guidance) == (nfe, guidance)), None)
 
     def card(self, nfe: int, guidance: float | None = None, *, strict: bool = False) -> Card | Unjudged:
@@ -139,16 +139,16 @@ class CardBook(documents.Document):
 
         Args:
             nfe: Network calls per sample; a guided pair counts as one.
-            guidance: Guidance scale; default: the book's own, where it has only one.
+            guidance: Guidance scale; default: the scale of a book with a single scale.
             strict: Whether a setting outside of the book is an error.
 
         Returns:
-            The card of the entry; between two guidance scales a filled table without one; outside of the book, after
-            one warning per setting, the classical solver that was best at the nearest entry.
+            The card of an entry. Between two guidance scales: a filled table. Outside of the book: the classical solver
+            that was best at the nearest entry, after one warning per setting.
 
         Raises:
-            InputError: outside of the book and ``strict``, or no classical solver can be built there, or the book has
-                several scales and none was chosen.
+            InputError: a setting outside of the book under ``strict``, calls that no classical solver can spend, or no
+                guidance for a book with several scales.
         """
         found = self.choose(nfe, guidance, strict=strict)
         if isinstance(found, Unjudged) and found.how == "base" and found.note not in self._said:
@@ -157,7 +157,7 @@ class CardBook(documents.Document):
         return found
 
     def choose(self, nfe: int, guidance: float | None = None, *, strict: bool = False) -> Card | Unjudged:
-        """As :meth:`card`, without a warning: what there is to say is in ``note``."""
+        """As :meth:`card`, but the warning is in the ``note`` of the result alone."""
         scales = self.guidances
         if guidance is None and len(scales) > 1:
             known = ", ".join(f"{g:g}" for g in scales if g is not None)
@@ -178,19 +178,19 @@ class CardBook(documents.Document):
 
     @property
     def contents(self) -> str:
-        """Its settings in words."""
+        """The settings of the book in words."""
         calls = ", ".join(map(str, self.nfes))
         scales = [f"{g:g}" for g in self.guidances if g is not None]
         return f"{calls} network calls" + (f" at guidance {', '.join(scales)}" if scales else " without guidance")
 
     def _between(self, nfe: int, scale: float | None) -> Unjudged | None:
-        """The table between the guidance scales of this number of calls; None where it does not lie between two."""
+        """A table filled between two guidance scales with this number of calls; None if that is not possible."""
         here = {e.guidance: e for e in self.entries if e.nfe == nfe and e.guidance is not None}
         if scale is None or not here or not min(here) < scale < max(here):
             return None
         sides = max(g for g in here if g < scale), min(g for g in here if g > scale)
         fitted = {g: e.card.table for g, e in here.items() if e.how != "base"}
-        if not set(sides) <= set(fitted):  # a base beside a fitted table: nothing lies between those two
+        if not set(sides) <= set(fitted):  # nothing lies between a base and a fitted table
             return None
         near = here[min(sides, key=lambda g: abs(math.log1p(g) - math.log1p(scale)))].card
         try:
@@ -211,28 +211,28 @@ class CardBook(documents.Document):
         """The base of an entry, built for another number of calls on the same kind of grid.
 
         Raises:
-            InputError: it cannot spend them.
+            InputError: the solver cannot spend so many calls.
         """
         schedule = None if self.schedule is None else self.schedule.schedule()
         base = card.base_table
         final: LastLevel = "zero" if base.sigmas[-1] == 0 else "sigma_min"
         steps = steps_for_nfe(base.name, nfe, final_zero=final == "zero", **base.options)
-        spacing = "" if card.search is None else card.search.base.partition("@")[2]
-        if schedule is not None and spacing in ("karras", "log_snr", "uniform", "quadratic"):
-            levels = grid(spacing, steps, schedule=schedule, final=final)
+        name = "" if card.search is None else card.search.base.partition("@")[2]
+        if schedule is not None and name in ("karras", "log_snr", "uniform", "quadratic"):
+            levels = grid(name, steps, schedule=schedule, final=final)
             if levels[0] == base.sigmas[0] and levels[-1] == base.sigmas[-1]:
                 return build(base.name, levels, schedule=schedule, **base.options)
         alphas, sigmas = resampled(base, steps)
         return build(base.name, sigmas, alphas=alphas, schedule=schedule, **base.options)
 
     def check(self, where: str) -> None:
-        """Make sure that the entries fit together and that each holds a sampler.
+        """Make sure that the entries fit together, and that each of them holds a sampler.
 
         Args:
             where: The file, for the message.
 
         Raises:
-            CardError: they do not.
+            CardError: entries that do not fit together, an entry without a sampler, or an unusable schedule.
         """
         seen: set[tuple[int, float | None]] = set()
         for entry in self.entries:
@@ -264,13 +264,13 @@ def load_book(path: str | Path) -> CardBook:
         path: A file written by :meth:`CardBook.save`.
 
     Raises:
-        CardError: missing, cut short, edited, written by a newer longstride, or not a book; says which.
+        CardError: missing, cut short, edited, written by a newer longstride, or not a book; the message says which.
     """
     return _parse_book(documents.read_json(path, "book"), path)
 
 
 def load_any(path: str | Path) -> Card | CardBook:
-    """Read and validate a card or a book, whichever the file is; from the hub as :func:`~longstride.load_card`.
+    """Read and validate a card or a book; from the hub as :func:`~longstride.load_card`.
 
     Raises:
         CardError: as :func:`load_book` and :func:`~longstride.load_card`.

@@ -1,7 +1,7 @@
 """The coefficient card: a calibrated sampler as versioned, checked JSON.
 
-A card is text that can be read, compared and reviewed. It is validated when loaded, protected by a checksum against
-edits and cut files, bound to a model by the hash of its weights, and never pickled.
+A card is text that can be read, compared and reviewed. It is validated when it is loaded. A checksum protects it
+against edits and cuts. The hash of a model's weights binds it to the model.
 """
 
 from __future__ import annotations
@@ -42,16 +42,16 @@ class Card(documents.Document):
         method: Calibration method.
         settings: The method's settings, the number of samples and the seed.
         nfe: Network calls per sample; a guided pair counts as one here, see ``model.guidance``.
-        base: The classical solver that it started from.
-        model: What it was calibrated on.
+        base: The classical solver that it is compared with.
+        model: The model that it was calibrated on.
         schedule: Family and network times of the levels.
         data: The table's numbers; :attr:`table` is the table itself.
-        base_data: The numbers of the base on the same levels, to compare with and fall back to.
-        steps: One report per fitted row; none where all were fitted together.
-        search: How a fit of all rows together went, or None.
-        end: Whole trajectories on held-out noise.
+        base_data: The numbers of the base's table, to compare with and fall back to.
+        steps: One report per row that was fitted by itself; empty if all rows were fitted together.
+        search: Course of a fit of all rows together, or None.
+        end: Errors of whole trajectories on held-out noise.
         calls: All network calls of the calibration, in samples; None on cards before version 3.
-        scheduler: Settings of the pipeline's scheduler, where it was calibrated on a pipeline.
+        scheduler: Settings of the pipeline's scheduler, or None if no pipeline was calibrated.
     """
 
     format: Literal["longstride-card"] = "longstride-card"
@@ -106,19 +106,19 @@ class Card(documents.Document):
 
     @property
     def table(self) -> SolverTable:
-        """The calibrated sampler."""
+        """The table to use: the calibrated table, or the base's numbers if the gate kept the base."""
         return self.data.table(self.solver, self.base.options)
 
     @property
     def base_table(self) -> SolverTable:
-        """The classical sampler on the same levels."""
+        """The classical table that :attr:`table` is compared with."""
         return self.base_data.table(self.base.name, self.base.options)
 
     def check_model(self, model: ModelInfo) -> None:
         """Make sure that the card belongs to ``model``.
 
         Raises:
-            CardError: the weights differ from those that it was calibrated on, or the guidance scale does.
+            CardError: the weights or the guidance scale differ from the card's.
         """
         self.model.check(model)
 
@@ -127,13 +127,13 @@ class Card(documents.Document):
         return super().push_to_hub(repo_id, filename, **options)
 
     def check_tables(self, where: str) -> None:
-        """Make sure that the numbers are samplers of as many calls as the card says.
+        """Make sure that both tables are samplers with the card's number of calls.
 
         Args:
-            where: The file, or the part of it, that holds the card; for the message.
+            where: The file, or the part of a file, that holds the card; for the message.
 
         Raises:
-            CardError: they are not.
+            CardError: a table is not.
         """
         try:
             tables = (self.table, self.base_table)
@@ -148,7 +148,7 @@ class Card(documents.Document):
 
 
 def same_start(first: float, wanted: float) -> bool:
-    """Whether two first noise levels are near enough for a card of the one to be used at the other; infinity is any."""
+    """Whether a card from level ``first`` serves level ``wanted``: the two differ little, or one is infinite."""
     return not (math.isfinite(first) and math.isfinite(wanted)) or 1 / _FARTHEST < first / wanted < _FARTHEST
 
 
@@ -158,16 +158,16 @@ def load_card(path: str | Path, **options: Any) -> Card:
     Args:
         path: A file written by :meth:`Card.save`, or a repository of the hub, ``"user/repo"`` or
             ``"user/repo/name.json"``.
-        **options: Of ``huggingface_hub.hf_hub_download``, such as ``revision=`` and ``token=``.
+        **options: Options of ``huggingface_hub.hf_hub_download``, such as ``revision=`` and ``token=``.
 
     Raises:
-        CardError: missing, cut short, edited, written by a newer longstride, or not a card; says which.
+        CardError: missing, cut short, edited, written by a newer longstride, or not a card; the message says which.
     """
     return parse_card(documents.read_json(documents.located(path, CARD_FILE, **options)), path)
 
 
 def parse_card(raw: object, path: str | Path) -> Card:
-    """The card in what :func:`~longstride.documents.read_json` read; raises as :func:`load_card`."""
+    """The card in the JSON of a file (:func:`~longstride.documents.read_json`); raises as :func:`load_card`."""
     card = documents.parse(raw, path, Card, "card", CARD_VERSION)
     card.check_tables(str(path))
     return card

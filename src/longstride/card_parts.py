@@ -1,4 +1,4 @@
-"""What a card is made of, as validated plain data."""
+"""The parts of a card, as validated plain data."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from longstride.table import Row, SolverTable
 
 __all__ = ["How", "ModelInfo", "Part", "ScheduleData", "ScheduleInfo", "SolverInfo", "TableData"]
 
-#: How an entry of a book came about; ``base`` where its gate kept the best classical solver.
+#: Origin of an entry of a book; ``base``: its gate kept the best classical solver.
 How = Literal["calibrated", "filled", "filled and refined", "base"]
 
 
@@ -27,13 +27,13 @@ class Part(BaseModel):
 
 
 class ModelInfo(Part):
-    """What a card was calibrated on.
+    """The model that a card was calibrated on.
 
     Attributes:
         name: Human-readable name.
-        fingerprint: SHA-256 of the weights, or None when unknown.
+        fingerprint: SHA-256 of the weights, or None if unknown.
         guidance: Classifier-free guidance scale, or None.
-        shape: Of one state, or None where it does not matter.
+        shape: Shape of one state, or None if unknown.
     """
 
     name: str = "unnamed"
@@ -42,10 +42,10 @@ class ModelInfo(Part):
     shape: tuple[int, ...] | None = None
 
     def check(self, model: ModelInfo) -> None:
-        """Make sure that what was calibrated on this model belongs to ``model``.
+        """Make sure that a card of this model belongs to ``model``.
 
         Raises:
-            CardError: the weights differ from those that it was calibrated on, or the guidance scale does.
+            CardError: the weights (if both are known) or the guidance scale differ.
         """
         if self.fingerprint and model.fingerprint and self.fingerprint != model.fingerprint:
             raise CardError(
@@ -103,7 +103,7 @@ class SolverInfo(Part):
 
 
 class ScheduleInfo(Part):
-    """The schedule's family, and the network's time at every level, where the denoiser knew them."""
+    """The schedule's family, and the network's time at every level; None if the denoiser has no schedule."""
 
     family: Literal["ve", "vp", "flow"] | None = None
     times: list[Finite] | None = None
@@ -116,8 +116,8 @@ class ScheduleData(Part):
     """A whole schedule as plain numbers.
 
     Attributes:
-        kind: Its class.
-        numbers: What it is made from.
+        kind: Class of the schedule.
+        numbers: Arguments of the class, by name.
     """
 
     kind: Literal["VE", "DiscreteVP", "ContinuousVP", "Flow"]
@@ -125,7 +125,7 @@ class ScheduleData(Part):
 
     @staticmethod
     def of(schedule: Schedule) -> ScheduleData | None:
-        """Plain numbers of a schedule; None for one of a class that longstride does not have."""
+        """Plain numbers of a schedule; None for a schedule of another class."""
         if type(schedule) not in _SCHEDULES.values():
             return None
         values: dict[str, Any] = asdict(schedule)  # type: ignore[call-overload]
@@ -136,7 +136,7 @@ class ScheduleData(Part):
         """The schedule itself.
 
         Raises:
-            InputError: its numbers are not what such a schedule is made from.
+            InputError: the class does not take these numbers.
         """
         numbers = {key: tuple(value) if isinstance(value, list) else value for key, value in self.numbers.items()}
         try:

@@ -1,15 +1,14 @@
 r"""Any network as one function: ``denoiser(x, sigma)``, the predicted clean picture.
 
-Inside, a network sees the process on its own scale, :math:`x_t = \alpha_t x_0 + \sigma_t \epsilon`, and predicts one
-of these:
+A network sees the process on its own scale, :math:`x_t = \alpha_t x_0 + \sigma_t \epsilon`. There are five predictions:
 
 ==============  ==========================================  =========================================
 prediction      the network returns                         clean prediction
 ==============  ==========================================  =========================================
 ``noise``       eps                                         (x_t - sigma_t eps) / alpha_t
 ``data``        x_0                                         itself
-``v``           alpha_t eps - sigma_t x_0                   (alpha_t x_t - sigma_t v) / (alpha_t² + sigma_t²)
-``flow``        eps - x_0                                   x_t - sigma_t u
+``v``           v = alpha_t eps - sigma_t x_0               (alpha_t x_t - sigma_t v) / (alpha_t² + sigma_t²)
+``flow``        u = eps - x_0                               x_t - sigma_t u
 ``score``       -eps / sigma_t                              (x_t + sigma_t² score) / alpha_t
 ==============  ==========================================  =========================================
 """
@@ -71,7 +70,7 @@ class Denoiser:
 
     @property
     def cost(self) -> int:
-        """Network calls that one sample costs per step: 2 when guided, else 1."""
+        """Network calls that one sample costs per step: 2 with guidance, else 1."""
         return 1 if self.guidance is None else 2
 
     @property
@@ -86,7 +85,7 @@ class Denoiser:
         return other
 
     def select(self, part: slice | Tensor) -> Denoiser:
-        """The same network for some samples of the batch: conditions that hold one entry per sample are cut along.
+        """The same network for some samples of the batch: conditions with one entry per sample are cut, too.
 
         Args:
             part: A slice of the batch, or indices ``(b,)`` of samples.
@@ -98,7 +97,7 @@ class Denoiser:
         return self.with_condition(**cut)
 
     def repeat(self, times: int) -> Denoiser:
-        """The same network for the whole batch several times over: all samples, then all of them again."""
+        """The same network for a batch that holds all samples ``times`` times, one whole copy after the other."""
         many = {
             name: value.repeat(times, *(1,) * (value.ndim - 1))
             for name, value in self.condition.items()
@@ -155,15 +154,15 @@ class Denoiser:
 
 
 def clean_weights(prediction: Prediction, alpha: float, sigma: float) -> tuple[float, float]:
-    """Weights of the state and of what a network returned in the clean prediction; see the table of the module.
+    """Weights of the state and of the network's output in the clean prediction; see the module.
 
     Args:
-        prediction: What the network predicts.
-        alpha: Of the state, on the network's own scale.
-        sigma: Likewise.
+        prediction: Kind of the network's output.
+        alpha: Alpha of the state, on the network's own scale.
+        sigma: Sigma of the state, on the network's own scale.
 
     Raises:
-        InputError: a prediction of noise at alpha = 0.
+        InputError: a prediction of noise or score at alpha = 0.
     """
     if alpha == 0 and prediction in ("noise", "score"):
         raise InputError(
@@ -185,8 +184,8 @@ def combined(x: Tensor, out: Tensor, weights: tuple[float, float]) -> Tensor:
 
     Args:
         x: State.
-        out: What the network returned, in the shape of ``x``.
-        weights: Of the two.
+        out: The network's output, in the shape of ``x``.
+        weights: Weights of ``x`` and ``out``.
     """
     of_state, of_output = weights
     wide = out.to(torch.promote_types(torch.promote_types(x.dtype, out.dtype), torch.float32))
@@ -210,7 +209,7 @@ class DynamicThreshold:
 
     Args:
         ratio: The quantile, per sample.
-        largest: No prediction is divided by more than this.
+        largest: Largest divisor; the least is 1.
 
     References:
         Saharia et al., Photorealistic text-to-image diffusion models, 2022, Sec. 2.3. https://arxiv.org/abs/2205.11487
@@ -226,7 +225,7 @@ class DynamicThreshold:
 
 
 def _stack(conditional: Any, unconditional: Any, count: int) -> Any:
-    """Both conditions for a batch of ``2 count``; what is no tensor is the same for both."""
+    """Both conditions for a batch of ``2 count``; a value that is no tensor serves both."""
     if not isinstance(conditional, Tensor) or not isinstance(unconditional, Tensor):
         return conditional
     each = conditional.expand(count, *conditional.shape[1:])
@@ -251,19 +250,19 @@ def as_denoiser(
         model: Called as ``model(x_t, t, **condition)`` with ``x_t`` on the network's own scale, shape ``(B, *)``, and
             times ``(B,)``; returns a tensor, a tuple, or an object with ``.sample`` as in diffusers. A learned
             variance (twice the channels) is cut.
-        schedule: What the times mean.
-        prediction: What the network predicts: ``noise``, ``data``, ``v``, ``flow`` or ``score``.
+        schedule: The network's schedule.
+        prediction: Kind of the network's output: ``noise``, ``data``, ``v``, ``flow`` or ``score``.
         condition: Keyword arguments of every call, such as ``class_labels`` of shape ``(B,)``.
-        uncondition: Their unconditional counterparts, by name, in a shape that expands to the conditional one.
+        uncondition: Unconditional counterparts by name, in shapes that expand to the conditional shapes.
         guidance: Classifier-free guidance scale w: ``u + w (c - u)`` on the network's output, from one call at twice
             the batch (Ho & Salimans, 2022). ``None``: the conditional prediction alone.
-        threshold: Applied to the clean prediction, such as clamping; it belongs here, inside the denoiser, and not in
-            a sampler.
+        threshold: Function that is applied to the clean prediction, such as :class:`Clamp`. A table must not do so.
         dtype: Precision of the network's input; default: that of the state.
-        shape: Shape of one sample; states of another shape are then refused with a clear message.
+        shape: Shape of one sample; states of another shape are then refused.
 
     Raises:
-        InputError: an unknown prediction, or guidance without ``uncondition``.
+        InputError: an unknown prediction, a flow prediction on another schedule, guidance without ``uncondition``, or
+            guided conditions that are no tensors.
 
     References:
         Karras et al., 2022, Sec. 2 (the denoiser D); Salimans & Ho, 2022, App. D (v).

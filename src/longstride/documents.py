@@ -27,7 +27,7 @@ def checksum(content: Mapping[str, Any]) -> str:
 
 
 class Document(Part):
-    """A part that is a file of its own: it can be written, and uploaded to the hub."""
+    """A part with a file of its own, which can be written, and uploaded to the hub."""
 
     def dumps(self) -> str:
         """The document as JSON text, checksum included."""
@@ -35,7 +35,7 @@ class Document(Part):
         return json.dumps({**content, "checksum": checksum(content)}, indent=1, allow_nan=False) + "\n"
 
     def save(self, path: str | Path) -> None:
-        """Write the document; an existing file is replaced in one step, and nothing half-written is left behind.
+        """Write the document, whole or not at all; an existing file is replaced.
 
         Raises:
             InputError: the path cannot be written.
@@ -48,13 +48,14 @@ class Document(Part):
         Args:
             repo_id: ``"user/repo"``.
             filename: Name of the file there.
-            **options: Of ``huggingface_hub.HfApi``: ``token=`` and ``endpoint=``; the others of its ``upload_file``.
+            **options: ``token=`` and ``endpoint=`` of ``huggingface_hub.HfApi``, ``private=`` of its ``create_repo``,
+                and options of its ``upload_file``.
 
         Returns:
             Address of the commit.
 
         Raises:
-            InputError: the hub refuses it, or cannot be reached.
+            InputError: the hub refuses the document, or cannot be reached.
         """
         from huggingface_hub import HfApi
 
@@ -71,15 +72,15 @@ class Document(Part):
 
 
 def located(path: str | Path, filename: str, **options: Any) -> Path:
-    """A file that is here, or in a repository of the hub.
+    """Path of a local file, or of the local copy of a file on the hub.
 
     Args:
-        path: Of the file, or ``"user/repo"``, or ``"user/repo/name.json"``.
-        filename: Name in a repository where ``path`` names none.
-        **options: Of ``hf_hub_download``.
+        path: A local path, ``"user/repo"``, or ``"user/repo/name.json"``.
+        filename: Name of the file in a repository, if ``path`` has none.
+        **options: Options of ``hf_hub_download``.
 
     Raises:
-        CardError: it cannot be got.
+        CardError: the file cannot be downloaded.
     """
     name, parts = str(path), str(path).split("/")
     is_repository = isinstance(path, str) and 2 <= len(parts) <= 3 and all(parts) and not name.startswith((".", "~"))
@@ -89,15 +90,15 @@ def located(path: str | Path, filename: str, **options: Any) -> Path:
 
 
 def downloaded(repo_id: str, filename: str, **options: Any) -> Path:
-    """A file of a repository of the hub.
+    """Path of the local copy of a file on the hub.
 
     Args:
         repo_id: ``"user/repo"``.
-        filename: Its path there.
-        **options: Of ``hf_hub_download``.
+        filename: Path of the file in the repository.
+        **options: Options of ``hf_hub_download``.
 
     Raises:
-        CardError: it cannot be got.
+        CardError: the file cannot be downloaded.
     """
     from huggingface_hub import hf_hub_download
 
@@ -138,17 +139,17 @@ def read_json(path: str | Path, kind: str = "card") -> Any:
 
 
 def parse(raw: Any, path: str | Path, model: type[AnyDocument], kind: str, version: int) -> AnyDocument:
-    """The document that :func:`read_json` read.
+    """The document in the JSON of a file.
 
     Args:
-        raw: What it read.
-        path: From where.
+        raw: The JSON, as :func:`read_json` returns it.
+        path: The file, for messages.
         model: Class of the document.
         kind: ``"card"`` or ``"book"``; its format is ``longstride-card`` or ``longstride-book``.
         version: The newest version that can be read.
 
     Raises:
-        CardError: of another kind, edited, written by a newer longstride, or not valid; says which.
+        CardError: of another kind, edited, written by a newer longstride, or not valid; the message says which.
     """
     file, name = Path(path), f"longstride-{kind}"
     if not isinstance(raw, dict) or raw.get("format") != name:

@@ -1,4 +1,4 @@
-"""The errors that longstride raises: each names what was wrong, what was expected, and what to do."""
+"""The errors that longstride raises: each names the fault, the expected value, and the remedy."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ class CardError(LongstrideError, ValueError):
 
 
 class NonFiniteError(LongstrideError, ArithmeticError):
-    """A network returned NaN or infinity; the message names the step and the level."""
+    """Samples hold NaN or infinity; the message names the first network call that returned such an output, if any."""
 
 
 def unknown(kind: str, name: str, known: Iterable[str]) -> InputError:
@@ -42,7 +42,7 @@ def not_taken(what: str, error: TypeError) -> InputError:
     """Error for a keyword argument that is not taken, in the words of Python's own error without the function's name.
 
     Args:
-        what: What does not take it, such as ``"solver 'ddim'"``.
-        error: What Python raised.
+        what: Name of the callee, such as ``"solver 'ddim'"``.
+        error: Python's own error.
     """
     return InputError(f"{what}: {str(error).split('() ')[-1]}")

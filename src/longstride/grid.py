@@ -1,8 +1,8 @@
 """Where the steps go: the noise levels that a sampler visits, from noisy to clean.
 
-A grid of ``steps`` steps has ``steps + 1`` levels. With ``final="zero"`` it is ``steps`` levels from ``sigma_max`` to
-``sigma_min`` and then 0, so the last step returns the network's clean prediction; with ``final="sigma_min"`` all
-``steps + 1`` levels run from ``sigma_max`` to ``sigma_min`` and no network call is spent on the last crumb of noise.
+A grid of ``steps`` steps has ``steps + 1`` levels. With ``final="zero"`` there are ``steps`` positive levels and
+the level 0: the last step takes all noise away. With ``final="sigma_min"`` the last level is ``sigma_min``: no network
+call is spent on the last crumb of noise.
 """
 
 from __future__ import annotations
@@ -11,14 +11,13 @@ from collections.abc import Sequence
 from typing import Literal, cast, get_args
 
 import numpy as np
-from numpy.typing import NDArray
 
+from longstride.arrays import Array
 from longstride.errors import InputError, unknown
 from longstride.schedule import DiscreteVP, Schedule
 
-__all__ = ["GRIDS", "LastLevel", "Spacing", "check_levels", "final_level", "grid", "spacing_of"]
+__all__ = ["GRIDS", "LastLevel", "Spacing", "check_levels", "final_level", "grid", "usual_grid"]
 
-Array = NDArray[np.float64]
 LastLevel = Literal["zero", "sigma_min"]
 Spacing = Literal["leading", "trailing", "linspace"]
 
@@ -41,9 +40,9 @@ def grid(
     r"""Noise levels of a sampler, strictly decreasing.
 
     ============  ==================================================================================
-    ``karras``    even in :math:`\rho^{1/7}` (Karras et al., 2022, Eq. 5), :math:`\rho = \sigma/\alpha`
-    ``log_snr``   even in :math:`\log\rho` (Lu et al., 2022)
-    ``uniform``   even in the network's time, spelled as in diffusers by ``spacing``
+    ``karras``    even in :math:`(\sigma/\alpha)^{1/7}` (Karras et al., 2022, Eq. 5)
+    ``log_snr``   even in :math:`\log(\sigma/\alpha)` (Lu et al., 2022)
+    ``uniform``   even in the network's time, with the ``spacing`` of diffusers
     ``quadratic`` even in the square root of the network's time (Song et al., 2021, DDIM)
     ``explicit``  the levels in ``sigmas``
     ============  ==================================================================================
@@ -52,11 +51,11 @@ def grid(
         name: One of the names above.
         steps: Number of steps, at least 1; unused by ``explicit``.
         schedule: The model's schedule: gives the range, the frame and the map from times to levels. ``karras`` and
-            ``log_snr`` can do without, given ``sigma_min`` and ``sigma_max``.
+            ``log_snr`` need none if ``sigma_min`` and ``sigma_max`` are given.
         sigma_min: Least positive level, in the sampler's frame; default: the schedule's.
         sigma_max: First level; default: the schedule's.
         final: What the last level is: 0, or ``sigma_min``.
-        rho: Exponent of ``karras``.
+        rho: Takes the place of the 7 of ``karras``.
         spacing: Of ``uniform``: ``"leading"`` and ``"trailing"`` as in DDIM, ``"linspace"`` as in DPM-Solver.
         steps_offset: Added to the times of ``leading``.
         sigmas: Levels of ``explicit``, taken as they are.
@@ -101,16 +100,16 @@ def grid(
     return check_levels(levels)
 
 
-def spacing_of(spacing: str, schedule: Schedule) -> str:
-    """``spacing``, or for ``"auto"`` the usual one: ``karras`` for variance-exploding models, else ``uniform``."""
-    return ("karras" if schedule.family == "ve" else "uniform") if spacing == "auto" else spacing
+def usual_grid(name: str, schedule: Schedule) -> str:
+    """``name``, or if it is ``"auto"`` the model's usual grid: ``karras`` for the family ``ve``, else ``uniform``."""
+    return ("karras" if schedule.family == "ve" else "uniform") if name == "auto" else name
 
 
 def final_level(name: str) -> LastLevel:
-    """``name`` itself, if it is what a last level can be.
+    """``name`` itself, if it names a last level.
 
     Raises:
-        InputError: it is not.
+        InputError: unknown name.
     """
     if name not in get_args(LastLevel):
         raise unknown("final level", name, get_args(LastLevel))
@@ -121,7 +120,7 @@ def check_levels(levels: Array) -> Array:
     """``levels`` itself, if it is a list of at least two finite, strictly decreasing levels that end at 0 or above.
 
     Raises:
-        InputError: naming the first pair or entry that is wrong.
+        InputError: the message names the first wrong level or pair.
     """
     if levels.ndim != 1 or len(levels) < 2:
         raise InputError(f"expected at least two noise levels in one list, got shape {levels.shape}")
@@ -155,7 +154,7 @@ def _ratio_range(schedule: Schedule | None, sigma_min: float | None, sigma_max: 
         return low, high
     if high > 1:
         raise InputError(f"the schedule's levels lie between 0 and 1, got sigma_max = {high:g}")
-    # A process that starts at alpha = 0 has no finite ratio there: its curve is laid from the largest one in use.
+    # At alpha = 0 the ratio is infinite: the inner levels are the levels of a grid from ratio 1000.
     ratio = float(schedule.frame_ratio(high))
     return float(schedule.frame_ratio(low)), 1e3 if np.isinf(ratio) else ratio
 
@@ -176,7 +175,9 @@ def _timed(
     discrete = isinstance(schedule, DiscreteVP) and steps <= high + 1
     if spacing == "linspace":
         u = np.linspace(low, high, steps + 1)[:0:-1]
-        u = np.round(u) if discrete and steps <= high else u  # as many steps as times would meet one twice
+        u = (
+            np.round(u) if discrete and steps <= high else u
+        )  # rounding would repeat a time if there are as many steps as times
     elif spacing == "trailing":
         width = high + 1 if discrete else high
         u = width - np.arange(steps) * width / steps

@@ -1,18 +1,20 @@
-r"""A table for a setting between others, by low-order regression over those: no network is called.
+r"""A table for a setting between calibrated settings: no network is called.
 
-Over guidance at one number of calls tables have one shape, and every free number (weights, logarithms of levels and of
-the column) is a polynomial of order at most 2 in :math:`\log(1 + \text{guidance})`.
+**Over the guidance scale g**, the anchors make the same number of calls. Every free number of a table
+(:mod:`longstride.parameters`) is a polynomial of order at most 2 in :math:`\log(1 + g)`, by least squares.
 
-Over the number of calls K shapes differ. Everything is read by position, between the neighbours below and above, linear
-in :math:`1 / K`:
+**Over the number of calls K**, the anchors are the nearest number below and the nearest number above. Three functions
+of the position in the table describe an anchor. Each of them is linear in :math:`1 / K` between the anchors:
 
-- Levels are a falling function of the position :math:`u = k / K`, in :math:`\log(\sigma / \alpha)` (where that is not
-  finite at an end, in a variable that is).
-- Weights are compared in the *recurrence* :math:`x_k = r_k x_{k-1} + \sum_i c_{ki} D_{k-1-i}`, where a row is a step of
-  its own; those of the normal form hold all earlier steps too. With the size of DDIM's step
-  :math:`h_k = \alpha_k - \alpha_{k-1} \sigma_k / \sigma_{k-1}`, the shares :math:`c_{ki} / h_k` of the outputs i calls
-  ago, less those of a classical table on the same levels, and :math:`\log(r_k \sigma_{k-1} / \sigma_k)` hardly depend
-  on K. They are put on the classical table at the filled levels.
+- the levels: :math:`\log(\sigma_k / \alpha_k)`, or a variable that is finite at both ends (:func:`_scale`);
+- the shares :math:`(c_{ki} - c'_{ki}) / h_k`;
+- the column :math:`\log(r_k \sigma_{k-1} / \sigma_k)`.
+
+Here :math:`x_k = r_k x_{k-1} + \sum_i c_{ki} D_{k-1-i}` is the recurrence of the anchor. A classical table on the
+levels of the anchor has the weights :math:`c'_{ki}`. DDIM's step has the size
+:math:`h_k = \alpha_k - \alpha_{k-1} \sigma_k / \sigma_{k-1}`. Shares and columns hardly depend on K. The filled table
+adds them to the classical table at the filled levels. The normal form would not do: its weights in row k depend on all
+earlier rows.
 """
 
 from __future__ import annotations
@@ -24,9 +26,9 @@ import numpy as np
 
 from longstride.arrays import Array
 from longstride.errors import InputError
+from longstride.families import alpha_of_ratio
 from longstride.nodes import Nodes
 from longstride.parameters import Parameters, falling
-from longstride.schedule import alpha_of_ratio
 from longstride.solvers import SOLVERS
 from longstride.table import Row, SolverTable
 
@@ -37,12 +39,13 @@ ORDER = 2
 
 
 def fill_guidance(anchors: Mapping[float, SolverTable], guidance: float, *, name: str | None = None) -> SolverTable:
-    """The table at a guidance scale, from those at others with the same number of calls.
+    """The table at a guidance scale, from tables with as many calls at other scales.
 
     Args:
-        anchors: Tables by guidance scale, at least one; of one shape and between the same levels.
-        guidance: The scale, above -1. At an anchor's, with up to ``ORDER + 1`` anchors, that anchor's table comes out.
-        name: Of the filled table; default: the nearest anchor's.
+        anchors: Tables by guidance scale, at least one, with as many calls between the same two levels.
+        guidance: The scale, above -1. At an anchor's scale its table comes out, if there are at most ``ORDER + 1``
+            anchors.
+        name: Name of the filled table; default: the nearest anchor's.
 
     Raises:
         InputError: no anchors, anchors of several shapes, or scales that have no logarithm.
@@ -62,7 +65,7 @@ def fill_guidance(anchors: Mapping[float, SolverTable], guidance: float, *, name
 def _polynomial(x: Array, y: Array, at: float) -> Array:
     """Least-squares polynomial of order ``min(ORDER, n - 1)`` through rows of ``y``, shape ``(n, p)``, at a point.
 
-    What all rows agree on comes out to the bit.
+    A column in which all rows agree comes out to the bit.
     """
     order = min(ORDER, len(x) - 1)
     middle, width = float(x.mean()), max(float(np.ptp(x)), 1e-12)
@@ -74,13 +77,13 @@ def _polynomial(x: Array, y: Array, at: float) -> Array:
 
 @dataclass(frozen=True)
 class _Shape:
-    """What a table is, by position.
+    """A table without its ends; see the module.
 
     Attributes:
         calls: K.
         levels: Shape ``(K + 1,)``, in the variable of :func:`_levels`.
-        column: Shape ``(K,)``: ``log(r_k sigma_{k-1} / sigma_k)``; 0 where sigma_k is 0.
-        shares: Shape ``(K, K)``: entry ``[k - 1, i]`` of the output i calls ago, NaN where there is none.
+        column: Shape ``(K,)``: ``log(r_k sigma_{k-1} / sigma_k)``; 0 if sigma_k is 0.
+        shares: Shape ``(K, K)``: entry ``[k - 1, i]`` of the output i calls ago, NaN if i ≥ k.
     """
 
     calls: int
@@ -90,15 +93,16 @@ class _Shape:
 
 
 def fill_nfe(anchors: Mapping[int, SolverTable], nfe: int, *, base: str = "ddim") -> SolverTable:
-    """The table at a number of calls, from those at others.
+    """The table at a number of calls, from tables with other numbers of calls.
 
     Args:
         anchors: Tables by number of calls; the nearest below and above are used.
-        nfe: Calls K; an anchor's gives that anchor's table itself.
-        base: Classical solver of one call per step that weights are compared with.
+        nfe: Calls K. For the number of an anchor the anchor itself is returned.
+        base: Classical solver of one call per step, of the weights c'.
 
     Raises:
-        InputError: no anchor on one side, anchors between other levels, or tables that have no such recurrence.
+        InputError: no anchor on one side, anchors between other levels, more calls than steps, or a weight of the first
+            state that changes its sign.
     """
     if nfe in anchors:
         return anchors[nfe]
@@ -121,17 +125,18 @@ def fill_nfe(anchors: Mapping[int, SolverTable], nfe: int, *, base: str = "ddim"
 
 
 def average_table(tables: Sequence[SolverTable], like: SolverTable, *, base: str = "ddim") -> SolverTable:
-    """The mean of the tables of several networks, between the ends of another: a prior for that network.
+    """The mean of the tables of several networks, between the ends of another network's table, as a start for it.
 
-    Positions, shares and columns are averaged; see the module. So the networks may have other processes and ranges.
+    The mean is over levels relative to their ends, shares and columns. So the networks may have other processes.
 
     Args:
-        tables: With as many calls as ``like``, at least one.
+        tables: Tables with as many calls as ``like``, at least one.
         like: Gives the ends and the family of the process.
-        base: Classical solver of one call per step that weights are compared with.
+        base: Classical solver of one call per step, of the weights c'.
 
     Raises:
-        InputError: no tables, tables of another number of calls, or tables that have no such recurrence.
+        InputError: no tables, tables of another number of calls, more calls than steps, or a weight of the first state
+            that changes its sign.
     """
     if not tables or any(table.nfe != like.nfe or len(table.grid) != table.nfe + 1 for table in (*tables, like)):
         calls = [table.nfe for table in tables]
@@ -174,13 +179,13 @@ def _shape(table: SolverTable, base: str) -> _Shape:
 
 
 def _step(alphas: Array, sigmas: Array, k: int) -> tuple[float, float]:
-    """DDIM's row k: weight of the state before, and of the output there."""
+    """DDIM's row k: weight of state ``k - 1``, and weight ``h_k`` of the output there."""
     ratio = float(sigmas[k] / sigmas[k - 1])
     return ratio, float(alphas[k] - alphas[k - 1] * ratio)
 
 
 def _shares(table: SolverTable, alphas: Array, sigmas: Array) -> Array:
-    """Weights of the recurrence over the size of the step, shape ``(K, K)``; see :class:`_Shape`."""
+    """``c_ki / h_k`` at ``[k - 1, i]``, shape ``(K, K)``; NaN if i ≥ k."""
     found = np.full((table.nfe, table.nfe), np.nan)
     for k in range(1, table.nfe + 1):
         before = table.a[k - 1]
@@ -197,7 +202,7 @@ def _at_positions(levels: Array, steps: int) -> Array:
 
 
 def resampled(table: SolverTable, steps: int) -> tuple[Array, Array]:
-    """Alphas and sigmas of another number of steps, spread as the grid levels of a table are.
+    """Alphas and sigmas of another number of steps, spread like the grid levels of a table.
 
     Args:
         table: Gives the levels.
@@ -210,9 +215,9 @@ def resampled(table: SolverTable, steps: int) -> tuple[Array, Array]:
 
 
 def _at_rows(values: Array, nfe: int) -> Array:
-    """Values by row ``(K', m)`` at the rows of another number of calls, ``(nfe, m)``: first on first, last on last.
+    """Values by row, ``(K', m)``, at the rows of another number of calls, ``(nfe, m)``: first on first, last on last.
 
-    Between two rows they are linear; where one of the two has no such output, the other's.
+    They are linear between two rows. If one of the two rows has no such output, the value is the other row's.
     """
     at = np.linspace(0, len(values) - 1, nfe)
     low = np.clip(np.floor(at).astype(int), 0, max(len(values) - 2, 0))
@@ -226,7 +231,7 @@ def _at_rows(values: Array, nfe: int) -> Array:
 
 
 def _levels(table: SolverTable) -> Array:
-    """Levels in a variable that is finite at both ends: ``log(sigma / alpha)`` where that is."""
+    """Levels in a variable that is finite at both ends; see :func:`_scale`."""
     scale = _scale(table)
     with np.errstate(divide="ignore"):
         logs = np.log(table.sigmas) - np.log(table.alphas)
@@ -234,7 +239,7 @@ def _levels(table: SolverTable) -> Array:
 
 
 def _from_levels(like: SolverTable, levels: Array) -> tuple[Array, Array]:
-    """Alphas and sigmas of levels in the variable of :func:`_levels`; both ends are those of ``like``."""
+    """Alphas and sigmas of levels in the variable of :func:`_levels`; both ends are the ends of ``like``."""
     scale = _scale(like)
     inner = levels[1:-1]
     ratios = np.exp(inner if np.isinf(scale) else scale * (np.log(inner) - np.log1p(-inner)))
@@ -248,9 +253,9 @@ def _from_levels(like: SolverTable, levels: Array) -> tuple[Array, Array]:
 
 
 def _scale(table: SolverTable) -> float:
-    """Levels are a logistic function of ``log(sigma / alpha)`` over this; infinite for the logarithm itself.
+    """Scale s of the variable of levels ``1 / (1 + exp(-l / s))``, ``l = log(sigma / alpha)``; infinity: l itself.
 
-    1 makes it sigma itself for a flow, whose first ratio is infinite; 7 is nearly a logarithm, and finite at sigma 0.
+    From alpha 0, s = 1: on a flow the variable is sigma. To sigma 0, s = 7: nearly a logarithm, and finite.
     """
     return 1.0 if table.alphas[0] == 0 else 7.0 if table.sigmas[-1] == 0 else float("inf")
 

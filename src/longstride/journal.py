@@ -1,8 +1,8 @@
-"""A journal of finished work: whatever is killed goes on where it was, and ends in the same numbers.
+"""A journal of finished work: work that was killed goes on after its last part, and ends in the same numbers.
 
-Long work is cut into parts with names. ``journal(name, compute)`` returns what the part gave: from its file, where the
-part was finished before, else from ``compute()``, whose result is written whole or not at all. So a kill costs the part
-that was being computed. Values are kept to the bit.
+Long work is cut into parts with names. ``journal(name, compute)`` returns the arrays of a part: from its file if the
+part is finished, else from ``compute()``. A file is written whole or not at all, so that a kill costs one part. Values
+are kept to the bit.
 """
 
 from __future__ import annotations
@@ -35,8 +35,8 @@ class Journal:
     """Finished parts in a folder, or nowhere.
 
     Args:
-        folder: Where; made if missing. None: nothing is kept, every part is computed.
-        identity: What the work is, as plain data. A folder that holds other work is refused.
+        folder: The folder, made if missing. None: nothing is kept, and every part is computed.
+        identity: Plain data that tell this work from other work. A folder that holds other work is refused.
 
     Raises:
         InputError: the folder belongs to other work, or cannot be written.
@@ -67,7 +67,7 @@ class Journal:
             )
 
     def __call__(self, name: str, compute: Callable[[], Mapping[str, NDArray[Any]]]) -> Arrays:
-        """What the part ``name`` gave, as named arrays."""
+        """Arrays of the part ``name``, by their names."""
         kept = self.get(name)
         if kept is not None:
             return kept
@@ -76,7 +76,7 @@ class Journal:
         return arrays
 
     def get(self, name: str) -> Arrays | None:
-        """What the part ``name`` gave, or None if it must be computed."""
+        """Arrays of the part ``name``, or None if the part must be computed."""
         file = None if self.folder is None else self.folder / f"{name}.npz"
         if file is None or not file.exists():
             return None
@@ -88,7 +88,7 @@ class Journal:
             return None
 
     def put(self, name: str, arrays: Arrays) -> None:
-        """Keep what the part ``name`` gave, whole or not at all."""
+        """Keep the arrays of the part ``name``, whole or not at all."""
         if self.folder is None:
             return
         file, buffer = self.folder / f"{name}.npz", io.BytesIO()
@@ -97,7 +97,7 @@ class Journal:
         write_atomically(file, buffer.getvalue())
 
     def tensor(self, name: str, compute: Callable[[], Tensor], like: Tensor) -> Tensor:
-        """The same for a part that gives one tensor, in the dtype and on the device of ``like``."""
+        """The tensor of a part that gives one tensor, in the dtype and on the device of ``like``."""
         if self.folder is None:
             return compute()
 
@@ -109,13 +109,14 @@ class Journal:
         return torch.from_numpy(self(name, as_array)["value"]).to(like)
 
     def probe(self, value: Tensor) -> None:
-        """Make sure that the network is the one that the finished parts are from.
+        """Make sure that this network gave the finished parts.
 
         Args:
-            value: What it returned for a fixed input.
+            value: Its output for a fixed input.
 
         Raises:
-            InputError: it had returned something else, by more than another machine or number of threads explains.
+            InputError: the output differs from the kept output by more than another machine or number of threads
+                explains.
         """
         if self.folder is None:
             return
@@ -128,10 +129,10 @@ class Journal:
             )
 
     def read(self, name: str) -> Arrays:
-        """What the finished part ``name`` gave.
+        """Arrays of the finished part ``name``.
 
         Raises:
-            InputError: it is missing: its file was deleted since.
+            InputError: the file of the part is missing.
         """
 
         def missing() -> Arrays:
@@ -146,7 +147,7 @@ class Journal:
 
 
 def digest(*values: object) -> str:
-    """SHA-256, as hexadecimal digits, over tensors and arrays (their bytes) and anything else (as JSON)."""
+    """SHA-256, as hexadecimal digits, over the bytes of tensors and arrays, and other values as JSON."""
     found = hashlib.sha256()
     for value in values:
         if isinstance(value, Mapping):
@@ -163,5 +164,5 @@ def digest(*values: object) -> str:
 
 
 def table_digest(table: SolverTable) -> str:
-    """The same over what a table is: its levels and its normal form."""
+    """Digest of a table: of its levels and its normal form."""
     return digest(table.sigmas, table.alphas, table.a, table.b)

@@ -1,4 +1,4 @@
-"""Every denoiser in one form, made once at the door of whatever takes one."""
+"""Every denoiser in one form: it tells its schedule, its conditions and its calls."""
 
 from __future__ import annotations
 
@@ -18,12 +18,12 @@ __all__ = ["Network", "PlainNetwork", "SplitNetwork", "as_network", "in_batches"
 class PlainNetwork:
     """Any callable ``denoiser(x, sigma)`` in the form of a :class:`~longstride.Denoiser`.
 
-    It has no conditions, so that it is the same for any samples.
+    It cannot be bound to some samples: it is the same for all.
 
     Attributes:
-        schedule: The callable's own attribute of that name, or None.
-        guidance: Likewise.
-        condition: Likewise, or an empty dictionary.
+        schedule: The callable's own attribute ``schedule``, or None.
+        guidance: The callable's own attribute ``guidance``, or None.
+        condition: The callable's own attribute ``condition``, or an empty dictionary.
         cost: Network calls that one sample costs per step: 1.
         calls: Calls so far, in samples.
     """

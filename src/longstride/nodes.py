@@ -6,15 +6,15 @@ from dataclasses import dataclass
 from functools import cached_property
 
 import numpy as np
-from numpy.typing import ArrayLike, NDArray
+from numpy.typing import ArrayLike
 
+from longstride.arrays import Array
 from longstride.errors import InputError
+from longstride.families import Family, alpha_of_ratio
 from longstride.grid import check_levels
-from longstride.schedule import Family, Schedule, alpha_of_ratio
+from longstride.schedule import Schedule
 
 __all__ = ["Nodes"]
-
-Array = NDArray[np.float64]
 
 
 @dataclass(frozen=True, eq=False)
@@ -24,8 +24,8 @@ class Nodes:
     Attributes:
         alphas: Shape ``(N + 1,)``.
         sigmas: Shape ``(N + 1,)``, strictly decreasing.
-        schedule: Tells network times, for the solvers whose formulas use them (DEIS, PNDM's start). Without one the
-            time is ``sigma / alpha``, as in EDM.
+        schedule: Tells network times to the solvers whose formulas use them (DEIS, PNDM's start). Without a schedule
+            the time is ``sigma / alpha``, as in EDM.
     """
 
     alphas: Array
@@ -34,7 +34,7 @@ class Nodes:
 
     @staticmethod
     def of(sigmas: ArrayLike, alphas: ArrayLike | None = None, schedule: Schedule | None = None) -> Nodes:
-        """Validated nodes; ``alphas=None`` means the schedule's in its frame, or 1 without a schedule.
+        """Validated nodes; default alphas: the schedule's in its frame, or 1 without a schedule.
 
         Raises:
             InputError: levels that do not fall strictly, or alphas of another length or outside [0, 1].
@@ -57,7 +57,7 @@ class Nodes:
 
     @cached_property
     def ratios(self) -> Array:
-        """``rho = sigma / alpha``, shape ``(N + 1,)``; infinity where alpha is 0."""
+        """``rho = sigma / alpha``, shape ``(N + 1,)``; infinite at alpha 0."""
         with np.errstate(divide="ignore"):
             return self.sigmas / self.alphas
 

@@ -1,19 +1,19 @@
-r"""Which numbers of a table are free, and the table that they make.
+r"""The free numbers of a table, and the tables that differ in them.
 
-Three kinds, each belonging to one state k, so that a change leaves the network calls before it untouched:
+A free number belongs to one state k; the network calls before state k do not depend on it. There are three kinds:
 
-===========  ============================================  =====================================================
-kind         what it changes                               how
-===========  ============================================  =====================================================
-``weight``   weight of output j in row k                   added
-``level``    the level that call k is told, 0 < k < K      :math:`\log(\sigma_k / \alpha_k)` moves by
-                                                           :math:`g \tanh(\theta / g)`, g the way to the middle
-                                                           between it and its neighbour
-``column``   weight of the first state in row k            multiplied by :math:`e^\theta`, theta within -1 … 1
-===========  ============================================  =====================================================
+===========  ============================================  ==================================================
+kind         number                                        change by theta
+===========  ============================================  ==================================================
+``weight``   weight :math:`w_{kj}` of output j in row k    :math:`w_{kj} + \theta`
+``level``    :math:`l_k = \log(\sigma_k / \alpha_k)` at   :math:`l_k + g_k \tanh(\theta / g_k)`
+             call k, 0 < k < K
+``column``   weight :math:`v_k` of the first state in      :math:`v_k\, e^\theta`, theta cut to -1 … 1
+             row k
+===========  ============================================  ==================================================
 
-Levels that fall go on falling for every theta: nothing can reach the middle between two of them. A level that has no
-room, such as the corrector's of a method of two calls per step, is not free.
+The *room* :math:`g_k = \min(1, \tfrac12 |l_k - l_{k-1}|, \tfrac12 |l_k - l_{k+1}|)` keeps falling levels falling for
+every theta. A level closer than 0.001 to a neighbour has no room and is not free, such as both levels of Heun's step.
 """
 
 from __future__ import annotations
@@ -28,23 +28,23 @@ from numpy.typing import NDArray
 
 from longstride.arrays import Array
 from longstride.errors import InputError
+from longstride.families import alpha_of_ratio
 from longstride.nodes import Nodes
-from longstride.schedule import alpha_of_ratio
 from longstride.table import Row, SolverTable
 
 __all__ = ["FARTHEST", "Parameter", "Parameters", "falling", "level_ratios"]
 
 Kind = Literal["weight", "level", "column"]
-#: Farthest that a level moves in log(sigma / alpha) at once, and the weight of the first state in its logarithm: where
-#: that weight is small, a step of least squares would multiply it by anything.
+#: Largest change in one step: of log(sigma / alpha), and of the logarithm of a weight of the first state. Least squares
+#: would multiply a small such weight by any factor.
 FARTHEST = 1.0
-#: Largest part of its room that a level moves by: tanh itself rounds to 1, and two neighbours would meet.
+#: Largest part of its room that a level moves by: tanh rounds to 1, and two neighbours would meet.
 _LARGEST_PART = 1 - 1e-4
-#: A level that is closer than this to a neighbour, in log(sigma / alpha), has no room.
+#: A level closer than this to a neighbour, in log(sigma / alpha), has no room.
 _CLOSEST = 1e-3
-#: What is left of the first state where it should have gone, by rounding.
+#: A weight of the first state up to this size is 0 but for rounding.
 _NOTHING = 1e-12
-#: Steps of the difference quotients: small against what the outputs differ by, large against a network's rounding.
+#: Steps of the difference quotients: large against a network's rounding, and small for the ends to change linearly.
 _STEPS: dict[Kind, float] = {"weight": 2e-3, "level": 1e-2, "column": 1e-2}
 
 
@@ -53,9 +53,9 @@ class Parameter:
     """One free number.
 
     Attributes:
-        kind: What it is; see the module.
-        k: The state that it belongs to.
-        j: Output that it weighs, for a ``weight``.
+        kind: Kind of the number; see the module.
+        k: State that the number belongs to.
+        j: Output, for a ``weight``.
     """
 
     kind: Kind
@@ -69,13 +69,13 @@ class Parameter:
 
 
 class Parameters:
-    """The free numbers of tables of one shape.
+    """The free numbers of tables with K calls.
 
     Args:
         nfe: Calls K of the tables.
         levels: Whether levels are free.
-        column: Whether the weight of the first state is.
-        window: Rows weigh so many of the latest outputs; None: all.
+        column: Whether the weights of the first state are free.
+        window: Number of latest outputs whose weights in a row are free; None: all.
 
     Raises:
         InputError: a window below 1.
@@ -100,11 +100,11 @@ class Parameters:
 
     @property
     def last(self) -> list[Parameter]:
-        """Those of the last row, which no network call follows."""
+        """Free numbers of the last row, which no network call follows."""
         return [one for one in self.all if one.k == self.nfe]
 
     def prepared(self, table: SolverTable) -> SolverTable:
-        """``table`` in the form whose numbers are free: unrolled, unless a window keeps its recurrence."""
+        """``table`` as it is fitted: in normal form, or with a window in its own recurrence."""
         return table if self.window is not None else table.unrolled()
 
     def moved(self, table: SolverTable, theta: Array) -> SolverTable:
@@ -115,7 +115,7 @@ class Parameters:
         for value, one in zip(theta.tolist(), self.all, strict=True):
             states, outputs = rows[one.k - 1]
             if value == 0:
-                continue  # a weight of 0 that was not there would be another row, and another run
+                continue  # a new weight of 0 would make another row, and so another run
             if one.kind == "weight":
                 outputs[one.j] = outputs.get(one.j, 0.0) + value
             elif one.kind == "column" and abs(states.get(0, 0.0)) > _NOTHING:
@@ -144,7 +144,7 @@ class Parameters:
         return np.array([may_move(one) for one in self.all])
 
     def values(self, table: SolverTable) -> Array:
-        """The free numbers themselves, shape ``(p,)``: weights, and logarithms of ratios and of the column."""
+        """The free numbers, shape ``(p,)``: ``w_kj``, ``l_k`` and ``log |v_k|`` of the module."""
         logs, found = np.log(level_ratios(table)), []
         for one in self.all:
             row = table.rows[one.k - 1]
@@ -160,13 +160,12 @@ class Parameters:
         """The table whose free numbers are ``values``; the inverse of :meth:`values`.
 
         Args:
-            table: Gives the shape, the two ends, and what is not free; numbers that it has already stay as they are, to
-                the bit.
-            values: Shape ``(p,)``. Where its levels would not fall although those of the table do, they are moved by
-                as little as makes them (:func:`falling`); signs of the column are the table's.
+            table: Gives the shape, the two ends, the signs of the column, and all numbers that are not free. A free
+                number that is in ``values`` already stays the same to the bit.
+            values: Shape ``(p,)``. If the levels of ``table`` fall, :func:`falling` makes the new levels fall, too.
 
         Raises:
-            InputError: not as many numbers as are free, or one that is not finite.
+            InputError: another number of values, or a value that is not finite.
         """
         if values.shape != (len(self.all),) or not np.isfinite(values).all():
             raise InputError(f"expected {len(self.all)} finite numbers, one per free number, got {values.shape}")
@@ -198,7 +197,7 @@ class Parameters:
 
     @staticmethod
     def _room(table: SolverTable) -> Array:
-        """How far each level may move, shape ``(K + 1,)``: half of the way to its nearer neighbour."""
+        """Room of every level, shape ``(K + 1,)``; see the module. It is 0 at both ends."""
         gaps = np.abs(np.diff(np.log(level_ratios(table))))
         nearer = np.minimum(gaps[:-1], gaps[1:])
         room = np.zeros(table.nfe + 1)
@@ -207,12 +206,15 @@ class Parameters:
 
 
 def falling(logs: Array, least: float = 1e-3) -> Array:
-    """``logs`` itself where it falls; otherwise between the same ends with every way down at least a little.
+    r"""``logs`` if it falls, else a falling array between the same ends.
+
+    The differences :math:`d_k = l_{k-1} - l_k` with mean :math:`\bar d` become
+
+    .. math:: d'_k = s \max(d_k,\, c\, \bar d), \qquad \textstyle\sum_k d'_k = \sum_k d_k.
 
     Args:
-        logs: Shape ``(K + 1,)``; the last lies below the first.
-        least: Least way between two neighbours, as a part of the mean one; where one is less, all are cut to it and
-            scaled to the whole way.
+        logs: Array l of shape ``(K + 1,)``; its last entry lies below its first.
+        least: The factor c.
     """
     ways = -np.diff(logs)
     if (ways > 0).all():
@@ -225,5 +227,5 @@ def falling(logs: Array, least: float = 1e-3) -> Array:
 
 
 def level_ratios(table: SolverTable) -> Array:
-    """``sigma / alpha`` of all states; large and small ones, that sigma can still tell apart, for infinity and 0."""
+    """``sigma / alpha`` of all states, shape ``(K + 1,)``, with alpha at least 1e-4, cut to 1e-12 … 1e12."""
     return np.clip(table.sigmas / np.maximum(table.alphas, 1e-4), 1e-12, 1e12)

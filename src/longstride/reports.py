@@ -1,4 +1,4 @@
-"""What calibrations report, step by step and at the end. Cards hold these reports as they are."""
+"""Reports of calibrations, of their steps and of their end. Cards hold these reports as they are."""
 
 from __future__ import annotations
 
@@ -21,11 +21,12 @@ _CONFIG = ConfigDict(extra="forbid")
 
 @dataclass(frozen=True)
 class Errors:
-    """Distance of samples to the converged solution from the same noise, in pixels or latents.
+    """Distance of samples to the reference solution from the same noise, in pixels or latents.
 
     Attributes:
         rmse: Root of the mean squared error over samples and entries.
-        median: Median over samples of the root-mean-square error of one sample; blind to a few that switch modes.
+        median: Median over samples of the root-mean-square error of one sample; it ignores a few samples that
+            switch modes.
     """
 
     __pydantic_config__: ClassVar[ConfigDict] = _CONFIG
@@ -41,7 +42,7 @@ class Errors:
 
 @dataclass(frozen=True)
 class RowReport:
-    """What calibration did to one row.
+    """The fit of one row.
 
     Attributes:
         row: Index of the state that the row gives.
@@ -50,7 +51,7 @@ class RowReport:
         labels: Names of the directions.
         coefficients: Their fitted coefficients.
         base_error: Root-mean-square distance of the base row to the target, on the fitted samples.
-        error: The same with the coefficients.
+        error: Root-mean-square distance of the fitted row to the target, likewise.
         held_out_base_error: As ``base_error``, on the held-out samples.
         held_out_error: As ``error``, on the held-out samples.
         accepted: Whether the coefficients are in use. They must not raise the held-out error of this step, and the
@@ -96,12 +97,12 @@ class Iteration:
 
 @dataclass(frozen=True)
 class WholeFit:
-    """A whole fit on held-out samples, before the last steps.
+    """Errors of a whole fit on held-out samples, before the last steps.
 
     Attributes:
         rmse: Root-mean-square error.
-        detail: Root-mean-square error of what the network would take away as noise.
-        score: Product of the mean losses of both squared errors, over the least such product; fits are compared by it.
+        detail: Root-mean-square error of the detail; see ``longstride.calibration.endpoint.select``.
+        score: Product of the mean losses of both squared errors, over the least such product of all fits.
     """
 
     __pydantic_config__: ClassVar[ConfigDict] = _CONFIG
@@ -113,16 +114,16 @@ class WholeFit:
 
 @dataclass(frozen=True)
 class Search:
-    """How a Gauss–Newton calibration went.
+    """Course of a Gauss–Newton calibration.
 
     Attributes:
         base: Name of the best classical start, ``solver@grid``, or ``"given"``.
         classical: Root-mean-square error of every start on the samples of short fits, best first by the mean loss.
         scouts: Mean loss on held-out samples after each short fit, by its start.
-        start: Where the fit that is used started.
-        iterations: The start, and its steps; each says how many samples it saw.
-        stopped: Why it ended.
-        finals: How whole fits stand before the last steps, by their start; empty if there is only one.
+        start: Name of the start of the fit that is used.
+        iterations: The start, and the steps of the fit.
+        stopped: Why the fit ended, in words.
+        finals: Errors of whole fits before the last steps, by their start; empty if there is only one whole fit.
     """
 
     __pydantic_config__: ClassVar[ConfigDict] = _CONFIG
@@ -142,9 +143,9 @@ class Stability:
 
     Attributes:
         gain: Root-mean-square change of the last state per size of independent errors on all outputs.
-        base_gain: The same of the base.
+        base_gain: Gain of the base.
         weights: Largest sum of absolute weights of outputs in a row of the normal form.
-        base_weights: The same of the base.
+        base_weights: Largest sum of the base.
     """
 
     __pydantic_config__: ClassVar[ConfigDict] = _CONFIG
@@ -157,18 +158,18 @@ class Stability:
 
 @dataclass(frozen=True)
 class EndReport:
-    """Whole trajectories on held-out noise.
+    """Errors of whole trajectories on held-out noise, and the verdict of the gate.
 
     Attributes:
         base: Errors of the base table.
-        calibrated: Errors of the table that the gate settled on, before that table was compared with the base.
+        calibrated: Errors of the calibrated table, after rows were given back and before the comparison with the base.
         samples: Number of held-out samples.
-        reference_error: The reference's own estimated error; smaller differences mean nothing. None if unknown.
-        reference_nfe: Network calls that one reference sample cost.
-        given_back: Rows whose coefficients the gate dropped, because whole trajectories are better without them.
-        accepted: Whether the calibrated table is used; otherwise the base is.
-        reason: Why not, in words; empty if accepted.
-        stability: Of the calibrated table and its base, if measured and finite.
+        reference_error: Estimated error of the reference solution; smaller differences mean nothing. None if unknown.
+        reference_nfe: Network calls per sample of the reference solution.
+        given_back: Rows whose coefficients the gate dropped, since whole trajectories are better without them.
+        accepted: Whether the calibrated table is used, and not the base.
+        reason: Why the base is kept, in words; empty if accepted.
+        stability: Gains of the calibrated table and its base, if measured and finite.
     """
 
     __pydantic_config__: ClassVar[ConfigDict] = _CONFIG

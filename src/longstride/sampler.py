@@ -17,7 +17,7 @@ __all__ = ["Callback", "DenoiserLike", "History", "Run", "sample"]
 
 
 class DenoiserLike(Protocol):
-    """Anything called as ``denoiser(x, sigma)`` that returns the clean prediction, in the shape of ``x``."""
+    """A callable ``denoiser(x, sigma)`` that returns the clean prediction, in the shape of ``x``."""
 
     def __call__(self, x: Tensor, sigma: float, /) -> Tensor: ...
 
@@ -29,8 +29,8 @@ Callback = Callable[[int, float, Tensor, Tensor], None]
 class History:
     """The states and outputs of one run that a later row may still read.
 
-    States are kept in float32 or better even where the network works in half precision, and every row is summed
-    there; weights reach the tensors as Python floats, so nothing waits for the device.
+    States are kept and rows are summed in float32 or better, even if the network works in half precision. Weights reach
+    the tensors as Python floats, so that nothing waits for the device.
 
     Attributes:
         states: Kept states by index.
@@ -53,7 +53,7 @@ class History:
         return total
 
     def forget(self, last_readers: tuple[Sequence[int], Sequence[int]], k: int) -> None:
-        """Free what no row after row ``k`` reads, given the last readers of all states and outputs."""
+        """Free the states and outputs that no row after row ``k`` reads; see :attr:`SolverTable.last_reader`."""
         for kept, last_reader in zip((self.states, self.outputs), last_readers, strict=True):
             for index in [i for i in kept if last_reader[i] <= k]:
                 del kept[index]
@@ -62,17 +62,17 @@ class History:
 class Run:
     """A table being run: the states and outputs so far, and the index of the next network call.
 
-    The loop of :func:`sample`, one step at a time, for whoever decides about a row after having seen what it reads
-    (calibration), or drives the network from outside.
+    A run is the loop of :func:`sample`, one step at a time. A calibration can choose a row after it has seen the
+    outputs that the row reads, and a pipeline can call the network itself.
 
     Args:
         noise: First state; see :func:`sample`.
         table: The sampler.
-        keep: Whether to keep what no later row of ``table`` reads, for rows that are not the table's own.
+        keep: Whether to keep states and outputs that no later row of ``table`` reads, for rows of other tables.
 
     Attributes:
         k: Index of the next network call, ``0 … K``; K: the run has ended.
-        history: What was seen.
+        history: States and outputs so far.
     """
 
     def __init__(self, noise: Tensor, table: SolverTable, *, keep: bool = False) -> None:
@@ -90,10 +90,10 @@ class Run:
         return self.table.levels[self.k]
 
     def replace(self, x: Tensor) -> None:
-        """Take another state in place of :attr:`x`, from whoever drives the run and has changed it.
+        """Put another state in place of :attr:`x`, such as the state that an inpainting pipeline has changed.
 
         Raises:
-            InputError: it has another shape.
+            InputError: the new state has another shape.
         """
         if x.shape != self.history.states[self.k].shape:
             raise InputError(
@@ -103,10 +103,10 @@ class Run:
         self.history.states[self.k] = x.to(self.history.dtype)
 
     def see(self, prediction: Tensor) -> None:
-        """Take what the network returned for :attr:`x`.
+        """Take the network's output for :attr:`x`.
 
         Raises:
-            InputError: it has another shape than the state.
+            InputError: the output has another shape than the state.
         """
         if prediction.shape != self.history.states[self.k].shape:
             raise InputError(
@@ -116,14 +116,14 @@ class Run:
         self.history.outputs[self.k] = prediction
 
     def advance(self, row: Row | None = None) -> None:
-        """Go to the next state, by ``row`` in place of the table's own where it is given."""
+        """Go to the next state, by ``row`` or, by default, the table's own row."""
         self.history.states[self.k + 1] = self.history.combine(self.table.rows[self.k] if row is None else row)
         self.k += 1
         if not self.keep:
             self.history.forget(self.table.last_reader, self.k)
 
     def finish(self, denoiser: DenoiserLike) -> Tensor:
-        """Make the calls that are left, and return the last state; unlike :func:`sample`, whatever it holds."""
+        """Make the calls that are left, and return the last state, which may hold NaN or infinity."""
         while self.k < self.table.nfe:
             self.see(denoiser(self.x, self.sigma))
             self.advance()
@@ -155,14 +155,14 @@ def sample(
             picture, for a start in the middle).
         table: The sampler.
         callback: Called after every network call with ``(k, sigma, x, prediction)``.
-        first: What the network returns for ``noise``, where that is known: the first call is then not made.
+        first: The network's output for ``noise``, if it is known; the first call is then not made.
 
     Returns:
         The last state, in the shape, dtype and device of ``noise``.
 
     Raises:
         InputError: ``noise`` is no floating-point tensor, or the denoiser returned another shape.
-        NonFiniteError: the result holds NaN or infinity; names the first call whose output did, and its level.
+        NonFiniteError: the result holds NaN or infinity; the message names the first call that returned such an output.
 
     Examples:
         >>> import torch, longstride as ls
@@ -184,7 +184,7 @@ def sample(
         run.advance()
     result = run.x
     if callback is not raise_if_not_finite and not is_finite(result):
-        # One look at the end, so that nothing waits for the device inside the loop; a second run names the call.
+        # The result alone is checked, so that the loop waits for no device. A second run finds the call.
         sample(denoiser, noise, table, callback=raise_if_not_finite)
         raise NonFiniteError(f"the samples overflow {noise.dtype} although every network output is finite")
     return result
@@ -193,8 +193,8 @@ def sample(
 def is_finite(tensor: Tensor) -> bool:
     """Whether a tensor holds neither NaN nor infinity.
 
-    A finite sum says so at a fraction of the cost of looking at every element; only a sum that is not, which may also
-    have overflowed, needs the second look.
+    A finite sum is enough, at a fraction of the cost of a test of every element. A sum that is not finite may have
+    overflowed, and so needs that test.
     """
     total = tensor.sum(dtype=torch.promote_types(tensor.dtype, torch.float32))
     return math.isfinite(total.item()) or bool(torch.isfinite(tensor).all())

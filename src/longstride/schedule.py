@@ -1,19 +1,8 @@
 r"""Noise schedules: how a network's time ``t`` stands for a noise level.
 
-Every process in use is :math:`x_t = \alpha_t x_0 + \sigma_t \epsilon`. Its *family* says how alpha follows from the
-ratio :math:`\rho = \sigma_t / \alpha_t`:
-
-========  ===========================  =======================================
-family    constraint                   networks
-========  ===========================  =======================================
-``ve``    alpha = 1                    EDM, k-diffusion, NCSN
-``vp``    alpha² + sigma² = 1          DDPM, Stable Diffusion 1/2/XL, DiT
-``flow``  alpha + sigma = 1            rectified flow: SD3, Flux
-========  ===========================  =======================================
-
-Samplers work in a *frame*. In the default one states are divided by alpha, so alpha is 1 and sigma is the ratio rho,
-the scale that EDM and k-diffusion use. Flow models, and VP models with zero terminal SNR, keep their own scale, so
-that a start at alpha = 0 is an ordinary number. ``Schedule.scaled`` tells the two apart.
+Samplers work in a *frame*. The default frame divides states by alpha: there alpha = 1 and sigma is the ratio
+:math:`\rho = \sigma_t / \alpha_t` of the process, as in EDM and k-diffusion. Flow models, and VP models with zero
+terminal SNR, keep their own scale, in which a start at alpha = 0 is finite. ``Schedule.scaled`` tells the two apart.
 """
 
 from __future__ import annotations
@@ -22,37 +11,20 @@ import math
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any, Literal, cast
+from typing import Any, cast
 
 import numpy as np
-from numpy.typing import ArrayLike, NDArray
+from numpy.typing import ArrayLike
 
-from longstride.errors import InputError, unknown
+from longstride.arrays import Array
+from longstride.errors import InputError
+from longstride.families import Family, alpha_of_ratio, alpha_of_sigma, products_of_rule
 
-__all__ = ["VE", "ContinuousVP", "DiscreteVP", "Family", "Flow", "Schedule", "alpha_of_ratio", "alpha_of_sigma"]
+__all__ = ["VE", "ContinuousVP", "DiscreteVP", "Flow", "Schedule"]
 
-Array = NDArray[np.float64]
-Family = Literal["ve", "vp", "flow"]
 
-#: The least ratio that stands for infinity where times of a zero-terminal-SNR schedule are interpolated.
+#: Least ratio sigma / alpha that replaces infinity when a schedule with zero terminal SNR is interpolated.
 _LARGEST_RATIO = 2.0**12
-
-
-def alpha_of_ratio(family: Family, ratio: ArrayLike) -> Array:
-    """Alpha of a process where ``sigma / alpha = ratio``; shape of ``ratio``, infinity allowed."""
-    rho = np.asarray(ratio, np.float64)
-    if family == "ve":
-        return np.ones_like(rho)
-    return 1.0 / np.hypot(1.0, rho) if family == "vp" else 1.0 / (1.0 + rho)
-
-
-def alpha_of_sigma(family: Family, sigma: ArrayLike) -> Array:
-    """Alpha of a process at its own ``sigma``; shape of ``sigma``."""
-    level = np.asarray(sigma, np.float64)
-    if family == "ve":
-        return np.ones_like(level)
-    with np.errstate(invalid="ignore"):  # NaN above 1, where the scale has no level
-        return np.sqrt((1 - level) * (1 + level)) if family == "vp" else 1.0 - level
 
 
 class Schedule(ABC):
@@ -70,7 +42,7 @@ class Schedule(ABC):
 
     @abstractmethod
     def time_of_ratio(self, ratio: ArrayLike) -> Array:
-        """Network time at which ``sigma / alpha = ratio``; levels outside the trained range are clipped to it."""
+        """Network time at which ``sigma / alpha = ratio``; clipped to the trained range."""
 
     @property
     @abstractmethod
@@ -141,30 +113,21 @@ class Schedule(ABC):
         beta_end: float = 0.02,
         steps: int = 1000,
     ) -> DiscreteVP:
-        """Discrete-time VP schedule, from a table or from one of DDPM's rules for beta.
+        """Discrete-time VP schedule, from products of ``1 - beta`` or from a published rule for beta.
 
         Args:
-            alphas_cumprod: Products of ``1 - beta``, shape ``(T,)``, decreasing; the other arguments are then unused.
+            alphas_cumprod: Products of ``1 - beta``, shape ``(T,)``, decreasing. The other arguments are then unused.
             beta_schedule: ``"linear"`` (DDPM), ``"scaled_linear"`` (latent diffusion) or ``"cosine"`` (improved DDPM).
             beta_start: First beta.
             beta_end: Last beta.
             steps: Number of training times ``T``.
 
         Raises:
-            InputError: unknown rule, or a table that does not decrease within (0, 1].
+            InputError: unknown rule, or products that do not decrease within [0, 1).
         """
         if alphas_cumprod is not None:
             return DiscreteVP(tuple(np.asarray(alphas_cumprod, np.float64).tolist()))
-        if beta_schedule == "linear":
-            betas = np.linspace(beta_start, beta_end, steps)
-        elif beta_schedule == "scaled_linear":
-            betas = np.linspace(beta_start**0.5, beta_end**0.5, steps) ** 2
-        elif beta_schedule == "cosine":
-            bar = np.cos((np.arange(steps + 1) / steps + 0.008) / 1.008 * math.pi / 2) ** 2
-            betas = np.minimum(1 - bar[1:] / bar[:-1], 0.999)
-        else:
-            raise unknown("beta schedule", beta_schedule, ("linear", "scaled_linear", "cosine"))
-        return DiscreteVP(tuple(np.cumprod(1 - betas).tolist()))
+        return DiscreteVP(tuple(products_of_rule(beta_schedule, beta_start, beta_end, steps).tolist()))
 
     @staticmethod
     def vp_continuous(
@@ -179,20 +142,17 @@ class Schedule(ABC):
 
         Args:
             shift: Time shift of SD3, applied to uniform grids: ``shift * u / (1 + (shift - 1) * u)``.
-            time_scale: Factor between sigma and what the network is told (1000 in diffusers).
+            time_scale: Factor from sigma to the time that the network is told (1000 in diffusers).
             sigma_min: Least level that the network knows.
         """
         return Flow(shift, time_scale, sigma_min)
 
     @staticmethod
     def from_diffusers(scheduler: Any) -> Schedule:
-        """The schedule that a diffusers scheduler object describes.
-
-        Flow-matching schedulers, EDM schedulers and every scheduler with ``alphas_cumprod`` are read (zero terminal
-        SNR included).
+        """The schedule of a diffusers scheduler for flow matching, for EDM, or with ``alphas_cumprod``.
 
         Raises:
-            InputError: the scheduler has none of these.
+            InputError: a scheduler of another kind.
         """
         config: Any = scheduler.config
         name = type(scheduler).__name__
@@ -294,7 +254,7 @@ class ContinuousVP(Schedule):
     def time_of_ratio(self, ratio: ArrayLike) -> Array:
         integral = np.log1p(np.minimum(np.asarray(ratio, np.float64), self.ratio(self.t_max)) ** 2)
         slope = (self.beta_max - self.beta_min) / self.t_max
-        # The root of slope/2 t² + beta_min t = integral, in the form that is stable when the slope vanishes.
+        # The root of slope/2 t² + beta_min t = integral, in the form that is stable for a slope of 0.
         times = 2 * integral / (self.beta_min + np.sqrt(self.beta_min**2 + 2 * slope * integral))
         return cast(Array, np.clip(times, *self.t_range))
 

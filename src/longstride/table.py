@@ -1,38 +1,36 @@
 r"""A sampler is one small triangular matrix.
 
-A deterministic sampler that calls the network ``K`` times visits states :math:`x_0 \ldots x_K` at levels
-:math:`(\alpha_k, \sigma_k)` with outputs :math:`D_j = D(x_j, \sigma_j)`. If it is linear in what the network returned,
-it is, once unrolled,
+A deterministic sampler of ``K`` network calls visits states :math:`x_0 \ldots x_K` at levels
+:math:`(\alpha_k, \sigma_k)`. The network returns outputs :math:`D_j = D(x_j, \sigma_j)`. A sampler that is linear in
+the outputs has the *normal form*
 
 .. math:: x_k = a_k x_0 + \sum_{j<k} b_{kj} D_j, \qquad k = 1 \ldots K.
 
-Two faces of one table: the *recurrence*, as a builder wrote it (each row a few recent states and outputs), is what
-runs and what bounds memory; the *normal form* above is unique, and is what is compared, checked and calibrated.
+A table holds its *recurrence*, as its solver wrote it: each row reads a few recent states and outputs. The recurrence
+runs, and bounds memory. The normal form is unique: tables are compared and checked in it.
 
-On data that are a single point ``c`` every state is :math:`\alpha_k c + \sigma_k \epsilon`. So every solver that is
-exact there meets two identities, which catch most typos and are checked when a table is made:
+On data that are a single point ``c`` every state of an exact solver is :math:`\alpha_k c + \sigma_k \epsilon`. Such a
+solver meets two identities, which catch most typos. The constructor of a table checks them:
 
 .. math:: a_k = \sigma_k / \sigma_0, \qquad \textstyle\sum_j b_{kj} = \alpha_k - \alpha_0 a_k.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
+from longstride.arrays import Array
 from longstride.errors import InputError
-from longstride.nodes import Nodes
 
-__all__ = ["Row", "SolverTable", "TableBuilder"]
+__all__ = ["Row", "SolverTable"]
 
-Array = NDArray[np.float64]
 
-#: Largest defect of the two identities, relative to the row's weights, that rounding explains.
+#: Largest :attr:`SolverTable.defect` that rounding explains.
 IDENTITY_TOLERANCE = 1e-12
 
 
@@ -81,13 +79,17 @@ class SolverTable:
     """A sampler as numbers: levels and one row per state.
 
     Attributes:
-        name: The solver that built it.
+        name: Name of the solver that built the table.
         alphas: Shape ``(K + 1,)``: alpha of every state, stages included.
         sigmas: Shape ``(K + 1,)``; the network is told ``sigmas[k]`` at call ``k < K``.
         rows: ``K`` rows; ``rows[k - 1]`` gives state ``k`` from earlier states and outputs.
         grid: Indices of the states that are grid levels, from 0 to ``K``; the others are stages within a step.
         options: The builder's options.
-        exact: Whether the two identities hold: true for every theoretical solver, not for every calibrated one.
+        exact: Whether the rows must meet the two identities. Classical solvers meet them, calibrated tables need not.
+
+    Raises:
+        InputError: numbers of rows, levels or indices that do not fit, a weight that is not finite, or an exact table
+            that misses the identities.
     """
 
     name: str
@@ -152,7 +154,7 @@ class SolverTable:
 
     @property
     def defect(self) -> float:
-        """Largest violation of the two identities, relative to the absolute weights of the row."""
+        """Largest violation of the two identities, relative to ``max(1, sum_j |b_kj|)``."""
         a_defect = np.abs(self.a - self.sigmas / self.sigmas[0])
         b_defect = np.abs(self.b.sum(1) - (self.alphas - self.alphas[0] * self.sigmas / self.sigmas[0]))
         return float(np.max(np.maximum(a_defect, b_defect) / np.maximum(1.0, np.abs(self.b).sum(1))))
@@ -160,7 +162,7 @@ class SolverTable:
     def distance(self, other: SolverTable) -> float:
         """Largest absolute difference of levels and normal forms; infinity for another number of calls.
 
-        Two samplers are the same sampler exactly when this is 0.
+        Two tables are the same sampler if and only if their distance is 0.
         """
         if self.nfe != other.nfe:
             return float("inf")
@@ -176,10 +178,10 @@ class SolverTable:
         return replace(self, rows=rows)
 
     def chained(self) -> SolverTable:
-        """The same sampler with every row read from the state before it, and from outputs.
+        """The same sampler; every row reads the state before it, and outputs.
 
-        What runs where others change states between the calls, as inpainting does: a row in normal form would never
-        see the change.
+        Use this form if states are changed between the calls, as by inpainting: a row in normal form would not see the
+        change. A row after a state with ``a = 0`` reads the first state, too.
         """
         rows = []
         for k in range(1, self.nfe + 1):
@@ -191,10 +193,10 @@ class SolverTable:
         return replace(self, rows=tuple(rows))
 
     def rescaled(self, factors: Array) -> SolverTable:
-        """The same sampler in another frame: its state k is ``factors[k]`` times this one's.
+        """The same sampler in another frame: its state k is ``factors[k]`` times state k of this table.
 
         Args:
-            factors: Positive, shape ``(K + 1,)``; alphas and sigmas are multiplied by them too.
+            factors: Positive, shape ``(K + 1,)``; they multiply alphas and sigmas, too.
         """
         scale = [float(f) for f in factors]
         rows = tuple(
@@ -212,12 +214,12 @@ class SolverTable:
 
     @cached_property
     def levels(self) -> tuple[float, ...]:
-        """Sigmas as Python floats, ``K + 1`` of them: what the network is told."""
+        """The ``K + 1`` sigmas as Python floats; the network is told the first ``K``."""
         return tuple(self.sigmas.tolist())
 
     @cached_property
     def last_reader(self) -> tuple[tuple[int, ...], tuple[int, ...]]:
-        """For every state and every output the last row that reads it (0: none).
+        """The last row that reads each state, and the last row that reads each output (0: none).
 
         A state counts as read by its own network call, so state ``k`` is held at least until row ``k + 1``.
         """
@@ -231,85 +233,9 @@ class SolverTable:
 
     @cached_property
     def window(self) -> int:
-        """Most states and outputs that any row reads at or after its own step: what the recurrence holds."""
+        """Most states and outputs that a run holds at once, each until the last row that reads it."""
         states, outputs = self.last_reader
         return max(
             sum(states[i] >= k for i in range(k)) + sum(outputs[j] >= k for j in range(k))
             for k in range(1, self.nfe + 1)
-        )
-
-
-class TableBuilder:
-    """Writes a table row by row, in the notation of the papers.
-
-    ``state(j)``, ``data(j)`` and ``noise(j)`` are rows: the state, the network's clean prediction there, and the noise
-    that the two imply, :math:`(x_j - \\alpha_j D_j) / \\sigma_j`. A finished row is added with :meth:`step` (a grid
-    level) or :meth:`stage` (a level within a step), which return the index of the new state.
-    """
-
-    def __init__(self, nodes: Nodes) -> None:
-        self.nodes = nodes
-        self._alphas = [float(nodes.alphas[0])]
-        self._sigmas = [float(nodes.sigmas[0])]
-        self._rows: list[Row] = []
-        self._grid = [0]
-
-    def state(self, j: int) -> Row:
-        """State ``j``."""
-        return Row({j: 1.0})
-
-    def data(self, j: int) -> Row:
-        """Network output (clean prediction) at state ``j``."""
-        return Row({}, {j: 1.0})
-
-    def noise(self, j: int) -> Row:
-        """Noise prediction at state ``j``."""
-        return (self.state(j) - self._alphas[j] * self.data(j)) / self._sigmas[j]
-
-    def at(self, i: int) -> int:
-        """Index of the state at grid level ``i``."""
-        return self._grid[i]
-
-    def ddim(self, i: int) -> Row:
-        """First-order row from grid level ``i`` to the next; every solver's first step, also from alpha = 0."""
-        j = self.at(i)
-        alpha, sigma = float(self.nodes.alphas[i + 1]), float(self.nodes.sigmas[i + 1])
-        return alpha * self.data(j) + sigma * self.noise(j)
-
-    def transfer(self, i: int, noise: Row, alpha: float, sigma: float) -> Row:
-        """DDIM from grid level ``i`` to ``(alpha, sigma)`` with the noise prediction ``noise`` (Song et al., Eq. 12).
-
-        Raises:
-            InputError: the start has alpha = 0, where a noise combination does not determine the clean prediction.
-        """
-        alpha_i, sigma_i = float(self.nodes.alphas[i]), float(self.nodes.sigmas[i])
-        if alpha_i == 0:
-            raise InputError(
-                "this solver combines noise predictions and cannot start at alpha = 0: start below the last level, "
-                "or use ddim, dpmpp_2m, dpmpp_3m or unipc"
-            )
-        return alpha / alpha_i * self.state(self.at(i)) + (sigma - alpha / alpha_i * sigma_i) * noise
-
-    def stage(self, row: Row, alpha: float, sigma: float) -> int:
-        """Add a state within a step."""
-        self._rows.append(row.pruned())
-        self._alphas.append(float(alpha))
-        self._sigmas.append(float(sigma))
-        return len(self._rows)
-
-    def step(self, row: Row) -> int:
-        """Add the state at the next grid level."""
-        level = len(self._grid)
-        index = self.stage(row, self.nodes.alphas[level], self.nodes.sigmas[level])
-        self._grid.append(index)
-        return index
-
-    def levels(self) -> Iterator[int]:
-        """Grid levels ``0 … N - 1``, each the start of a step."""
-        return iter(range(self.nodes.steps))
-
-    def table(self, name: str, **options: Any) -> SolverTable:
-        """The finished table; the identities are checked."""
-        return SolverTable(
-            name, np.array(self._alphas), np.array(self._sigmas), tuple(self._rows), tuple(self._grid), options
         )

@@ -1,4 +1,4 @@
-"""Which settings of a book are calibrated; the others are filled between them."""
+"""Anchors of a book: the settings that are calibrated. The other settings are filled between the anchors."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ _RATIO = 1.5
 
 
 def anchors_of(nfes: Sequence[int]) -> list[int]:
-    """Numbers of calls to calibrate: both ends, and as few between as keep neighbours within a factor of about 1.5.
+    """Numbers of calls to calibrate: both ends, and as few between that neighbours differ by a factor of about 1.5.
 
     Args:
         nfes: All numbers of calls.

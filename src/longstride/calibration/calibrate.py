@@ -34,14 +34,14 @@ class Calibration:
     """Result of :func:`calibrate`.
 
     Attributes:
-        table: The sampler to use: the calibrated one, or its base where the gate kept that.
-        card: The same with everything that is needed to judge and reuse it; ``card.save(path)``.
-        rows: One report per fitted row.
-        end: Whole trajectories on held-out noise.
+        table: The table to use: the calibrated table, or its base if the gate kept the base.
+        card: The table with everything that is needed to judge and reuse it; ``card.save(path)``.
+        rows: One report per row that was fitted by itself.
+        end: Errors of whole trajectories on held-out noise, and the verdict of the gate.
         fit_calls: Network calls per sample and step that the fit spent; a guided pair counts as two.
-        calls: All network calls of this calibration, in samples: the fit, the check at the end, and the reference
-            unless it was passed in; those of all processes, and those before a restart.
-        search: How a ``gauss_newton`` calibration went; None for the others, which report rows.
+        calls: All network calls of this calibration, in samples, on all processes, before and after restarts. The check
+            at the end is included, and the reference solution if it was solved here.
+        search: Course of a ``gauss_newton`` calibration; None for other methods.
     """
 
     table: SolverTable
@@ -71,7 +71,7 @@ def calibrate(
     progress: Progress | None = None,
     **settings: Any,
 ) -> Calibration:
-    """Fit the coefficients of ``table`` to a network, and accept them only where held-out noise agrees.
+    """Fit the coefficients of ``table`` to a network; held-out samples accept them, or keep the base.
 
     The result depends on ``noise`` alone, up to the network's own rounding in batches of another size. Under
     ``torchrun`` or ``accelerate launch``, once ``torch.distributed`` is initialised, every process calls this with the
@@ -80,32 +80,33 @@ def calibrate(
     Args:
         denoiser: The network, bound to the conditions of all samples.
         noise: ``table.sigmas[0]`` times standard normal noise, shape ``(B, *)``, B at least 2.
-        table: The base solver on the levels to be calibrated. For ``"gauss_newton"`` it is one of many starts, of which
-            it gives the calls and the two ends; the base is then the best classical solver of all.
-        method: ``"gauss_newton"``, ``"global"``, ``"iia"``, or one of the forms that the paper of IIA names, which are
-            settings of it for some bases: :data:`~longstride.calibration.rowwise.iia.PUBLISHED`. Or a method of your
-            own, see :class:`~longstride.calibration.method.Method`.
+        table: The base solver on the levels to be calibrated. For ``"gauss_newton"`` it is one of many starts, and
+            gives their number of calls and their two ends. The base is then the best classical table.
+        method: ``"gauss_newton"``, ``"global"``, ``"iia"``, or a name in
+            :data:`~longstride.calibration.rowwise.iia.PUBLISHED`: settings of ``iia`` that its paper names. Or a method
+            of your own, see :class:`~longstride.calibration.method.Method`.
         starts: Further tables that ``"gauss_newton"`` may start from, by name, such as another model's.
-        held_out: How many samples, from the end of the batch, are kept from the fit; default: half.
-        reference: Converged solution from all noise; one serves all step counts that share their first and last level.
-            Other methods than ``"gauss_newton"`` need that of the held-out noise alone. Default: it is solved here.
-        reference_steps: Steps of that solution.
-        sigma_floor: Least positive level that the network knows, below which no fine solution looks; default: the
-            schedule's, or the table's own where a plain callable has none.
+        held_out: Number of samples, from the end of ``noise``, that are held out; default: half.
+        reference: Reference solution from all noise, for any table between the same first and last level. Methods other
+            than ``"gauss_newton"`` need the held-out samples alone. Default: it is solved here.
+        reference_steps: Steps of the reference solution.
+        sigma_floor: Least positive level that the network knows; no fine solution has a level between it and 0.
+            Default: the least level of the table, or of the schedule if that is lower.
         batch_size: Most samples per network call; default: all at once.
-        model: What the card says of the model; default: unnamed.
+        model: The card's description of the model; default: unnamed.
         seed: Seed that made ``noise``, for the card.
-        journal: Folder where finished batches are kept, so that a calibration that was killed goes on and ends in the
-            same numbers. Delete it once the result is saved. Default: nothing is kept.
-        progress: Called after every row.
-        **settings: Of :class:`~longstride.calibration.endpoint.settings.GaussNewtonSettings`,
+        journal: Folder where finished units are kept. A calibration that was killed goes on from them, and ends in the
+            same numbers. Delete the folder once the result is saved. Default: nothing is kept.
+        progress: Called with (steps done, steps in all, what is being done).
+        **settings: Settings in place of the method's defaults, of
+            :class:`~longstride.calibration.endpoint.settings.GaussNewtonSettings`,
             :class:`~longstride.calibration.rowwise.whole_trajectory.GlobalSettings` or
-            :class:`~longstride.calibration.rowwise.iia.IIASettings`, in place of the method's own.
+            :class:`~longstride.calibration.rowwise.iia.IIASettings`.
 
     Raises:
-        InputError: unknown method or setting, a base that the method is not for, fewer than two samples, a reference
-            from other noise, or a journal of other work.
-        NonFiniteError: the network returned NaN or infinity; names the call and the level.
+        InputError: unknown method or setting, a base that the method is not for, fewer than two samples, other noise in
+            the reference solution, or a journal of other work.
+        NonFiniteError: the network returned NaN or infinity; the message names the call and the level.
 
     Examples:
         >>> import torch, longstride as ls
@@ -160,7 +161,7 @@ def _work(
     reference: Reference | None,
     seed: int | None,
 ) -> dict[str, Any]:
-    """What a calibration is, as plain data: a journal of another one is refused."""
+    """Plain data that tell this calibration from others: the journal of another calibration is refused."""
     return {
         "model": model.fingerprint,
         "guidance": model.guidance,

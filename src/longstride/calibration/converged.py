@@ -1,4 +1,4 @@
-"""The converged solution of a calibration's samples: solved batch by batch, or passed in and checked."""
+"""The reference solution of a calibration's samples: solved batch by batch, or passed in and checked."""
 
 from __future__ import annotations
 
@@ -16,20 +16,20 @@ from longstride.sampler import sample
 
 __all__ = ["given", "solved"]
 
-#: Samples on which a solution's error is estimated.
+#: Number of held-out samples on which the error of the reference solution is estimated.
 _CHECKED = 8
 
 
 def given(samples: Samples, reference: Reference, *, whole: bool) -> Samples:
-    """Samples with a reference that was passed in.
+    """Samples with a reference solution that was passed in.
 
     Args:
         samples: The samples.
-        reference: Of all of them, or of the held-out ones.
-        whole: Whether it must be of all.
+        reference: Reference solution of all samples, or of the held-out samples.
+        whole: Whether all samples are needed.
 
     Raises:
-        InputError: it is of other samples, between other levels, or not finite.
+        InputError: a reference solution of other samples, between other levels, or with NaN or infinity.
     """
     held = samples.held_out
     which = {len(samples): "all", held: "held-out"}
@@ -56,7 +56,7 @@ def given(samples: Samples, reference: Reference, *, whole: bool) -> Samples:
 
 
 def solved(samples: Samples, *, whole: bool) -> Samples:
-    """Samples with a converged solution of all of them, or of the held-out ones.
+    """Samples with the reference solution of all samples, or of the held-out samples.
 
     Args:
         samples: The samples.

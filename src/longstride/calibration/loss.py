@@ -1,8 +1,10 @@
-r"""The robust loss that fits are made and compared by.
+r"""The robust loss of fits, and of the comparisons between fits.
 
-.. math:: \rho(e) = 2 c^2 \big(\sqrt{1 + e / c^2} - 1\big), \qquad \rho'(e) = 1 / \sqrt{1 + e / c^2},
+For the squared error e of one sample,
 
-with e the squared error of one sample. A sample far beyond c counts by its distance, and no more by its square.
+.. math:: \rho(e) = 2 c^2 \big(\sqrt{1 + e / c^2} - 1\big) \approx
+          \begin{cases} e & e \ll c^2 \\ 2 c \sqrt e & e \gg c^2 \end{cases}, \qquad
+          \rho'(e) = 1 / \sqrt{1 + e / c^2}.
 
 References:
     Charbonnier, Blanc-Féraud, Aubert & Barlaud, Two deterministic half-quadratic regularization algorithms for computed
@@ -34,13 +36,13 @@ class Loss:
 
     @staticmethod
     def of(squared: Array, factor: float = 1.0) -> Loss:
-        """The loss whose c² is ``factor`` times the median of squared errors ``(B,)``; plain squares if that is 0."""
+        """The loss whose c² is ``factor`` times the median of squared errors ``(B,)``; plain squares if c² is 0."""
         median = float(np.median(squared))
         return Loss(factor * median if factor > 0 and median > 0 else float("inf"))
 
     @staticmethod
     def common(several: Iterable[Array], factor: float = 1.0) -> Loss:
-        """The loss that compares several sets of squared errors ``(B,)``: its c² is the least of their own."""
+        """The loss that compares several sets of squared errors ``(B,)``: its c² is the least c² of the sets."""
         return Loss(min((Loss.of(squared, factor).c2 for squared in several), default=float("inf")))
 
     def value(self, squared: Array) -> Array:
@@ -54,7 +56,7 @@ class Loss:
         return np.asarray(1 / np.sqrt(1 + squared / self.c2))
 
     def root_weight(self, squared: Tensor) -> Tensor:
-        """Square root of :meth:`weight`, which residuals are multiplied by; on the device of ``squared``."""
+        """Square root of :meth:`weight`, the factor of residuals; on the device of ``squared``."""
         return (1 + squared / self.c2).pow(-0.25)
 
     def mean(self, squared: Array) -> float:

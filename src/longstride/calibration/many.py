@@ -21,7 +21,7 @@ from longstride.calibration.methods import DEFAULT, METHODS
 from longstride.calibration.samples import Samples
 from longstride.card import Card, ModelInfo
 from longstride.errors import InputError
-from longstride.grid import LastLevel, grid, spacing_of
+from longstride.grid import LastLevel, grid, usual_grid
 from longstride.interpolate import fill_nfe
 from longstride.journal import Journal
 from longstride.sampler import DenoiserLike
@@ -33,7 +33,7 @@ __all__ = ["Guided", "calibrate_book"]
 
 
 class Guided(Protocol):
-    """What a book is made for: a :class:`~longstride.Model`, or anything with these."""
+    """A model that a book is made for, such as :class:`~longstride.Model`."""
 
     @property
     def schedule(self) -> Schedule:
@@ -46,7 +46,7 @@ class Guided(Protocol):
         """The network, bound to the conditions of all seeds."""
 
     def info(self, guidance: float | None = None) -> ModelInfo:
-        """What a card says of it."""
+        """Description of the model, for cards."""
 
 
 def calibrate_book(
@@ -59,7 +59,7 @@ def calibrate_book(
     held_out: int = HELD_OUT,
     refine: int = 2,
     refine_samples: int = 64,
-    spacing: str = "auto",
+    grid: str = "auto",
     final: LastLevel = "sigma_min",
     reference_steps: int = 64,
     batch_size: int | None = None,
@@ -70,39 +70,40 @@ def calibrate_book(
 ) -> CardBook:
     """Calibrate a model for many numbers of calls and guidance scales.
 
-    At every guidance scale the anchors are calibrated and the other numbers of calls are filled between them
-    (:mod:`~longstride.interpolate`), refined by a few steps on few samples, and judged on held-out noise. Each
-    entry holds the best classical solver where the gate keeps that. One converged reference per scale serves all.
+    At every guidance scale the anchors are calibrated. The tables for other numbers of calls are filled between the
+    anchors (:mod:`~longstride.interpolate`), and refined by a few steps on few samples. The gate judges every entry: it
+    may keep the best classical solver. All entries of a scale share one reference solution.
 
     Under ``torchrun`` every process calls this with the same arguments, as with :func:`~longstride.calibrate`.
 
     Args:
         model: The model.
         nfes: Numbers of network calls, each an entry; a guided pair counts as one.
-        guidances: Guidance scales, each an entry; between them the book fills on the fly. None: without guidance.
-        anchors: Numbers of calls that are calibrated, both ends among them; default: as few as keep
-            neighbours within a factor of about 1.5.
-        seeds: Of all samples.
-        held_out: How many of these, from the end, are kept from every fit.
-        refine: Most steps of refinement of a filled entry; 0: none.
-        refine_samples: Samples that these see.
-        spacing: Grid of the first table, which gives the two ends and is one of many starts.
+        guidances: Guidance scales, each an entry; the book fills tables between them on demand. None: without guidance.
+        anchors: Numbers of calls that are calibrated, with both ends; default: as few that neighbours differ by a
+            factor of about 1.5.
+        seeds: Seeds of all samples.
+        held_out: Number of seeds, from the end, whose samples are held out.
+        refine: Most steps of refinement of a filled entry; 0: no refinement.
+        refine_samples: Number of samples that these steps see.
+        grid: Name of the grid of the first tables, which give the two ends and are one of many starts.
         final: Last level.
-        reference_steps: Steps of the converged solution.
+        reference_steps: Steps of the reference solution.
         batch_size: Most samples per network call; default: all at once.
-        seed: That made ``seeds``, for the cards.
-        journal: Folder where finished batches are kept, so that what was killed goes on. Delete it once the book is
-            saved. Default: nothing is kept.
+        seed: Seed that made ``seeds``, for the cards.
+        journal: Folder where finished units are kept. A calibration that was killed goes on from them. Delete the
+            folder once the book is saved. Default: nothing is kept.
         progress: Called with (steps done, steps in all, what is being done).
-        **settings: Of :class:`~longstride.calibration.endpoint.settings.GaussNewtonSettings`.
+        **settings: Settings in place of the defaults of
+            :class:`~longstride.calibration.endpoint.settings.GaussNewtonSettings`.
 
     Raises:
-        InputError: no settings, anchors that are not among the numbers of calls or leave out an end, an unknown
-            setting, or whatever :func:`~longstride.calibrate` refuses.
+        InputError: no numbers of calls or scales, anchors that are not among the numbers of calls or leave out an end,
+            an unknown setting, or arguments that :func:`~longstride.calibrate` refuses.
     """
     nfes, scales, chosen = _asked(nfes, guidances, anchors)
     fit = configured(METHODS[DEFAULT], None, settings)
-    tables = {nfe: _table(model.schedule, nfe, spacing, final) for nfe in nfes}
+    tables = {nfe: _table(model.schedule, nfe, grid, final) for nfe in nfes}
     root = None if journal is None else Path(journal)
     about = {"model": model.info(None).fingerprint, "nfes": nfes, "guidances": scales, "anchors": chosen}
     work = {**about, "settings": described(fit), "refine": [refine, refine_samples], "final": final}
@@ -110,7 +111,7 @@ def calibrate_book(
     say = progress or (lambda done, total, what: None)
     count = _Count(say, len(scales), len(scales) * len(chosen), len(scales) * (len(nfes) - len(chosen)))
     entries: list[Entry] = []
-    known: dict[int, SolverTable] = {}  # of the scale before, which is a good start
+    known: dict[int, SolverTable] = {}  # tables of the scale before, which are good starts
     for scale in scales:
         samples = Samples.of(
             model.denoiser(seeds, scale),
@@ -139,7 +140,7 @@ def _asked(
     """Numbers of calls, guidance scales and anchors, each once and rising.
 
     Raises:
-        InputError: none of them, some with and some without guidance, or anchors that do not fit.
+        InputError: no numbers of calls or scales, scales with and without guidance, or anchors that do not fit.
     """
     nfes, scales = sorted(set(nfes)), sorted(set(guidances), key=lambda g: -math.inf if g is None else g)
     if not nfes or not scales or nfes[0] < 1:
@@ -152,8 +153,8 @@ def _asked(
     return nfes, scales, chosen
 
 
-def _table(schedule: Schedule, nfe: int, spacing: str, final: LastLevel) -> SolverTable:
-    levels = grid(spacing_of(spacing, schedule), nfe, schedule=schedule, final=final)
+def _table(schedule: Schedule, nfe: int, name: str, final: LastLevel) -> SolverTable:
+    levels = grid(usual_grid(name, schedule), nfe, schedule=schedule, final=final)
     return build("ddim", levels, schedule=schedule)
 
 
@@ -162,12 +163,12 @@ class _Scale:
     """Makes the entries of one guidance scale.
 
     Attributes:
-        samples: Of the scale, with their converged solution.
-        info: What cards say of the model.
+        samples: Samples of the scale, with their reference solution.
+        info: Description of the model, for cards.
         tables: Classical tables by number of calls.
-        settings: Of the fits.
-        seed: For the cards.
-        count: Told of every step.
+        settings: Settings of the fits.
+        seed: Seed of the samples, for cards.
+        count: Counter of steps.
     """
 
     samples: Samples
@@ -186,7 +187,7 @@ class _Scale:
             chosen: Numbers of calls to calibrate.
             known: Tables of another scale, to start from.
             refine: Most steps of a filled entry.
-            refine_samples: Samples that these see.
+            refine_samples: Number of samples that these steps see.
         """
         found = {}
         for nfe in chosen:
@@ -196,7 +197,7 @@ class _Scale:
         for nfe in (n for n in self.tables if n not in fixed):
             try:
                 filled = fill_nfe(fixed, nfe)
-            except InputError:  # a base that was kept may have a form that nothing can be filled from
+            except InputError:  # no table can be filled from some bases that were kept
                 found[nfe] = self._calibrated(nfe, known.get(nfe))
             else:
                 sources = [max(n for n in fixed if n < nfe), min(n for n in fixed if n > nfe)]
@@ -206,7 +207,7 @@ class _Scale:
         return found
 
     def _folder(self, name: str) -> Path | None:
-        """Folder of a part of the work, beside that of the converged solution."""
+        """Folder of a part of the work, beside the folder of the reference solution."""
         folder = self.samples.journal.folder
         return None if folder is None else folder.with_name(name)
 
@@ -276,12 +277,12 @@ class _Count:
         self.total = {"converging": converging, "calibrating": 100 * calibrating, "filling": filling}
 
     def step(self, what: str) -> None:
-        """One more is done."""
+        """Count a step."""
         size = 100 if what == "calibrating" else 1
         self.done[what] = min(self.done[what] + size, self.total[what])
         self.say(self.done[what], self.total[what], what)
 
     def within(self, done: int, total: int, what: str) -> None:
-        """So much of a calibration is done."""
+        """Tell the progress within a calibration."""
         del what
         self.say(self.done["calibrating"] + 100 * done // (total + 1), self.total["calibrating"], "calibrating")

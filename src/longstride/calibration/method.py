@@ -1,4 +1,4 @@
-"""What a calibration method is: one object that knows its settings, what it needs, how it fits and who accepts it."""
+"""The protocol of calibration methods: settings, needs, fit and gate."""
 
 from __future__ import annotations
 
@@ -21,13 +21,13 @@ Steps = Callable[[int, int], None]
 
 @dataclass(frozen=True)
 class Fitted:
-    """What a method found.
+    """Result of a method's fit.
 
     Attributes:
         table: The fitted table.
-        base: The table that it must beat.
+        base: The table that the fitted table must beat.
         rows: One report per row that was fitted by itself.
-        search: How a fit of all rows together went.
+        search: Course of a fit of all rows together.
     """
 
     table: SolverTable
@@ -37,15 +37,15 @@ class Fitted:
 
 
 class Method(Protocol):
-    """A calibration method. Adding a method is a class in a file and a line in ``longstride.calibration.methods``.
+    """A calibration method. To add a method, write a class, and add a line to ``longstride.calibration.methods``.
 
     Attributes:
-        name: In cards and on the command line.
-        label: For people.
-        settings: Its settings, as they are if nothing else is said.
-        solvers: Names of the base solvers that it is for, the usual one first; none: any solver.
-        whole: Whether it needs the converged solution of all samples; otherwise of the held-out ones alone.
-        many: Whether it takes further tables to start from, and makes books.
+        name: Name in cards and on the command line.
+        label: Label for people.
+        settings: Default settings.
+        solvers: Names of the base solvers that the method is for, the usual solver first; empty: any solver.
+        whole: Whether the method needs the reference solution of all samples, and not of the held-out samples alone.
+        many: Whether the method takes further tables to start from.
     """
 
     @property
@@ -62,10 +62,10 @@ class Method(Protocol):
     def many(self) -> bool: ...
 
     def counts(self, nfe: int) -> tuple[int, int]:
-        """Samples that are fitted and held out by default."""
+        """Numbers of samples that are fitted and held out by default."""
 
     def unit(self, settings: Settings) -> int:
-        """Samples of a unit of work."""
+        """Number of samples of a unit of work."""
 
     def cost(self, nfe: int, fitted: int, held_out: int, settings: Settings, per_call: int) -> str:
         """Network calls in samples at most, in words; empty if there is no bound. A guided call counts ``per_call``."""
@@ -81,19 +81,19 @@ class Method(Protocol):
         """Fit ``table``."""
 
     def judge(self, samples: Samples, found: Fitted, settings: Settings) -> tuple[SolverTable, EndReport]:
-        """The table to use, by held-out samples: the fitted one or its base."""
+        """The table to use, by held-out samples: the fitted table or its base."""
 
 
 def configured(method: Method, solver: str | None, given: Mapping[str, Any]) -> Settings:
-    """Settings of a method with some of its own replaced.
+    """The settings of a method, some of them replaced.
 
     Args:
         method: The method.
         solver: Name of the base solver; None: not yet known.
-        given: Settings by name.
+        given: New settings by name.
 
     Raises:
-        InputError: the method has no such setting, or is not for that solver.
+        InputError: the method has no such setting, or is not for this solver.
     """
     if solver is not None and method.solvers and solver not in method.solvers:
         bases = ", ".join(method.solvers)

@@ -10,10 +10,10 @@ from longstride.errors import unknown
 
 __all__ = ["DEFAULT", "METHODS", "method_of"]
 
-#: What is used if nothing else is said.
+#: Name of the default method.
 DEFAULT = "gauss_newton"
-#: ``gauss_newton`` fits everything together, ``global`` row by row to converged trajectories, ``iia`` row by row to
-#: fine solutions of single steps; the others are settings of ``iia`` that its paper names.
+#: ``gauss_newton`` fits all rows together. ``global`` fits row by row to reference trajectories, ``iia`` row by row to
+#: fine solutions of single steps. The other names are settings of ``iia`` that its paper names.
 METHODS: dict[str, Method] = {
     "gauss_newton": GaussNewtonMethod(),
     "global": GlobalMethod(),

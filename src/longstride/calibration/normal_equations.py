@@ -1,8 +1,8 @@
 r"""Least squares over network outputs, streamed: only inner products are kept.
 
-The residual of a row is fitted by a few directions, :math:`\min_\beta \| e - \sum_d \beta_d\, v_d \|^2`, where each
-vector runs over all samples and pixels. :math:`G = V^T V`, :math:`g = V^T e` and :math:`\|e\|^2` are enough to solve it
-and to evaluate any beta afterwards, so batches can be added in any number and thrown away.
+A residual e is fitted by a few directions, :math:`\min_\beta \| e - \sum_d \beta_d\, v_d \|^2`, over all samples and
+entries. :math:`G = V^T V`, :math:`g = V^T e` and :math:`\|e\|^2` solve this problem, and evaluate any beta. So batches
+are added one by one, and are not kept.
 """
 
 from __future__ import annotations
@@ -48,7 +48,7 @@ class NormalEquations:
         """Add a batch: ``p`` direction tensors and the residual, all of one shape."""
         flat = [tensor.flatten() for tensor in (*directions, residual)]
         total = double(residual.new_zeros(len(flat), len(flat)))
-        for begin in range(0, residual.numel(), _ENTRIES):  # float64 copies of all at once would be most of the memory
+        for begin in range(0, residual.numel(), _ENTRIES):  # float64 copies of whole tensors would need the most memory
             stacked = double(torch.stack([tensor[begin : begin + _ENTRIES] for tensor in flat]))
             total += stacked @ stacked.T
         products = total.cpu().numpy()
@@ -79,8 +79,7 @@ class NormalEquations:
     def solve(self, ridge: float) -> Array:
         """Minimiser ``beta`` of shape ``(p,)`` of ``|e - V beta|² + ridge |diag(G)^{1/2} beta|²``.
 
-        The penalty is relative to each direction's own energy and pulls towards beta = 0, the base solver.
-        Directions without energy, or that repeat others, get the least-norm solution.
+        Directions without energy, and directions that repeat others, get the least-norm solution.
         """
         scale = np.sqrt(np.diag(self.gram))
         scale[scale == 0] = 1.0
@@ -89,7 +88,7 @@ class NormalEquations:
         return np.asarray(scaled / scale, np.float64)
 
     def moved(self, beta: Array) -> NormalEquations:
-        """The equations of the residual that is left at ``beta``: ``g - G beta``, and its energy."""
+        """The equations of the residual ``e - V beta``: their moment is ``g - G beta``."""
         found = NormalEquations(len(beta))
         found.gram, found.moment, found.count = self.gram, self.moment - self.gram @ beta, self.count
         found.energy = self.energy - 2 * float(self.moment @ beta) + float(beta @ self.gram @ beta)

@@ -1,7 +1,7 @@
-"""Runs of many tables that differ in little: network calls that they have in common are made once.
+"""Runs of many similar tables: common network calls are made once.
 
-Two savings. Tables that agree up to some state share every call before it. And runs that stand at the same level can
-make their next call together, as one larger batch, which is what fills a GPU when the samples are few.
+Tables that agree up to a state share every call before that state. Runs at the same level make their next call
+together, as one larger batch: few samples do not fill a GPU.
 """
 
 from __future__ import annotations
@@ -20,13 +20,13 @@ __all__ = ["PrefixRuns", "finish_together", "first_difference"]
 
 
 def first_difference(table: SolverTable, known: SolverTable) -> int:
-    """First state ``1 … K`` whose row, or whose network call, differs; K where none does.
+    """First state ``1 … K - 1`` whose row, or the level of whose network call, differs; K if there is none.
 
-    The last row costs no call, so K is also the answer for tables that differ in it alone.
+    No network call follows the last row: K is also the answer for tables that differ in the last row alone.
 
     Args:
         table: A table.
-        known: Another with as many calls.
+        known: Another table with as many calls.
     """
     for k in range(1, table.nfe):
         if table.rows[k - 1] != known.rows[k - 1] or table.sigmas[k] != known.sigmas[k]:
@@ -35,12 +35,12 @@ def first_difference(table: SolverTable, known: SolverTable) -> int:
 
 
 class PrefixRuns:
-    """One run of a known table, kept whole, from which runs of other tables go on where they first differ.
+    """One run of a known table, kept whole. Runs of other tables go on from it at their first different state.
 
     Args:
         network: The network, bound to the samples.
         noise: First states ``(b, *)``.
-        known: The table; those that come share its first level.
+        known: The known table.
 
     Attributes:
         end: Last state of the known table.
@@ -50,7 +50,7 @@ class PrefixRuns:
     def __init__(self, network: Network, noise: Tensor, known: SolverTable) -> None:
         self.network, self.known, self.size = network, known, len(noise)
         run = Run(noise, known, keep=True)
-        self._points: list[Run] = []  # as it was when call k had been made
+        self._points: list[Run] = []  # the run after each network call
         while run.k < known.nfe:
             run.see(network(run.x, run.sigma))
             self._points.append(run.fork(known))
@@ -61,19 +61,18 @@ class PrefixRuns:
     def ends(self, tables: Sequence[SolverTable], batch_size: int | None = None) -> list[Tensor]:
         """Last states of other tables.
 
-        As many as fill a network call go to their ends together, so that outputs are held of these and of the known
-        run alone.
+        As many runs as fill a network call go on together. The outputs of these runs and of the known run are held.
 
         Args:
-            tables: They have the known table's first level and number of calls.
-            batch_size: Most samples per network call where several runs make theirs together; default: one run each.
+            tables: Tables with the known table's first level and number of calls.
+            batch_size: Most samples per network call of several runs; default: every run makes its own calls.
 
         Returns:
             Their last states ``(b, *)``, in the order of the tables.
         """
         together = max(1, (batch_size or 0) // self.size)
         first = [first_difference(table, self.known) for table in tables]
-        # Neighbours make most calls together: those that start alike, and of these the ones at the known levels.
+        # Neighbours in this order make most calls together: by first difference, then by the known levels.
         same = [np.array_equal(table.sigmas, self.known.sigmas) for table in tables]
         order = sorted(range(len(tables)), key=lambda n: (first[n], not same[n]))
         found: dict[int, Tensor] = {}
@@ -84,7 +83,7 @@ class PrefixRuns:
         return [found[n] for n in range(len(tables))]
 
     def _start(self, table: SolverTable, first: int) -> Run:
-        """A run of ``table`` that stands before its first call that is not known."""
+        """A run of ``table`` before its first unknown call."""
         run = self._points[first - 1].fork(table)
         run.keep = False
         run.advance()

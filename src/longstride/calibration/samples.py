@@ -1,4 +1,4 @@
-"""The samples of a calibration, and what is computed of them: shared between processes, kept, and counted."""
+"""The samples of a calibration, and work on them: shared between processes, kept, and counted."""
 
 from __future__ import annotations
 
@@ -27,11 +27,11 @@ __all__ = ["Samples"]
 
 @dataclass
 class _Ledger:
-    """What changes while samples are worked on.
+    """The changing part of samples.
 
     Attributes:
-        calls: Network calls so far in samples, here and before a restart, of this process.
-        held: Results that will be asked for again, by name.
+        calls: Network calls of this process so far, in samples, before and after restarts.
+        held: Results for later calls, by name.
     """
 
     calls: int = 0
@@ -40,9 +40,7 @@ class _Ledger:
 
 @dataclass(frozen=True, eq=False)
 class Samples:
-    """Everything that a calibration knows of its samples. Fitted ones come first, then held-out ones.
-
-    Made by :meth:`of`.
+    """The samples of a calibration, fitted samples before held-out samples. Made by :meth:`of`.
 
     Attributes:
         network: The network, bound to the conditions of all samples.
@@ -50,11 +48,11 @@ class Samples:
         fitted: Number of fitted samples.
         ends: Table that gives the first and the last level.
         floor: Least positive level that the network knows.
-        steps: Steps of the converged solution.
-        units: How the samples are cut into units of work.
+        steps: Steps of the reference solution.
+        units: Units of work that the samples are cut into.
         batch_size: Most samples per network call.
-        journal: Where finished units are kept.
-        reference: Converged solution of all samples or of the held-out ones, once there is one.
+        journal: Journal of finished units.
+        reference: Reference solution of all samples or of the held-out samples, or None before it is solved.
     """
 
     network: Network
@@ -83,23 +81,23 @@ class Samples:
         journal: Path | None = None,
         about: Mapping[str, Any] | None = None,
     ) -> Samples:
-        """The samples of some noise.
+        """The samples from ``noise``.
 
         Args:
             denoiser: The network, bound to the conditions of all samples.
             noise: First states of all samples, shape ``(B, *)``; the same on every process.
             ends: Gives the first and the last level.
             held_out: Number of samples, from the end, that are held out: ``1 … B - 1``; default: half.
-            steps: Steps of the converged solution.
-            sigma_floor: Least positive level that the network knows; default: the schedule's, and the table's own if a
-                plain callable has none.
-            unit: Samples of a unit of work.
+            steps: Steps of the reference solution.
+            sigma_floor: Least positive level that the network knows; default: see
+                :func:`~longstride.calibration.reference.solve.least_level`.
+            unit: Number of samples of a unit of work.
             batch_size: Most samples per network call; default: all at once.
             journal: Folder of finished units; default: nothing is kept.
-            about: What the work is beside its samples, as plain data: a folder of other work is refused.
+            about: Plain data that, with the samples, tell this work from other work; a folder of other work is refused.
 
         Raises:
-            InputError: no sample would be left to fit or to decide, a size below 1, or a journal of other work.
+            InputError: no fitted or no held-out sample is left, a size below 1, or a journal of other work.
         """
         held = len(noise) // 2 if held_out is None else held_out
         if not 1 <= held < len(noise):
@@ -107,7 +105,7 @@ class Samples:
         size = len(noise) if batch_size is None else batch_size
         if min(size, unit) < 1:
             raise InputError(f"batch size must be at least 1, got {min(size, unit)}")
-        # In half precision, rounding of the states would be fitted as if it were error of the solver.
+        # In half precision a fit would take rounding of the states for error of the solver.
         noise = noise.to(torch.promote_types(noise.dtype, torch.float32))
         network = in_batches(denoiser, size)  # a unit may be larger than what a call may hold
         floor = least_level(network.schedule, ends) if sigma_floor is None else sigma_floor
@@ -125,10 +123,10 @@ class Samples:
         return found
 
     def _check_network(self) -> None:
-        """Where finished units are kept, make sure that this network and these conditions gave them.
+        """If finished units are kept, make sure that this network with these conditions gave them.
 
         Raises:
-            InputError: they did not.
+            InputError: another network or other conditions gave them.
         """
         if self.journal.folder is None:
             return
@@ -172,11 +170,11 @@ class Samples:
         """One result per unit, in the order of ``numbers``, on every process.
 
         Args:
-            name: Of the work; with the number of a unit it is the name of a part in the journal.
-            numbers: Of the units, the units of other processes included.
-            function: Gives the results of a batch's units; see :meth:`Batch.split`.
+            name: Name of the work; with the number of a unit it is the name of a part in the journal.
+            numbers: Numbers of the units, the units of other processes included.
+            function: Gives one result per unit of a batch; see :meth:`Batch.split`.
             shape: Shape of the result of a unit of b samples; default: one entry per sample.
-            **how: See :meth:`local`.
+            **how: Further arguments of :meth:`local`.
         """
         found = self.local(name, numbers, function, **how)
         shapes = [shape(self.units.count(n)) for n in numbers]
@@ -192,16 +190,17 @@ class Samples:
         whole: bool = False,
         prepare: Callable[[Batch], object] | None = None,
     ) -> dict[int, Array]:
-        """As :meth:`map`, but of this process's units alone, by number: what other processes need not know.
+        """Results of this process's units alone, by number, for work that other processes need not know.
 
-        A unit is read from memory or from the journal if it is there. Network calls for the others are counted.
+        A result in memory or in the journal is not computed again. Its network calls are counted once.
 
         Args:
-            name: Likewise.
-            numbers: Likewise.
-            function: Likewise.
-            again: Whether results will be asked for again. They are held in memory, then, and must be small.
-            whole: Whether a batch is computed whole if a part of it is missing, for a function that knows whole ones.
+            name: See :meth:`map`.
+            numbers: See :meth:`map`.
+            function: See :meth:`map`.
+            again: Whether results are held in memory for later calls; they must be small.
+            whole: Whether ``function`` takes whole batches alone. A batch is computed if any of its units
+                is missing.
             prepare: Called before ``function``; its network calls are not counted.
         """
         held, found = self.ledger.held, dict[int, Array]()
@@ -234,7 +233,7 @@ class Samples:
         self.ledger.held.setdefault(name, value)
 
     def _taken(self, part: Mapping[str, Array]) -> Array:
-        """The value of a part, whose network calls are counted."""
+        """The value of a part; its network calls are counted."""
         self.ledger.calls += int(part["calls"])
         return part["value"]
 
@@ -249,7 +248,7 @@ class Samples:
         return self._taken(part) if is_first() else part["value"]
 
     def call(self, name: str, batch: Batch, x: Tensor, sigma: float) -> Tensor:
-        """One network call for states ``x`` of a batch, from the journal if all of it is there."""
+        """One network call for states ``x`` of a batch, from the journal if all units are there."""
         out: list[Tensor] = []
 
         def compute(part: slice) -> Tensor:
@@ -267,7 +266,7 @@ class Samples:
         return torch.cat(parts)
 
     def targets(self, batch: Batch) -> Tensor:
-        """Converged samples of a batch; there must be a reference of them."""
+        """Reference samples of a batch; :attr:`reference` must hold them."""
         assert self.reference is not None
         solved, missing = self.reference.samples, len(self.noise) - len(self.reference.samples)
         if isinstance(batch.index, slice):

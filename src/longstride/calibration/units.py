@@ -1,8 +1,8 @@
-"""Units of work, and the batches that the network sees them in.
+"""Units of work, and batches of units.
 
-Two numbers are apart. Work is done in *units* of some samples: what is summed, kept in a journal and shared between
-processes is one result per unit. The network sees *batches* of as many units as it has room for. So results depend on
-the unit alone, up to the network's own rounding in batches of another size.
+Work is done in *units* of some samples: one result per unit is summed, kept in a journal and shared between processes.
+The network sees *batches* of as many units as it has room for. So results depend on the size of a unit, and not on the
+size of a batch, up to the network's own rounding.
 """
 
 from __future__ import annotations
@@ -20,17 +20,17 @@ from longstride.processes import mine
 
 __all__ = ["UNIT", "Batch", "Units"]
 
-#: Samples of a unit by default: two processes can share the samples that short fits see.
+#: Default number of samples of a unit: two processes can share the 16 samples of short fits.
 UNIT = 8
 
 
 @dataclass(frozen=True)
 class Units:
-    """How samples are cut into units. Fitted samples come first; no unit holds fitted and held-out ones.
+    """The units of all samples. Fitted samples come first; no unit holds both fitted and held-out samples.
 
     Attributes:
         samples: Number of all samples.
-        fitted_samples: Number of fitted ones.
+        fitted_samples: Number of fitted samples.
         size: Most samples of a unit.
     """
 
@@ -40,7 +40,7 @@ class Units:
 
     @cached_property
     def slices(self) -> list[slice]:
-        """Where each unit is among all samples, the units of other processes included."""
+        """Place of each unit among all samples, the units of other processes included."""
         bounds = ((0, self.fitted_samples), (self.fitted_samples, self.samples))
         return [slice(b, min(b + self.size, end)) for begin, end in bounds for b in range(begin, end, self.size)]
 
@@ -64,14 +64,13 @@ class Units:
         return [n for n in self.fitted if self.slices[n].start < samples]
 
     def count(self, number: int) -> int:
-        """Samples of a unit."""
+        """Number of samples of a unit."""
         return int(self.slices[number].stop - self.slices[number].start)
 
     def groups(self, numbers: Collection[int], most: int) -> list[tuple[int, ...]]:
         """This process's units among ``numbers``, in groups of at most ``most``.
 
-        Units that are together in a group are together for any ``numbers``: another call for some of them makes smaller
-        groups of the same units, so that a pipeline needs no further calls for these.
+        Units share a group for all ``numbers``, or for none: fewer numbers make smaller groups.
         """
         wanted, found = set(numbers), list[tuple[int, ...]]()
         for own in (mine(self.fitted), mine(self.held_out)):
@@ -83,12 +82,12 @@ class Units:
 
 @dataclass(frozen=True, eq=False)
 class Batch:
-    """Some units that the network sees together.
+    """Units that the network sees together.
 
     Attributes:
-        units: Numbers of its units.
-        sizes: Samples of each unit.
-        index: Where its samples are among all samples.
+        units: Numbers of the units.
+        sizes: Number of samples of each unit.
+        index: Place of the samples among all samples.
         noise: First states, shape ``(b, *)``.
         network: The network, bound to the samples.
     """
@@ -101,7 +100,7 @@ class Batch:
 
     @property
     def number(self) -> int:
-        """The number of its first unit, which no other batch has."""
+        """Number of the first unit, which no other batch has."""
         return self.units[0]
 
     def __len__(self) -> int:
@@ -109,15 +108,15 @@ class Batch:
 
     @property
     def numbers(self) -> Array:
-        """Numbers of its samples among all samples, rising, shape ``(b,)``."""
+        """Numbers of the samples among all samples, rising, shape ``(b,)``."""
         return np.arange(self.index.start, self.index.stop) if isinstance(self.index, slice) else self.index.numpy()
 
     @property
     def slices(self) -> list[slice]:
-        """Where each unit is among the samples of the batch."""
+        """Place of each unit among the samples of the batch."""
         ends = np.cumsum(self.sizes).tolist()
         return [slice(end - size, end) for end, size in zip(ends, self.sizes, strict=True)]
 
     def split(self, values: Array) -> list[Array]:
-        """Values of its samples, shape ``(b, …)``, unit by unit."""
+        """Values of the samples, shape ``(b, …)``, unit by unit."""
         return [values[part] for part in self.slices]

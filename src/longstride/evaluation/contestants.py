@@ -9,7 +9,7 @@ from typing import Any
 from longstride.calibration.methods import METHODS
 from longstride.calibration.rowwise.iia import PUBLISHED
 from longstride.errors import InputError, unknown
-from longstride.grid import LastLevel, grid, spacing_of
+from longstride.grid import LastLevel, grid, usual_grid
 from longstride.schedule import Schedule
 from longstride.solvers import SOLVERS, VARIANTS, build, steps_for_nfe
 from longstride.table import SolverTable
@@ -23,7 +23,7 @@ __all__ = [
     "contestant",
     "label",
     "paper",
-    "spacing_of",
+    "usual_grid",
 ]
 
 
@@ -63,7 +63,7 @@ class Contestant:
 def _classical() -> dict[str, Contestant]:
     """Every classical solver and its forms."""
     return {
-        name: Contestant(name, one.label, one.solver, one.options, spacing=SOLVERS[one.solver].spacing)
+        name: Contestant(name, one.label, one.solver, one.options, spacing=SOLVERS[one.solver].grid)
         for name, one in VARIANTS.items()
     }
 
@@ -75,7 +75,7 @@ def _published() -> dict[str, Contestant]:
         for solver in one.bases:
             single = len(one.bases) == 1
             name, text = (method, one.label) if single else (f"iia_{solver}", f"IIA-{SOLVERS[solver].label}")
-            spacing = SOLVERS[solver].spacing
+            spacing = SOLVERS[solver].grid
             found[name] = Contestant(name, text, solver, method=method, base=solver, guided=one.guided, spacing=spacing)
     return found
 
@@ -169,7 +169,7 @@ def base_table(
         schedule: The model's.
         solver: Name of the solver.
         nfe: Network calls.
-        spacing: Name of the grid; see :func:`spacing_of`.
+        spacing: Name of the grid; see :func:`usual_grid`.
         final: Its last level.
         exactly: Whether to refuse a number of calls that the solver cannot spend exactly, such as 5 by a solver of two
             calls per step. If not, the solver spends the most calls that it can below the number.
@@ -185,6 +185,6 @@ def base_table(
             if exactly or calls == 1:
                 raise
             continue
-        levels = grid(spacing_of(spacing, schedule), steps, schedule=schedule, final=final)
+        levels = grid(usual_grid(spacing, schedule), steps, schedule=schedule, final=final)
         return build(solver, levels, schedule=schedule, **options)
     raise InputError(f"nfe must be at least 1, got {nfe}")

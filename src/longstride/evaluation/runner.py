@@ -20,7 +20,7 @@ import torch
 from longstride.book import CardBook
 from longstride.card import Card
 from longstride.errors import InputError
-from longstride.evaluation.contestants import CONTESTANTS, spacing_of
+from longstride.evaluation.contestants import CONTESTANTS, usual_grid
 from longstride.evaluation.features import load_features
 from longstride.evaluation.fitting import Say, calibrate_entrants
 from longstride.evaluation.frechet import FeatureSpace
@@ -169,7 +169,7 @@ def measure_samplers(
     say("intervals", 1, 1)
     about = {
         "model": {"name": model.name, "fingerprint": model.fingerprint, "classes": model.num_classes},
-        "study": {**asdict(study), "grid": spacing_of(study.grid, model.schedule)},
+        "study": {**asdict(study), "grid": usual_grid(study.grid, model.schedule)},
         "reference": {
             "solver": "unipc, order 3",
             "nfe": summary.teacher_nfe,

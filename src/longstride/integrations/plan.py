@@ -6,20 +6,18 @@ from dataclasses import dataclass
 from functools import cached_property
 
 import numpy as np
-from numpy.typing import NDArray
 
+from longstride.arrays import Array
 from longstride.denoiser import DIFFUSERS_PREDICTIONS, clean_weights
 from longstride.errors import InputError, unknown
+from longstride.families import alpha_of_ratio
 from longstride.integrations.run_levels import Levels
 from longstride.integrations.scheduler_settings import SchedulerSettings
 from longstride.nodes import Nodes
-from longstride.schedule import alpha_of_ratio
 from longstride.solvers import build
 from longstride.table import SolverTable
 
 __all__ = ["Plan", "classical_plan", "plan_of_table"]
-
-Array = NDArray[np.float64]
 
 
 @dataclass(frozen=True, eq=False)

@@ -8,17 +8,15 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from numpy.typing import NDArray
 
+from longstride.arrays import Array
 from longstride.errors import InputError
+from longstride.families import alpha_of_ratio
 from longstride.integrations.own_scheduler import Process
 from longstride.integrations.scheduler_settings import SchedulerSettings
 from longstride.nodes import Nodes
-from longstride.schedule import alpha_of_ratio
 
 __all__ = ["LevelRequest", "Levels", "levels_of"]
-
-Array = NDArray[np.float64]
 
 
 @dataclass(frozen=True)

@@ -8,9 +8,10 @@ from functools import cached_property
 from typing import Any
 
 import numpy as np
-from numpy.typing import ArrayLike, NDArray
+from numpy.typing import ArrayLike
 from torch import Tensor
 
+from longstride.arrays import Array
 from longstride.denoiser import Clamp, DynamicThreshold
 from longstride.integrations.counterparts import Counterpart, counterpart_of
 from longstride.integrations.own_scheduler import METHOD_SETTINGS, Process, own_scheduler
@@ -19,7 +20,6 @@ from longstride.schedule import Schedule
 
 __all__ = ["SchedulerSettings"]
 
-Array = NDArray[np.float64]
 
 #: Settings whose default is not taken over: DDIM's class clips pictures unless it is told not to.
 _NOT_SHARED = ("clip_sample", "clip_sample_range", "sample_max_value", "dynamic_thresholding_ratio", "predict_x0")

@@ -6,9 +6,9 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
 
+from longstride.arrays import Array
 from longstride.errors import InputError
 from longstride.integrations.counterparts import counterpart_of
 from longstride.integrations.plan import Plan, classical_plan
@@ -18,7 +18,6 @@ from longstride.table import SolverTable
 
 __all__ = ["Setup"]
 
-Array = NDArray[np.float64]
 
 #: Runs the rest of a card's levels if the solver beside the card makes several calls per level.
 _AFTER_CARDS = "dpmpp_2m"

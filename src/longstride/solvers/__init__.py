@@ -22,14 +22,14 @@ from longstride.table import SolverTable
 
 __all__ = ["SOLVERS", "VARIANTS", "Solver", "Variant", "build", "steps_for_nfe"]
 
-#: Every solver by name. Adding a solver is one builder and one entry here; others read from it all that they must know.
+#: Every solver by name. To add a solver, write a builder and add an entry here.
 SOLVERS: dict[str, Solver] = {
     "ddim": Solver(ddim, "DDIM", starts={"ddim": {}}),
     "spndm": Solver(spndm, "S-PNDM"),
     "pndm": Solver(pndm, "PNDM"),
     "ipndm": Solver(ipndm, "iPNDM", starts={f"ipndm{order}": {"order": order} for order in (2, 3, 4)}),
     "deis": Solver(deis, "DEIS", starts={"deis3": {"order": 3}}),
-    "heun": Solver(heun, "Heun", spacing="karras"),
+    "heun": Solver(heun, "Heun", grid="karras"),
     "dpm_solver_2": Solver(dpm_solver_2, "DPM-Solver-2"),
     "dpm_solver_3": Solver(dpm_solver_3, "DPM-Solver-3"),
     "dpm_solver_2m": Solver(dpm_solver_2m, "DPM-Solver 2M"),
@@ -39,7 +39,7 @@ SOLVERS: dict[str, Solver] = {
     "dpmpp_3m": Solver(dpmpp_3m, "DPM-Solver++ 3M", starts={"dpmpp_3m": {}}),
     "unipc": Solver(unipc, "UniPC", starts={f"unipc{order}": {"order": order} for order in (2, 3)}),
 }
-#: Solvers with options, by the names under which they are compared: ``unipc3`` is UniPC of order 3.
+#: Solvers with options, by name: ``unipc3`` is UniPC of order 3.
 VARIANTS: dict[str, Variant] = {
     **{name: Variant(name, one.label, name) for name, one in SOLVERS.items()},
     **{key: one for name, solver in SOLVERS.items() for key, one in solver.variants(name).items()},
@@ -60,8 +60,8 @@ def build(
         name: One of :data:`SOLVERS`.
         sigmas: Levels from noisy to clean, shape ``(N + 1,)``, strictly decreasing; the last may be 0.
         alphas: Alphas of the levels; default: the schedule's in its frame, or 1.
-        schedule: The model's schedule; gives alphas, and network times to the solvers that use them.
-        **options: The solver's own options, such as ``order=``; see its docstring.
+        schedule: The model's schedule; gives alphas, and network times to the solvers that use times.
+        **options: The solver's own options, such as ``order=``; see the docstring of its builder.
 
     Raises:
         InputError: unknown name or option, or levels that the solver cannot use.
@@ -89,11 +89,11 @@ def steps_for_nfe(name: str, nfe: int, *, final_zero: bool = False, **options: A
     Args:
         name: One of :data:`SOLVERS`.
         nfe: Network calls, at least 1.
-        final_zero: Whether the grid ends at sigma 0, where some solvers save a call.
+        final_zero: Whether the grid ends at sigma 0; some solvers then save a call.
         **options: The solver's options.
 
     Raises:
-        InputError: no number of steps gives exactly ``nfe``; the message names the nearest that work.
+        InputError: no number of steps gives exactly ``nfe``; the message names the nearest number that works.
     """
     if nfe < 1:
         raise InputError(f"nfe must be at least 1, got {nfe}")

@@ -6,7 +6,8 @@ from typing import Literal
 
 from longstride.errors import InputError, unknown
 from longstride.nodes import Nodes
-from longstride.table import Row, SolverTable, TableBuilder
+from longstride.table import Row, SolverTable
+from longstride.table_builder import TableBuilder
 
 __all__ = ["ipndm", "pndm", "spndm"]
 
@@ -20,7 +21,7 @@ ADAMS_BASHFORTH: tuple[tuple[float, ...], ...] = (
 
 
 def adams_bashforth(table: TableBuilder, calls: list[int], order: int) -> Row:
-    """Noise extrapolated from the outputs ``calls`` (oldest first), with as high an order as they allow."""
+    """Noise extrapolated from the outputs ``calls`` (oldest first), of order ``min(order, len(calls))``."""
     weights = ADAMS_BASHFORTH[min(order, len(calls)) - 1]
     total = Row()
     for weight, j in zip(weights, reversed(calls), strict=False):
@@ -39,7 +40,7 @@ def ipndm(nodes: Nodes, order: int = 4) -> SolverTable:
     .. math:: x_{i+1} = \frac{\alpha_{i+1}}{\alpha_i} x_i
               + \left(\sigma_{i+1} - \frac{\alpha_{i+1}}{\alpha_i}\sigma_i\right) \sum_j w_j \epsilon_{i-j}
 
-    The weights are those of even steps on every grid, so the order above 1 is formal.
+    The weights of even steps serve on every grid, so that an order above 1 is formal.
 
     Args:
         nodes: ``(alpha, sigma)`` from noisy to clean, each ``(N + 1,)``; the last sigma may be 0.
@@ -75,7 +76,7 @@ def pndm(nodes: Nodes, order: int = 4, start: Literal["runge_kutta", "improved_e
 
     Args:
         nodes: ``(alpha, sigma)`` from noisy to clean, each ``(N + 1,)``; the last sigma may be 0.
-        order: Of the multistep rows, 1 to 4.
+        order: Order of the multistep rows, 1 to 4.
         start: ``"runge_kutta"`` for the first ``min(3, N)`` steps (4 calls each), or ``"improved_euler"`` for the
             first step (2 calls).
 

@@ -1,9 +1,10 @@
-"""DDIM: the first-order solver that all others reduce to."""
+"""DDIM, the first-order solver."""
 
 from __future__ import annotations
 
 from longstride.nodes import Nodes
-from longstride.table import SolverTable, TableBuilder
+from longstride.table import SolverTable
+from longstride.table_builder import TableBuilder
 
 __all__ = ["ddim"]
 

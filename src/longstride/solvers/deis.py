@@ -9,14 +9,15 @@ from numpy.typing import NDArray
 
 from longstride.errors import InputError, unknown
 from longstride.nodes import Nodes
-from longstride.table import Row, SolverTable, TableBuilder
+from longstride.table import Row, SolverTable
+from longstride.table_builder import TableBuilder
 
 __all__ = ["deis"]
 
 Variable = Literal["t", "rho", "log_rho"]
 
 _POINTS, _WEIGHTS = np.polynomial.legendre.leggauss(64)
-#: Power of the substitution that gathers quadrature points towards sigma 0, where log rho and the time bend.
+#: Power of the substitution that gathers quadrature points towards sigma 0, where log rho and the time are curved.
 _POWER = 4
 
 
@@ -32,8 +33,8 @@ def deis(nodes: Nodes, order: int = 3, variable: Variable = "t", lower_order_fin
     Args:
         nodes: ``(alpha, sigma)`` from noisy to clean, each ``(N + 1,)``; the last sigma may be 0.
         order: 1 (DDIM), 2 or 3: number of outputs used.
-        variable: What the polynomial is in: ``"t"``, the network's time (tAB, the paper's choice; ``nodes.schedule``
-            gives it, without one ``t = rho``), ``"rho"`` (rhoAB), or ``"log_rho"``, which is what diffusers does.
+        variable: Variable of the polynomial: ``"t"``, the network's time by ``nodes.schedule`` (tAB, the paper's
+            choice; without a schedule ``t = rho``), ``"rho"`` (rhoAB), or ``"log_rho"``, as in diffusers.
         lower_order_final: Whether the order falls to 1 over the last steps; diffusers does so below 15 steps.
 
     Returns:
@@ -68,7 +69,7 @@ def deis(nodes: Nodes, order: int = 3, variable: Variable = "t", lower_order_fin
 
 
 def _weights(nodes: Nodes, i: int, calls: list[int], variable: Variable) -> NDArray[np.float64]:
-    """``C_ij`` for the outputs ``calls`` by Gauss–Legendre quadrature, exact where tau is rho."""
+    """``C_ij`` for the outputs ``calls`` by Gauss–Legendre quadrature, exact if tau is rho."""
 
     def tau(rho: NDArray[np.float64]) -> NDArray[np.float64]:
         if variable == "log_rho":

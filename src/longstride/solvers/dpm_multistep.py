@@ -8,8 +8,9 @@ import numpy as np
 
 from longstride.errors import unknown
 from longstride.nodes import Nodes
-from longstride.solvers.exponential import ExponentialStep, Prediction, model
-from longstride.table import SolverTable, TableBuilder
+from longstride.solvers.exponential import ExponentialStep, Form, model
+from longstride.table import SolverTable
+from longstride.table_builder import TableBuilder
 
 __all__ = ["dpm_solver_2m", "dpm_solver_3m", "dpmpp_2m", "dpmpp_3m"]
 
@@ -23,7 +24,7 @@ def _multistep(
     name: str,
     nodes: Nodes,
     order: int,
-    prediction: Prediction,
+    prediction: Form,
     lower_order_final: bool | None,
     variant: Variant,
 ) -> SolverTable:
@@ -63,8 +64,8 @@ def dpmpp_2m(nodes: Nodes, lower_order_final: bool | None = None, variant: Varia
     .. math:: x_{i+1} = \tfrac{\sigma_{i+1}}{\sigma_i} x_i - \alpha_{i+1} (e^{-h} - 1)
               \left[(1 + \tfrac{1}{2r}) D_i - \tfrac{1}{2r} D_{i-1}\right]
 
-    with :math:`h = \lambda_{i+1} - \lambda_i` and :math:`r = (\lambda_i - \lambda_{i-1}) / h`. The first step, and the
-    last one when it ends at sigma 0, are DDIM.
+    with :math:`h = \lambda_{i+1} - \lambda_i` and :math:`r = (\lambda_i - \lambda_{i-1}) / h`. The first step
+    and a last step to sigma 0 are DDIM.
 
     Args:
         nodes: ``(alpha, sigma)`` from noisy to clean, each ``(N + 1,)``; the last sigma may be 0.
@@ -81,17 +82,17 @@ def dpmpp_2m(nodes: Nodes, lower_order_final: bool | None = None, variant: Varia
 
 
 def dpmpp_3m(nodes: Nodes, lower_order_final: bool | None = None, variant: Variant = "heun") -> SolverTable:
-    """DPM-Solver++(3M): multistep on three outputs, data prediction; their number rises from 1 over the first steps.
+    """DPM-Solver++(3M): multistep on three outputs, data prediction; the first two steps use one and two outputs.
 
-    Named third order by its authors. As published its second difference carries half the weight that third order
-    needs, so each row measures order 2 (see the tests); :func:`~longstride.solvers.unipc.unipc` of order 3 and
+    Its authors call it third order. As published, its second difference carries half the weight that third order
+    needs, so that each row measures order 2 (see the tests); :func:`~longstride.solvers.unipc.unipc` of order 3 and
     :func:`~longstride.solvers.deis.deis` of order 3 measure 3.
 
     Args:
         nodes: ``(alpha, sigma)`` from noisy to clean, each ``(N + 1,)``; the last sigma may be 0.
         lower_order_final: Whether the last two steps are of order 2 and 1; ``None``: below 15 steps.
-        variant: Of the second-order steps: ``"heun"``, the weight of the exact integral, as in the third-order ones,
-            or ``"midpoint"``, the default of the authors' code and of diffusers.
+        variant: Weight of the second-order steps: ``"heun"``, the weight of the exact integral, as in third-order
+            steps, or ``"midpoint"``, the default of the authors' code and of diffusers.
 
     Returns:
         A table with ``nfe = N``.

@@ -7,8 +7,9 @@ from typing import Any, Literal
 
 from longstride.errors import InputError, unknown
 from longstride.nodes import Nodes
-from longstride.solvers.exponential import ExponentialStep, Prediction, model
-from longstride.table import SolverTable, TableBuilder
+from longstride.solvers.exponential import ExponentialStep, Form, model
+from longstride.table import SolverTable
+from longstride.table_builder import TableBuilder
 
 __all__ = ["dpm_solver_2", "dpm_solver_3", "dpmpp_2s"]
 
@@ -18,7 +19,7 @@ Stages = Literal["inner", "grid"]
 def _singlestep(
     name: str,
     nodes: Nodes,
-    prediction: Prediction,
+    prediction: Form,
     orders: Sequence[int],
     stages: Stages,
     exact_second_stage: bool,
@@ -51,7 +52,7 @@ def _singlestep(
             if len(calls) == 1:
                 row = table.ddim(i) if order == 1 else step.first(m[0])
             else:
-                # Positions of the stages as fractions of this step, and the differences that they give.
+                # Positions of the stages as fractions of this step, and the slope to the latest stage.
                 r = [ExponentialStep(step.start, source, stage, prediction).h / step.h for stage in levels[1:]]
                 slope = (m[-1] - m[0]) / r[-1]
                 exact = len(calls) == 3 or (order == 3 and exact_second_stage)
@@ -64,7 +65,7 @@ def _singlestep(
 
 
 def _default_orders(nodes: Nodes, order: int) -> list[int]:
-    """``order`` everywhere, except for a first step from alpha 0 or a last one to sigma 0, which are DDIM."""
+    """``order`` for every step, but 1 (DDIM) for a step from alpha 0 or to sigma 0."""
     orders = [order] * nodes.steps
     if nodes.sigmas[-1] == 0:
         orders[-1] = 1
@@ -81,9 +82,9 @@ def dpm_solver_2(nodes: Nodes, orders: Sequence[int] | None = None, stages: Stag
 
     Args:
         nodes: ``(alpha, sigma)`` from noisy to clean, each ``(N + 1,)``; the last sigma may be 0.
-        orders: Order of every step; default 2, and 1 for a step to sigma 0.
-        stages: ``"inner"``: stages lie between grid levels (the paper). ``"grid"``: every call has a grid level of
-            its own and a step of order p spans p intervals (diffusers' single-step scheduler).
+        orders: Order of every step; default 2, and 1 for a step from alpha 0 or to sigma 0.
+        stages: ``"inner"``: stages lie between grid levels (the paper). ``"grid"``: every call has a grid level of its
+            own, and a step of order p spans p grid intervals (diffusers' single-step scheduler).
 
     Returns:
         A table with ``nfe = sum(orders)``.
@@ -102,15 +103,15 @@ def dpm_solver_3(
     nodes: Nodes,
     orders: Sequence[int] | None = None,
     stages: Stages = "inner",
-    prediction: Prediction = "noise",
+    prediction: Form = "noise",
     exact_second_stage: bool = True,
 ) -> SolverTable:
     r"""DPM-Solver-3: single-step, third order, with stages at one and two thirds in lambda.
 
     Args:
         nodes: ``(alpha, sigma)`` from noisy to clean, each ``(N + 1,)``; the last sigma may be 0.
-        orders: Order of every step; default 3, and 1 for a step to sigma 0. ``(3, 3, 2)``-like lists give
-            "DPM-Solver-fast".
+        orders: Order of every step; default 3, and 1 for a step from alpha 0 or to sigma 0. ``(3, 3, 2)``-like lists
+            give "DPM-Solver-fast".
         stages: As in :func:`dpm_solver_2`.
         prediction: ``"noise"`` (the paper), or ``"data"`` (DPM-Solver++ 3S).
         exact_second_stage: Whether the second stage weighs the difference by the exact integral, as in the paper;
@@ -138,7 +139,7 @@ def dpmpp_2s(nodes: Nodes, orders: Sequence[int] | None = None, stages: Stages =
 
     Args:
         nodes: ``(alpha, sigma)`` from noisy to clean, each ``(N + 1,)``; the last sigma may be 0.
-        orders: Order of every step; default 2, and 1 for a step to sigma 0.
+        orders: Order of every step; default 2, and 1 for a step from alpha 0 or to sigma 0.
         stages: As in :func:`dpm_solver_2`.
 
     Returns:

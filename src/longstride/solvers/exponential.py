@@ -1,4 +1,4 @@
-r"""What the DPM-Solver family and UniPC share: the exponential step and its phi functions.
+r"""The exponential step of the DPM-Solver family and of UniPC, with its phi functions.
 
 With :math:`h = \lambda_t - \lambda_s` the exact solution from ``s`` to ``t`` is a multiple of :math:`x_s` plus an
 integral over the network's prediction. A Taylor expansion of the prediction in lambda leaves one weight per
@@ -24,11 +24,13 @@ from typing import Literal
 import numpy as np
 
 from longstride.errors import unknown
-from longstride.table import Row, TableBuilder
+from longstride.table import Row
+from longstride.table_builder import TableBuilder
 
-__all__ = ["ExponentialStep", "Prediction"]
+__all__ = ["ExponentialStep", "Form"]
 
-Prediction = Literal["data", "noise"]
+#: The prediction that a step integrates.
+Form = Literal["data", "noise"]
 
 
 @dataclass(frozen=True)
@@ -45,7 +47,7 @@ class ExponentialStep:
     start: Row
     source: tuple[float, float]
     target: tuple[float, float]
-    prediction: Prediction
+    prediction: Form
 
     @property
     def h(self) -> float:
@@ -86,7 +88,7 @@ class ExponentialStep:
         return alpha_t / alpha_s * self.start + self.weight * m
 
 
-def model(table: TableBuilder, j: int, prediction: Prediction) -> Row:
+def model(table: TableBuilder, j: int, prediction: Form) -> Row:
     """The output at state ``j`` in the wanted parametrisation."""
     if prediction not in ("data", "noise"):
         raise unknown("prediction", prediction, ("data", "noise"))

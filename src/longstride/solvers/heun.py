@@ -8,7 +8,8 @@ import numpy as np
 
 from longstride.errors import InputError, unknown
 from longstride.nodes import Nodes
-from longstride.table import Row, SolverTable, TableBuilder
+from longstride.table import Row, SolverTable
+from longstride.table_builder import TableBuilder
 
 __all__ = ["heun"]
 
@@ -30,7 +31,7 @@ def heun(nodes: Nodes, variable: Variable = "auto") -> SolverTable:
 
     Args:
         nodes: ``(alpha, sigma)`` from noisy to clean, each ``(N + 1,)``; the last sigma may be 0.
-        variable: ``"ratio"``, or ``"sigma"`` for a rectified flow (alpha + sigma = 1); ``"auto"``: as the levels are.
+        variable: ``"ratio"``, or ``"sigma"`` for a rectified flow (alpha + sigma = 1); ``"auto"``: by the levels.
 
     Returns:
         A table with ``nfe = 2 N``, or ``2 N - 1`` when it ends at sigma 0.

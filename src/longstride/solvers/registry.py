@@ -1,4 +1,4 @@
-"""What a solver declares of itself, for all who build, compare or start from solvers."""
+"""Declarations of solvers: builder, label, forms that calibrations start from, and grid."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ class Variant:
     """A solver with options, under a name of its own.
 
     Attributes:
-        name: In cards, results and plots.
-        label: For people.
+        name: Name in cards, results and plots.
+        label: Label for people.
         solver: Name of the solver.
-        options: Its options.
-        start: Whether calibrations start from it: it makes one network call per step.
+        options: Options of the solver.
+        start: Whether calibrations start from the variant, which then makes one network call per step.
     """
 
     name: str
@@ -32,25 +32,25 @@ class Variant:
 
 @dataclass(frozen=True)
 class Solver:
-    """A classical solver; called with nodes and options it builds a table.
+    """A classical solver: a call with nodes and options builds a table.
 
     Attributes:
         builder: From :class:`~longstride.Nodes` and options to a table.
-        label: For people.
-        starts: Options of its forms that calibrations start from, by name; each makes one network call per step.
-        spacing: Grid that its paper uses it on, or None for the usual grid of the model.
+        label: Label for people.
+        starts: Options of the variants that calibrations start from, by name; each makes one network call per step.
+        grid: Name of the grid that its paper uses it on, or None for the model's usual grid.
     """
 
     builder: Callable[..., SolverTable]
     label: str
     starts: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
-    spacing: str | None = None
+    grid: str | None = None
 
     def __call__(self, *args: Any, **options: Any) -> SolverTable:
         return self.builder(*args, **options)
 
     def variants(self, solver: str) -> dict[str, Variant]:
-        """The forms that calibrations start from, by name.
+        """The variants that calibrations start from, by name.
 
         Args:
             solver: Name of this solver.

@@ -1,1 +1,1 @@
-"""Which tables are accepted: the gate on held-out noise, and how much a table amplifies errors."""
+"""Acceptance of tables: the gate on held-out samples, and the amplification of errors."""

@@ -1,9 +1,8 @@
-"""The gate: a calibrated row is used only where held-out noise agrees, and the whole only if it beats its base.
+"""The gate: held-out samples accept a calibrated table, or keep its base.
 
-A row that fits its own step better can still make whole trajectories worse: errors of different steps may have
-cancelled before. So, on held-out noise, fitted rows are given back to the base solver if the end of the trajectory is
-better without them, and at last the table as a whole is compared with its base (:func:`gate`). A table that was fitted
-as a whole has no rows to give back: it is accepted or not (:func:`judge`).
+A fitted row can make whole trajectories worse, since errors of different steps may have cancelled before. So
+:func:`gate` first gives rows back to the base solver if whole trajectories are better without the fitted rows. Then it
+compares the table with its base. :func:`judge` accepts or refuses a table whose rows were fitted together.
 """
 
 from __future__ import annotations
@@ -35,7 +34,7 @@ _FEW = 24
 
 
 class _Trials:
-    """Squared errors of tables on whole held-out trajectories; calls that they share with ``known`` are made once."""
+    """Squared errors of tables on held-out trajectories; calls that a table shares with ``known`` are made once."""
 
     def __init__(self, samples: Samples, known: SolverTable) -> None:
         self.samples, self.known = samples, known
@@ -49,7 +48,7 @@ class _Trials:
             found = squared_errors(end, self.samples.targets(batch))
             return batch.split(np.where(np.isfinite(found), found, np.inf))
 
-        # Not counted again: these calls were, when the known table itself was measured.
+        # The calls of the known table were counted when that table was measured.
         prepare: Callable[[Batch], object] | None = None if table is self.known else self._run
         numbers = self.samples.units.held_out
         return np.concatenate(self.samples.map(f"gate/{table_digest(table)[:20]}", numbers, squared, prepare=prepare))
@@ -64,12 +63,12 @@ def gate(samples: Samples, base: SolverTable, calibrated: SolverTable) -> tuple[
     """Settle on the table to use, by whole trajectories on the held-out samples.
 
     Args:
-        samples: The samples, with a converged solution of the held-out ones or of all.
+        samples: The samples, with a reference solution of the held-out samples at least.
         base: The classical table.
         calibrated: The same table with some rows rewritten.
 
     Returns:
-        The table (named as the calibrated one even where it is the base), and what was measured.
+        The calibrated table, or the base under its name, and the report.
     """
     changed = [k for k in range(1, base.nfe + 1) if calibrated.rows[k - 1] != base.rows[k - 1]]
     trials = _Trials(samples, calibrated)
@@ -86,7 +85,7 @@ def gate(samples: Samples, base: SolverTable, calibrated: SolverTable) -> tuple[
     blocks = [part.tolist() for part in np.array_split(changed, min(TRIALS, len(changed) or 1)) if len(part)]
     alone = [measured(without(calibrated, block)) for block in blocks]
     given_back: list[int] = []
-    # The block that spoils most goes first: with it gone, others may be seen to help.
+    # The block that spoils most goes first. Other blocks may help without it.
     for n in sorted((n for n in range(len(blocks)) if alone[n].rmse < best.rmse), key=lambda n: alone[n].rmse):
         trial = without(calibrated, blocks[n])
         found = measured(trial) if given_back else alone[n]
@@ -107,21 +106,25 @@ def judge(
     margin: float,
     stability: float,
 ) -> tuple[SolverTable, EndReport]:
-    """Accept a calibrated table as a whole, or keep the base; their inner levels and rows may all differ.
+    r"""Accept a calibrated table as a whole, or keep the base; all inner levels and rows may differ.
 
-    It must hold on held-out noise that (1) the root-mean-square error is at most ``1 + margin`` times the base's; (2)
-    the mean logarithm of the ratio of both errors of a sample is below 0 with 95 % confidence, which a few lucky
-    samples cannot bring about; (3) the gain is at most ``stability`` times the base's.
+    On B held-out samples with squared errors :math:`e_n` of the table and :math:`e'_n` of the base, the table needs
+
+    .. math:: \Big(\sum_n e_n\Big)^{1/2} \le (1 + \text{margin}) \Big(\sum_n e'_n\Big)^{1/2}, \qquad
+              \bar q + t_{0.95} \frac{s(q)}{\sqrt B} < 0, \quad q_n = \tfrac12 \log \frac{e_n}{e'_n},
+
+    and a gain of at most ``stability`` times the base's. A few lucky samples cannot meet the second condition, whose t
+    is Student's quantile with B - 1 degrees of freedom. Fewer than :data:`FEWEST` samples accept no table.
 
     Args:
-        samples: The samples, with a converged solution of the held-out ones or of all.
+        samples: The samples, with a reference solution of the held-out samples at least.
         base: The best classical table.
-        calibrated: The fitted one.
+        calibrated: The fitted table.
         margin: See above.
         stability: See above.
 
     Returns:
-        The table (named as the calibrated one even where it is the base), and what was measured.
+        The calibrated table, or the base under its name, and the report.
     """
     trials = _Trials(samples, calibrated)
     after = trials(calibrated)
@@ -148,14 +151,14 @@ def _report(
     given_back: tuple[int, ...] = (),
     stability: Stability | None = None,
 ) -> EndReport:
-    """What was measured; ``reason`` says why the base is kept, and is empty if it is not."""
+    """The report; ``reason`` says why the base is kept, and is empty if the table is accepted."""
     assert samples.reference is not None
     error, nfe = samples.reference.error, samples.reference.nfe
     return EndReport(base, calibrated, samples.held_out, error, nfe, given_back, not reason, reason, stability)
 
 
 def objection(after: Array, before: Array, margin: float) -> str:
-    """Why squared errors ``after``, shape ``(B,)``, do not surely improve on ``before``; empty if they do."""
+    """Why squared errors ``after``, shape ``(B,)``, do not surely improve on ``before``; empty if they surely do."""
     n = len(after)
     if n < FEWEST:
         return f"{n} held-out samples cannot show that it is better: hold out {FEWEST} or more"
@@ -173,7 +176,7 @@ def objection(after: Array, before: Array, margin: float) -> str:
 
 
 def _gain(samples: Samples, table: SolverTable) -> float:
-    """Gain of a table over a few held-out samples; it differs little between samples."""
+    """Gain of a table over a few held-out samples; samples differ little in it."""
     numbers = [n for n in samples.units.held_out if samples.units.slices[n].start < samples.fitted + _FEW]
 
     def measure(batch: Batch) -> list[Array]:

@@ -1,15 +1,14 @@
-r"""How much a table amplifies what is wrong with its inputs.
+r"""How much a table amplifies errors of the network's outputs.
 
-A network's outputs are wrong by rounding, quantisation, or because the model was changed a little. If every output
-:math:`D_j` is off by an independent error of root-mean-square size :math:`\epsilon`, the last state is off by
+Rounding, quantisation or a small change of the model put errors on a network's outputs. Independent errors of
+root-mean-square size :math:`\epsilon` on all outputs :math:`D_j` change the last state by
 
 .. math:: \epsilon\, \Big(\sum_j \| \partial x_K / \partial D_j \|^2\Big)^{1/2},
 
-where the derivative follows the error through the network calls behind it. Its square root is measured by one more
-roll-out with a small random error on every output: the *gain* of the table on this network. A table that leaned on
-large weights of opposite signs would have a large one, however well it fits. ``b`` alone gives a number, too, without
-any network: the largest sum of absolute weights of a row. It bounds the gain of a network that does not react to its
-input.
+whose derivatives go through all later network calls. The factor of epsilon is the *gain* of the table on this network.
+One more roll-out, with a small random error on every output, measures the gain. Large weights of opposite signs give a
+large gain, however well the table fits. No network is needed for :math:`\max_k \sum_j |b_{kj}|`, which bounds the gain
+on a network that does not react to its input.
 """
 
 from __future__ import annotations
@@ -27,7 +26,7 @@ from longstride.table import SolverTable
 
 __all__ = ["gains", "largest_weights"]
 
-#: Root-mean-square size of the errors that are made: like half precision's, and well above float32's own.
+#: Root-mean-square size of the random errors: like rounding in half precision, and well above rounding in float32.
 EPSILON = 2e-3
 
 
@@ -37,14 +36,14 @@ def gains(
 ) -> Array:
     """Squared gains, summed over the samples of each unit, shape ``(u,)``. Costs two roll-outs.
 
-    Their sum over the number of samples is the mean; take its root.
+    The gain is the root of their mean over all samples.
 
     Args:
         network: The network.
         noise: First states ``(B, *)``.
         table: The sampler.
-        sizes: Samples of each unit; they sum up to B.
-        seeds: Of the errors, one per unit.
+        sizes: Number of samples of each unit; the sum is B.
+        seeds: Seeds of the errors, one per unit.
     """
     generators = [torch.Generator().manual_seed(seed) for seed in seeds]
 

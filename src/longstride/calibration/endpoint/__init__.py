@@ -1,1 +1,1 @@
-"""Calibration of all numbers of a table together, to where samples end: the default."""
+"""Calibration of all numbers of a table together, by the last states of samples: the default."""

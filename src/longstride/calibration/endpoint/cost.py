@@ -11,9 +11,10 @@ __all__ = ["last_steps", "most_calls", "most_whole_fits", "whole_fit_samples"]
 
 
 def whole_fit_samples(fitted: int, settings: GaussNewtonSettings) -> list[int]:
-    """Samples of every step of a whole fit: at the last all that it sees, before it half as many.
+    """Number of samples at every step of a whole fit, rising to ``final_samples``.
 
-    But never fewer than twice as many as short fits see, if there are. A single step sees all samples.
+    A step sees half as many samples as the next step, but at least twice ``scout_samples`` if so many are fitted. A
+    single step sees all samples.
     """
     if settings.iterations == 1:
         return [fitted]
@@ -25,40 +26,40 @@ def whole_fit_samples(fitted: int, settings: GaussNewtonSettings) -> list[int]:
 
 
 def last_steps(fitted: int, settings: GaussNewtonSettings) -> int:
-    """Steps that the whole fit that is used takes on all samples."""
+    """Number of steps on all samples, which the chosen whole fit takes at the end."""
     return settings.iterations - len(whole_fit_samples(fitted, settings))
 
 
 def _step_calls(nfe: int, settings: GaussNewtonSettings) -> int:
-    """Network calls per sample of a Jacobian, with the run that it is made beside: about ``K³ / 6``."""
+    """Network calls per sample of a Jacobian, the run of the table itself included: about ``K³ / 6``."""
     reach = settings.window or nfe
     return nfe + sum((min(k, reach) + settings.levels + settings.column) * (nfe - k) for k in range(1, nfe))
 
 
 def most_whole_fits(nfe: int, fitted: int, held_out: int, settings: GaussNewtonSettings) -> int:
-    """How many whole fits there are at most: as many more than one as ``final_calls`` pay for."""
+    """Most whole fits: one, and as many further fits as ``final_calls`` pay for."""
     sizes, few = whole_fit_samples(fitted, settings), min(settings.scout_samples, fitted)
-    # Where a short fit saw all that there is, its model serves for no further step, and another one is made.
+    # A short fit on all samples of a step leaves no new samples: the step makes a model of its own.
     jacobian = (sizes[-1] - few or sizes[-1]) * _step_calls(nfe, settings)
     trials = (sum(sizes) + len(sizes) * held_out) * nfe
     return 1 + min(max(settings.scouts - 1, 0), settings.final_calls // (jacobian + trials))
 
 
 def most_calls(nfe: int, fitted: int, held_out: int, settings: GaussNewtonSettings, reference_steps: int = 64) -> int:
-    """Network calls in samples that a calibration makes at most, its reference included and guidance not.
+    """Most network calls of a calibration, in samples, with the reference solution and without guidance.
 
     Args:
         nfe: Network calls K of the table; a step costs about ``K³ / 6`` per sample.
-        fitted: Samples that are fitted.
-        held_out: Samples that decide.
-        settings: Of the calibration.
-        reference_steps: Steps of the converged solution.
+        fitted: Number of fitted samples.
+        held_out: Number of held-out samples.
+        settings: Settings of the calibration.
+        reference_steps: Steps of the reference solution.
     """
     few, finals = min(settings.scout_samples, fitted), most_whole_fits(nfe, fitted, held_out, settings)
     sizes, last = whole_fit_samples(fitted, settings), last_steps(fitted, settings)
     steps = finals * sizes[-1] + last * fitted
     steps += few * settings.scouts * settings.scout_iterations if settings.scouts > 1 else 0
-    # A few trials of every step, every start, the trajectories that choose levels, and the check.
+    # Trials of steps, starts, the trajectories that choose levels, and the check at the end.
     seen = finals * len(sizes) * (sizes[-1] + 2 * held_out) + settings.scouts * few + 4 * held_out
     seen += last * (fitted + 2 * held_out)
     tried = (most_starts() * few * nfe + (FINE + 1) * TRAJECTORIES) if settings.scouts else few * nfe

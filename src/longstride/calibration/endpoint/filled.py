@@ -23,14 +23,14 @@ __all__ = ["Filled", "finish_filled"]
 
 @dataclass(frozen=True)
 class Filled:
-    """What became of a filled table.
+    """Result of :func:`finish_filled`.
 
     Attributes:
-        table: The one to use: the filled one, refined or not, or the base.
+        table: The table to use: the filled table, refined or not, or the base.
         base: The best classical table.
-        how: How it came about.
-        search: How it went.
-        end: Whole trajectories on held-out noise.
+        how: Origin of the table.
+        search: Course of the refinement.
+        end: Errors of whole trajectories on held-out noise, and the verdict of the gate.
     """
 
     table: SolverTable
@@ -50,15 +50,15 @@ def finish_filled(
     refine_samples: int,
     say: Callable[[], None] = lambda: None,
 ) -> Filled:
-    """Refine a filled table by a few steps on few samples, and let held-out noise decide.
+    """Refine a filled table by a few steps on few samples, and let the gate decide.
 
     Args:
-        samples: The samples, with their converged solution.
-        like: A classical table of as many calls between the same levels.
-        filled: The filled one.
-        settings: Of the fit and the gate.
+        samples: The samples, with their reference solution.
+        like: A classical table of as many calls between the same two levels.
+        filled: The filled table.
+        settings: Settings of the fit and the gate.
         refine: Most steps; 0: the filled table as it is.
-        refine_samples: Samples that these see; at least a unit.
+        refine_samples: Number of samples that the steps see, rounded up to whole units.
         say: Called after every step.
     """
     fits = Fits(samples, like.nfe, settings)

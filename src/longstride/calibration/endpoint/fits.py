@@ -1,4 +1,4 @@
-"""What a Gauss–Newton fit gives, and what a further fit goes on with."""
+"""Results of Gauss–Newton fits, from which further fits go on."""
 
 from __future__ import annotations
 
@@ -11,19 +11,19 @@ from longstride.table import SolverTable
 
 __all__ = ["FIRST_DAMPING", "Fit", "Quadratic"]
 
-#: Damping of a first step. A tenth of it would take the step a little farther, into directions that hardly matter for
-#: the error, and tables for neighbouring numbers of calls would differ so much that none between them could be filled.
+#: Damping of a first step. A tenth of it would go a little farther, in directions that hardly matter for the error.
+#: Tables of neighbouring numbers of calls would then differ too much for a table to be filled between them.
 FIRST_DAMPING = 1e-3
 
 
 @dataclass(frozen=True)
 class Quadratic:
-    """The quadratic model of the objective that a step was taken on; a fit on more samples need not make it again.
+    """The quadratic model of the objective on some units; a fit on more units goes on with it.
 
     Attributes:
-        equations: Normal equations over some units.
-        at: Free numbers of the table that the residuals belong to.
-        numbers: The units.
+        equations: Normal equations over the units.
+        at: Free numbers of the table whose residuals were measured, shape ``(p,)``.
+        numbers: Numbers of the units.
     """
 
     equations: NormalEquations
@@ -31,7 +31,7 @@ class Quadratic:
     numbers: tuple[int, ...]
 
     def moved(self, values: Array) -> NormalEquations:
-        """The equations of a table with other free numbers, as far as residuals are linear in them."""
+        """The equations at other free numbers ``values``, under residuals that are linear in free numbers."""
         return self.equations.moved(values - self.at)
 
 
@@ -40,12 +40,11 @@ class Fit:
     """Result of :meth:`GaussNewton.fit`.
 
     Attributes:
-        table: The last of all iterates, the start included, that held-out samples do not say is worse than those
-            before it, of those within the bound on their error where any is.
+        table: The best iterate by held-out samples, the start included; see :meth:`GaussNewton.better`.
         iterations: One line per accepted step; the first line is the start.
-        stopped: Why it ended, in words.
-        damping: Where a fit on further samples goes on.
-        model: Of the last step; None before one.
+        stopped: Why the fit ended, in words.
+        damping: Lambda of a next step.
+        model: Model of the last step; None without a step.
     """
 
     table: SolverTable

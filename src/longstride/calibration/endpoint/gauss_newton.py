@@ -1,28 +1,31 @@
-r"""Endpoint Gauss–Newton: all weights of a table and its inner levels, fitted together to where samples should end.
+r"""Endpoint Gauss–Newton: all weights of a table and its inner levels, fitted together to the reference solution.
 
-With the last state :math:`x_K(\theta)` of a table whose free numbers (:mod:`longstride.parameters`) are moved
-by theta, the converged solution :math:`x^*` from the same noise, and a fixed feature map phi
-(:mod:`longstride.calibration.endpoint.residuals`),
+Theta moves the free numbers (:mod:`longstride.parameters`) of a table with last state :math:`x_K(\theta)`. With the
+reference solution :math:`x^*` from the same noise, and a feature map phi
+(:mod:`longstride.calibration.endpoint.residuals`), a fit solves
 
 .. math:: \min_\theta\; \mathbb E\, \rho\big(\|\varphi(x^*) - \varphi(x_K(\theta))\|^2\big)
           + \epsilon\, \|\mathrm{diag}(G)^{1/2} (\theta - \theta_0)\|^2, \qquad
           \rho(e) = 2 c^2 \big(\sqrt{1 + e / c^2} - 1\big).
 
 Errors are heavy-tailed: a few samples switch modes, and would rule a sum of squares. Under rho, Charbonnier's loss, a
-sample weighs :math:`1 / \sqrt{1 + e / c^2}`, with c² the median of e by default: what is far off counts by its
-distance and no more by its square. It must count: under losses that pull the less the farther a sample is off, such as
-Cauchy's, fits let single samples switch modes for a little less error of all others.
+sample has the weight :math:`1 / \sqrt{1 + e / c^2}`; c² is the median of e by default. Cauchy's loss, whose pull falls
+with the distance, does worse: fits under it let single samples switch modes.
 
-A step of Levenberg and Marquardt solves :math:`(G + \lambda\, \mathrm{diag}\, G)\, \delta = J^T r` with
-:math:`G = J^T J`. Columns of J are difference quotients of roll-outs, so the network may be compiled, quantised or
-somebody else's. Free numbers of state k leave the calls before it as they are, so these are made once: a step costs
-about :math:`K^3 / 6` calls per sample. The last row makes no call at all: wherever a step leads, it is solved for
-(:mod:`longstride.calibration.endpoint.last_row`), so that steps are judged by the best that can end there. Only G and
-:math:`J^T r` are kept, summed in float64 over batches and processes. When samples are added, these go on for the old
-ones: after a step :math:`\delta` the same model has :math:`J^T r - G \delta`, as in an extended Kalman filter. The
-trial of a step is measured on all.
+A step of Levenberg and Marquardt solves
 
-Of the iterates the last is used that is within one standard error of the best before it on held-out samples.
+.. math:: (G + \lambda\, \mathrm{diag}\, G)\, \delta = J^T r, \qquad G = J^T J.
+
+- Columns of J are difference quotients of roll-outs, so that the network may be compiled or quantised.
+- The network calls before state k do not depend on the free numbers of state k, and are made once. A step costs about
+  :math:`K^3 / 6` network calls per sample.
+- The last row makes no network call. Every trial of a step solves for its best last row
+  (:mod:`longstride.calibration.endpoint.last_row`) if pixels alone are compared.
+- G and :math:`J^T r` alone are kept, summed in float64 over units and processes.
+- A fit on more samples keeps the model of the earlier samples. After a step :math:`\delta` this model has
+  :math:`J^T r - G \delta`, as in an extended Kalman filter. New samples get a Jacobian. Trials are measured on all.
+
+A fit returns its last iterate that is within one standard error of the best iterate before it, on held-out samples.
 
 References:
     Nocedal & Wright, Numerical Optimization, 2006, Sec. 10.3; Bertsekas, Incremental least squares methods and the
@@ -33,26 +36,25 @@ References:
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 
 import numpy as np
 import torch
-from torch import Tensor
 
-from longstride.arrays import Array, double, infinite_for_nan
+from longstride.arrays import Array, double
 from longstride.calibration.endpoint.fits import FIRST_DAMPING, Fit, Quadratic
-from longstride.calibration.endpoint.last_row import LastRows, Terms
+from longstride.calibration.endpoint.last_row import Terms
+from longstride.calibration.endpoint.measurements import Measurements
 from longstride.calibration.endpoint.residuals import Residual
 from longstride.calibration.loss import Loss
 from longstride.calibration.normal_equations import NormalEquations
-from longstride.calibration.prefix_runs import PrefixRuns, finish_together
+from longstride.calibration.prefix_runs import PrefixRuns
 from longstride.calibration.samples import Samples
 from longstride.calibration.units import Batch
 from longstride.errors import InputError
-from longstride.journal import digest, table_digest
+from longstride.journal import table_digest
 from longstride.parameters import Parameters
 from longstride.reports import Errors, Iteration
-from longstride.sampler import Run
 from longstride.table import SolverTable
 
 __all__ = ["GaussNewton"]
@@ -63,16 +65,16 @@ _TRIALS = 6
 _LEAST_GAIN = 1e-2
 
 
-class GaussNewton:
+class GaussNewton(Measurements):
     """The fit on some samples.
 
     Args:
-        samples: All samples, with their converged solution.
+        samples: All samples, with their reference solution.
         parameters: The free numbers.
         residual: The feature map.
         robust: c² as a multiple of the median error; 0: plain squares.
-        ridge: Epsilon; pulls towards the start.
-        fitted: Numbers of the fitted units to use; default: all.
+        ridge: Epsilon, the pull towards the start.
+        fitted: Numbers of the fitted units to use; default: all fitted units.
     """
 
     def __init__(
@@ -85,88 +87,18 @@ class GaussNewton:
         ridge: float = 0.0,
         fitted: Sequence[int] | None = None,
     ) -> None:
-        self.samples, self.parameters, self.residual = samples, parameters, residual
+        super().__init__(samples, parameters, residual)
         self.robust, self.ridge = robust, ridge
         self.fitted = samples.units.fitted if fitted is None else list(fitted)
         self.held_out = samples.units.held_out
 
-    def errors(self, table: SolverTable, numbers: Sequence[int]) -> Array:
-        """Squared residual and squared error of every sample of some units, shape ``(B, 2)``; infinite for NaN.
-
-        A table is measured once on every unit, however often it is asked for, and in whatever form. Where pixels alone
-        are compared, tables that differ in the weights of the last row alone are measured together.
-        """
-        table = self.parameters.prepared(table)
-        if self.residual.plain:
-            squared = self.last_rows(table, numbers).squared
-            return np.stack([squared, squared], 1)
-
-        def measure(batch: Batch) -> list[Array]:
-            with torch.inference_mode():
-                end = Run(batch.noise, table).finish(batch.network)
-            return batch.split(self._squared(end, self.samples.targets(batch)))
-
-        name = f"errors/{self.residual.name}/{table_digest(table)[:20]}"
-        return np.concatenate(self.samples.map(name, numbers, measure, lambda b: (b, 2), again=True))
-
-    def _squared(self, samples: Tensor, target: Tensor) -> Array:
-        features = double(self.residual(samples) - self.residual(target)).square().sum(1)
-        pixels = double(samples - target).square().flatten(1).mean(1)
-        found: Array = torch.stack([features, pixels], 1).cpu().numpy()
-        return infinite_for_nan(found)
-
-    def last_rows(self, table: SolverTable, numbers: Sequence[int]) -> LastRows:
-        """What samples of some units say of the last row of ``table``."""
-        terms = Terms.of(table, self.parameters)
-        weights, n = terms.weights(table), len(terms)
-
-        def measure(batch: Batch) -> list[Array]:
-            target = self.samples.targets(batch)
-            return batch.split(_packed(LastRows.measured(batch.network, batch.noise, table, terms, target), weights))
-
-        shape = n * n + 2 * n + 1
-        seen = self.samples.map(_ends(terms, table), numbers, measure, lambda b: (b, shape), again=True)
-        moved = [LastRows.unpack(one[:, :-n], n).moved(weights - one[0, -n:]) for one in seen]
-        return LastRows.unpack(np.concatenate([rows.pack() for rows in moved]), n)
-
-    def measure(self, tables: Iterable[SolverTable], numbers: Sequence[int]) -> None:
-        """Measure tables on some units before :meth:`errors` asks; tables on the same levels share network calls."""
-        if not self.residual.plain:
-            return
-        by_levels: dict[bytes, dict[str, SolverTable]] = {}
-        for table in map(self.parameters.prepared, tables):
-            levels = np.concatenate([table.sigmas, table.alphas]).tobytes()
-            by_levels.setdefault(levels, {})[_ends(Terms.of(table, self.parameters), table)] = table
-        for alike in by_levels.values():
-            self._measure_alike(alike, numbers)
-
-    def _measure_alike(self, tables: Mapping[str, SolverTable], numbers: Sequence[int]) -> None:
-        """Measure tables on the same levels, by the names of their parts."""
-        names = list(tables)
-        terms = [Terms.of(table, self.parameters) for table in tables.values()]
-        ends = np.cumsum([0, *(len(one) ** 2 + 2 * len(one) + 1 for one in terms)]).tolist()
-
-        def measure(batch: Batch) -> list[Array]:
-            target, found = self.samples.targets(batch), list[Array]()
-            together = max(1, self.samples.batch_size // len(batch))
-            for begin in range(0, len(names), together):
-                part = slice(begin, begin + together)
-                runs = [Run(batch.noise, tables[name], keep=True) for name in names[part]]
-                with torch.inference_mode():
-                    finish_together(batch.network, runs)
-                for run, one in zip(runs, terms[part], strict=True):
-                    found.append(_packed(LastRows.of_run(run, one, target), one.weights(run.table)))
-            return batch.split(np.concatenate(found, 1))
-
-        for number, rows in self.samples.local(f"together/{digest(names)[:20]}", numbers, measure).items():
-            for name, begin, end in zip(names, ends[:-1], ends[1:], strict=True):
-                self.samples.hold(f"{name}/{number}", rows[:, begin:end])
-
     def solved(self, table: SolverTable, loss: Loss, center: Array) -> SolverTable:
-        """``table`` with the last row that is best on the fitted samples; itself if features are compared, too.
+        """``table`` with its best last row on the fitted samples.
+
+        ``table`` itself is returned if features are compared, too, or if an error is not finite.
 
         Args:
-            table: As it is prepared.
+            table: A table as :meth:`Parameters.prepared` returns it.
             loss: The loss.
             center: Free numbers that the ridge pulls to, shape ``(p,)``.
         """
@@ -178,12 +110,16 @@ class GaussNewton:
         away = weights - terms.weights(self.parameters.with_values(table, center))
         new = weights + rows.best(loss, free, self.ridge, away)
         far = terms.too_far(weights, new)
-        if far.any():  # as in every step, a first state does not change its sign, nor its weight by any factor
+        if far.any():  # as in every step, a weight of a state keeps its sign and changes by a bounded factor
             new = weights + rows.best(loss, free & ~far, self.ridge, away)
         return terms.table(table, new)
 
     def quadratic(self, table: SolverTable, loss: Loss, known: Quadratic | None) -> Quadratic:
-        """The model of a step from ``table``: ``known``, moved, for the units that it covers; a new one for others."""
+        """The model of a step from ``table``.
+
+        Units of ``known`` keep its equations, moved to ``table``; other units get new equations. If there are no other
+        units, all equations are new.
+        """
         numbers, at = tuple(self.fitted), self.parameters.values(table)
         new = [number for number in numbers if known is None or number not in known.numbers]
         if known is None or not new:
@@ -192,7 +128,7 @@ class GaussNewton:
         return Quadratic(NormalEquations.unpack(packed, len(at)), at, numbers)
 
     def equations(self, table: SolverTable, loss: Loss, numbers: Sequence[int]) -> NormalEquations:
-        """Weighted normal equations of a step from ``table``, over some fitted units."""
+        """Weighted normal equations of a step from ``table``, over the fitted units ``numbers``."""
         p = len(self.parameters)
         free, steps = self.parameters.free(table), self.parameters.steps
 
@@ -203,7 +139,7 @@ class GaussNewton:
             here = self.residual(runs.end)
             left = self.residual(self.samples.targets(batch)) - here
             weight = loss.root_weight(double(left).square().sum(1))[:, None].to(left)
-            ends.reverse()  # popped, so that no end is held beside its quotient
+            ends.reverse()  # ends are popped, so that none is held beside its quotient
             quotients = iter([(self.residual(ends.pop()) - here) * (weight / h) for h in steps[free]])
             zero, left = torch.zeros_like(left), left * weight
             columns = [next(quotients) if may else zero for may in free]
@@ -224,19 +160,19 @@ class GaussNewton:
         most: float = float("inf"),
         say: Callable[[], None] = lambda: None,
     ) -> Fit:
-        """Go from ``start`` downhill.
+        """Fit a table.
 
         Args:
             start: First table.
             iterations: Most accepted steps.
+            patience: The fit ends after so many steps in a row without a better iterate (:meth:`better`).
             damping: Lambda of the first step.
-            known: The model of the last step of a fit on some of the batches: the first step makes it for others only.
-            most: Iterates whose root-mean-square error on held-out samples is larger are not chosen while others are.
-            patience: Ends after so many steps in a row that held-out samples say are worse than the best one.
-            say: Called after every step.
+            known: Model of an earlier fit on some of the units; the first step goes on with it (:meth:`quadratic`).
+            most: Bound on the root-mean-square error on held-out samples; see :meth:`better`.
+            say: Called after every accepted step.
 
         Raises:
-            InputError: the start itself does not end in finite samples.
+            InputError: the start does not end in finite samples.
         """
         best = self.parameters.prepared(start)
         here, held = self.errors(best, self.fitted), self.errors(best, self.held_out)
@@ -256,7 +192,7 @@ class GaussNewton:
                 model, stopped = None, "a step beside the table is not finite"
                 break
             found = self._step(table, loss, center, model, damping, before)
-            if found is None:  # a further fit has another model, and starts from the damping that this one did
+            if found is None:  # a further fit has another model: damping stays that of the last accepted step
                 stopped = "no step lowers the objective"
                 break
             trial, new, damping = found
@@ -281,7 +217,7 @@ class GaussNewton:
     def _step(
         self, table: SolverTable, loss: Loss, center: Array, model: Quadratic, damping: float, before: float
     ) -> tuple[SolverTable, Array, float] | None:
-        """A table with an objective below ``before``, its errors and the damping of its step; None if no trial has."""
+        """A table with an objective below ``before``, its errors and the damping of its step; None if trials fail."""
         equations = model.equations.pulled(self.ridge, model.at - center)
         for _ in range(_TRIALS):
             trial = self.solved(self.parameters.moved(table, equations.solve(damping)), loss, center)
@@ -292,10 +228,14 @@ class GaussNewton:
         return None
 
     def better(self, table: SolverTable, best: SolverTable, loss: Loss, most: float) -> bool:
-        """Whether a later table is used in place of the best one so far; see :meth:`fit` for ``most``.
+        r"""Whether the later ``table`` takes the place of ``best``, by held-out samples.
 
-        Held-out samples are few, and the fit has seen more. They stop a table only if it is worse by more than one
-        standard error of the paired difference. The scale of the loss falls with the errors: both are compared on one.
+        A table whose root-mean-square error is at most ``most`` takes the place of a table above that bound, and never
+        the reverse. Otherwise the losses :math:`\rho_n` of ``table`` and :math:`\rho'_n` of ``best`` decide:
+
+        .. math:: \overline{\rho' - \rho} \ge -s(\rho' - \rho) / \sqrt B.
+
+        The held-out samples are few, so that a difference within one standard error does not count.
         """
         now, then = (self.errors(one, self.held_out) for one in (table, best))
         if not np.isfinite(now).all():
@@ -310,13 +250,3 @@ class GaussNewton:
 def _line(here: Array, held: Array, loss: Loss, damping: float) -> Iteration:
     now, then = (float(np.sqrt(errors[:, 1].mean())) for errors in (here, held))
     return Iteration(loss.mean(here[:, 0]), loss.mean(held[:, 0]), now, then, damping, len(here))
-
-
-def _ends(terms: Terms, table: SolverTable) -> str:
-    """Name of what is known of the ends of tables that differ in the weights of the last row alone."""
-    return f"ends/{terms.key(table)[:20]}"
-
-
-def _packed(rows: LastRows, weights: Array) -> Array:
-    """Measurements of the last row, and the weights that they were made at: other tables read them, too."""
-    return np.concatenate([rows.pack(), np.tile(weights, (len(rows.squared), 1))], 1)

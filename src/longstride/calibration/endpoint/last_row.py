@@ -1,15 +1,14 @@
-r"""The last row of a table, solved for: it makes no network call, and where a run ends is linear in its weights.
+r"""The last row of a table, solved for: no network call follows it, and the last state is linear in its weights.
 
-With terms :math:`v_i` that the last row may weigh (the first state and all outputs, or what a recurrence reads) the
-last state is :math:`x_K(w) = \sum_i w_i v_i`. Of one run whose last row has weights :math:`w_0` and leaves
-:math:`r = x^* - x_K(w_0)`, every sample keeps the inner products :math:`\langle v_i, v_j \rangle`,
+The last row weighs *terms* :math:`v_i`: the first state and all outputs, or the states and outputs that a recurrence
+reads. The last state is :math:`x_K(w) = \sum_i w_i v_i`. A run with the weights :math:`w_0` leaves the residual
+:math:`r = x^* - x_K(w_0)`. Every sample keeps its inner products :math:`\langle v_i, v_j \rangle`,
 :math:`\langle v_i, r \rangle` and :math:`|r|^2`. They give its squared error under any other last row,
 
 .. math:: e(w) = |r|^2 - 2\, (w - w_0)^T \langle v, r \rangle + (w - w_0)^T \langle v, v \rangle\, (w - w_0),
 
-and so the last row that is best for given rows before it, by least squares whose samples are weighed anew until nothing
-changes. No network call is made for either. Solving for what is linear wherever a search over the rest looks is the
-method of variable projection.
+without a network call. Iteratively reweighted least squares over these errors gives the best last row. A search over
+the other free numbers that solves for the linear weights at every trial is the method of variable projection.
 
 References:
     Golub & Pereyra, The differentiation of pseudo-inverses and nonlinear least squares problems whose variables
@@ -35,16 +34,15 @@ from longstride.table import Row, SolverTable
 
 __all__ = ["LastRows", "Terms"]
 
-#: Most times that samples are weighed anew; that is not done again where it moves ends by less than this part of their
-#: squared errors.
+#: Most rounds of reweighting, and the part of the squared errors below which the change of the last states ends them.
 _ROUNDS, _SETTLED = 20, 1e-9
-#: Pull towards the weights that are there, relative to the energy of each: outputs of neighbouring calls are alike.
+#: Ridge of a round, relative to the energy of each term: outputs of neighbouring calls are alike.
 _DAMPING = 1e-9
 
 
 @dataclass(frozen=True)
 class Terms:
-    """What the last row of some tables may weigh.
+    """The terms of a last row.
 
     Attributes:
         states: Indices of states.
@@ -59,7 +57,7 @@ class Terms:
 
     @classmethod
     def of(cls, table: SolverTable, parameters: Parameters) -> Terms:
-        """All that the last row of ``table`` weighs, and the outputs whose weights in it are free."""
+        """The terms that the last row of ``table`` weighs, and the outputs whose weights in that row are free."""
         row = table.rows[-1]
         free = {one.j for one in parameters.last if one.kind == "weight"}
         return cls(tuple(sorted(row.states)), tuple(sorted({*row.outputs, *free})))
@@ -70,14 +68,14 @@ class Terms:
         return np.array([row.states[i] for i in self.states] + [row.outputs.get(j, 0.0) for j in self.outputs])
 
     def free(self, table: SolverTable, parameters: Parameters) -> NDArray[np.bool_]:
-        """Which of these weights are free, shape ``(t,)``."""
+        """Which weights of the terms are free, shape ``(t,)``."""
         movable = zip(parameters.all, parameters.free(table), strict=True)
         last = {(one.kind, one.j) for one, may in movable if may and one.k == table.nfe}
         states = [i == 0 and ("column", 0) in last for i in self.states]
         return np.array(states + [("weight", j) in last for j in self.outputs])
 
     def too_far(self, weights: Array, new: Array) -> NDArray[np.bool_]:
-        """Which new weights of states have another sign, or are farther off than a step may go, shape ``(t,)``."""
+        """Which new weights of states change their sign, or by a factor above ``exp(FARTHEST)``, shape ``(t,)``."""
         far = np.zeros(len(self), bool)
         for n in range(len(self.states)):
             ratio = new[n] / weights[n] if weights[n] else 1.0
@@ -91,7 +89,7 @@ class Terms:
         return replace(table, rows=(*table.rows[:-1], row), exact=False)
 
     def key(self, table: SolverTable) -> str:
-        """The same for tables that differ in the weights of these terms in the last row alone."""
+        """A digest that tables share if they differ in the weights of these terms in the last row alone."""
         return digest(table.sigmas, table.alphas, table.a[:-1], table.b[:-1], self.states, self.outputs)
 
 
@@ -102,7 +100,7 @@ class LastRows:
     Attributes:
         gram: ``<v, v>`` of every sample, mean over its entries, shape ``(B, t, t)``.
         moment: ``<v, r>``, shape ``(B, t)``.
-        squared: ``<r, r>``, shape ``(B,)``; infinite where it is not finite.
+        squared: ``<r, r>``, shape ``(B,)``; infinite in place of NaN.
     """
 
     gram: Array
@@ -114,7 +112,7 @@ class LastRows:
     def measured(
         denoiser: DenoiserLike, noise: torch.Tensor, table: SolverTable, terms: Terms, target: torch.Tensor
     ) -> LastRows:
-        """Those of a run of ``table`` from ``noise`` ``(b, *)``; K network calls."""
+        """Inner products of a run of ``table`` from ``noise`` ``(b, *)``; K network calls."""
         run = Run(noise, table, keep=True)
         run.finish(denoiser)
         return LastRows.of_run(run, terms, target)
@@ -136,28 +134,28 @@ class LastRows:
 
     @staticmethod
     def unpack(packed: Array, terms: int) -> LastRows:
-        """The inverse of :meth:`pack` for so many terms."""
+        """The inverse of :meth:`pack` for a number of terms."""
         square = terms * terms
         gram = packed[:, :square].reshape(-1, terms, terms)
         return LastRows(gram, packed[:, square:-1], packed[:, -1])
 
     def moved(self, by: Array) -> LastRows:
-        """The same samples under a last row whose weights are larger by ``by``, shape ``(t,)``."""
+        """Inner products at the weights ``w_0 + by``, with ``by`` of shape ``(t,)``."""
         if not by.any():
-            return self  # to the bit, and whatever is not finite
+            return self  # the same to the bit, also if an entry is not finite
         with np.errstate(invalid="ignore", over="ignore"):
             pulled = self.gram @ by
             squared = self.squared - 2 * self.moment @ by + pulled @ by
         return replace(self, moment=self.moment - pulled, squared=infinite_for_nan(np.maximum(squared, 0)))
 
     def best(self, loss: Loss, free: NDArray[np.bool_], ridge: float = 0.0, away: Array | None = None) -> Array:
-        """By how much the weights must change for the least loss, shape ``(t,)``; errors must be finite.
+        """Change of the weights with the least loss, shape ``(t,)``; all squared errors must be finite.
 
         Args:
             loss: The loss.
             free: Which weights may change, booleans of shape ``(t,)``.
-            ridge: Pull towards a centre, relative to the energy of each weight.
-            away: How far the weights stand from that centre, shape ``(t,)``; default: they stand there.
+            ridge: Pull towards a centre, relative to the energy of each term.
+            away: Present weights less the centre, shape ``(t,)``; default: 0.
         """
         change = np.zeros(len(free))
         from_center = change if away is None else away

@@ -1,4 +1,4 @@
-"""The default method as an object."""
+"""The default calibration method as an object."""
 
 from __future__ import annotations
 
@@ -29,11 +29,11 @@ class GaussNewtonMethod:
     many: bool = True
 
     def counts(self, nfe: int) -> tuple[int, int]:
-        """Samples that are fitted and held out by default: what all free numbers together need."""
+        """Numbers of samples that are fitted and held out by default."""
         return fitted_samples(nfe), HELD_OUT
 
     def unit(self, settings: GaussNewtonSettings) -> int:
-        """Samples of a unit of work: two processes can share the samples that short fits see."""
+        """Samples of a unit of work: half of the samples of short fits, so that two processes can share them."""
         return -(-settings.scout_samples // 2)
 
     def cost(self, nfe: int, fitted: int, held_out: int, settings: GaussNewtonSettings, per_call: int) -> str:
@@ -56,5 +56,5 @@ class GaussNewtonMethod:
         return Fitted(made, base, search=search)
 
     def judge(self, samples: Samples, found: Fitted, settings: GaussNewtonSettings) -> tuple[SolverTable, EndReport]:
-        """The table to use, by held-out samples: the fitted one as a whole, or its base."""
+        """The table to use, by held-out samples: the fitted table as a whole, or its base."""
         return judge(samples, found.base, found.table, margin=settings.margin, stability=settings.stability)

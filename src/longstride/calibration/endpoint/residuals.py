@@ -1,9 +1,9 @@
-r"""What of two samples is compared: the samples themselves, and features beside them if a user passes some.
+r"""Residuals: the difference of two samples, and of their features if a user passes a feature map.
 
-A map takes samples ``(B, *)`` to ``(B, F)``. Plain pixels (or latents) have :math:`\|\varphi(x) - \varphi(y)\|^2` equal
-to the mean squared error. A fit to pixels alone prefers the mean of what it cannot decide, which looks blurred. Further
-features may say how sharp a picture is meant to be; ``examples/residuals.py`` has three families of them. They are
-scaled so that their squared distances are, in all, those of the pixels where a fit starts.
+A residual maps samples ``(B, *)`` to ``(B, F)``. For pixels (or latents) alone, :math:`\|\varphi(x) - \varphi(y)\|^2`
+is the mean squared error. A fit to pixels alone tends to a mean of possible pictures, which looks blurred. Features
+beside the pixels can measure sharpness; ``examples/residuals.py`` has three families of features. They are scaled so
+that their summed squared distance equals that of the pixels at the base table.
 """
 
 from __future__ import annotations
@@ -36,10 +36,10 @@ def pixels(samples: Tensor) -> Tensor:
 
 @dataclass(frozen=True)
 class Residual:
-    """A feature map: the samples, and features beside them.
+    """The map phi: pixels, and features beside them.
 
     Attributes:
-        beside: Gives the features.
+        beside: The features, a function of samples.
         scale: Factor of the features.
     """
 
@@ -48,12 +48,12 @@ class Residual:
 
     @property
     def name(self) -> str:
-        """In journals."""
+        """Name in journals."""
         return str(getattr(self.beside, "__name__", type(self.beside).__name__))
 
     @property
     def plain(self) -> bool:
-        """Whether the samples alone are compared: squared distances are mean squared errors then."""
+        """Whether pixels alone are compared; squared distances are then mean squared errors."""
         return self.beside is pixels
 
     def __call__(self, samples: Tensor) -> Tensor:
@@ -62,7 +62,7 @@ class Residual:
         return flat if self.plain else torch.cat([flat, self.scale * self.beside(samples)], 1)
 
     def balanced(self, samples: Tensor, targets: Tensor) -> Residual:
-        """The same, with both parts of equal energy between two sets of samples ``(B, *)``."""
+        """The residual whose two parts have equal energy between two sets of samples ``(B, *)``."""
         if self.plain:
             return self
         flat = double(samples - targets).square().flatten(1).mean(1).sum()
@@ -71,7 +71,7 @@ class Residual:
 
 
 def balanced(features: Features, samples: Samples, base: SolverTable) -> Residual:
-    """The residual with both parts in balance where ``base`` ends, on a few samples; every process finds the same."""
+    """The residual whose two parts have equal energy at the last states of ``base``, on a few fitted samples."""
     residual = Residual(features)
     if residual.plain:
         return residual

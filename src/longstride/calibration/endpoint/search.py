@@ -1,14 +1,14 @@
-"""The default calibration: from the best classical solvers, by Gauss–Newton, to the table that is used.
+"""The default calibration: from the best classical solvers, by Gauss–Newton, to the calibrated table.
 
-1. Every classical solver on every grid runs on a few samples. Of the best few, the one that is best on held-out noise
-   is the base: the result must beat it.
-2. Short fits start from the best solver on each of the best grids. They see a few samples.
-3. If few calls make that cheap, several fits go on, to twice as many samples and then to some more. Otherwise the fit
-   that stands best on held-out noise goes on alone; how a short fit stands says little of where it ends. First steps go
-   far in a direction that a few samples tell. So the Jacobian is made for new samples only, and the quadratic model of
-   earlier samples is kept.
-4. The best of these whole fits (:mod:`~longstride.calibration.endpoint.select`) takes its last steps on all samples,
-   each with a Jacobian of its own: near the end an old model is worth less than samples are.
+1. Every classical solver on every grid runs on a few samples. Held-out samples choose the base among the best few
+   tables: the result must beat the base.
+2. Short fits start from the best table on each of the best grids. They see a few samples.
+3. Whole fits go on from short fits, on more samples: from the best short fit on held-out samples, and from further
+   short fits if few network calls make that cheap. The error of a short fit says little of the error of its whole fit.
+   First steps go far, in directions that a few samples tell. So a step makes the Jacobian for new samples alone, and
+   keeps the quadratic model of earlier samples.
+4. The best whole fit (:mod:`~longstride.calibration.endpoint.select`) takes its last steps on all samples, each with a
+   Jacobian of its own: near the end an old model is worth less than new samples.
 """
 
 from __future__ import annotations
@@ -40,9 +40,9 @@ class Fits:
     """Gauss–Newton fits of one calibration, on few or many of its samples.
 
     Args:
-        samples: All samples, with their converged solution.
+        samples: All samples, with their reference solution.
         nfe: Network calls K of the tables.
-        settings: Of the calibration.
+        settings: Settings of the calibration.
     """
 
     def __init__(self, samples: Samples, nfe: int, settings: GaussNewtonSettings) -> None:
@@ -61,20 +61,19 @@ class Fits:
         )
 
     def starts(self, tables: Mapping[str, SolverTable], foreign: Sequence[str] = ()) -> tuple[Starts, Residual]:
-        """Tables ranked on a few samples, and the residual in balance at the best classical one.
+        """Tables ranked on a few samples, and the residual in balance at the base.
 
         Args:
-            tables: By name.
-            foreign: Names of the tables that are no classical ones.
+            tables: Tables by name.
+            foreign: Names of the tables that are not classical.
         """
         found = ranked(self.on(self.settings.scout_samples, Residual()), tables, foreign)
         return found, balanced(self.settings.residual, self.samples, found.tables[found.base])
 
     def bound(self, base: SolverTable) -> float:
-        """Largest root-mean-square error on held-out samples that the gate would accept beside ``base``.
+        """Largest root-mean-square error on held-out samples that the gate accepts against ``base``.
 
-        The gate would refuse a table that single samples make worse than the base. Of the last iterates, a table within
-        the bound is taken before one that is not.
+        A few samples can raise this error while the mean loss falls. Last steps prefer tables within the bound.
         """
         plain = self.on(self.settings.scout_samples, Residual())
         return (1 + self.settings.margin) * Errors.of(plain.errors(base, plain.held_out)[:, 1]).rmse
@@ -92,23 +91,23 @@ def calibrate_gauss_newton(
     """Fit a table with the calls and ends of ``table``.
 
     Args:
-        samples: The samples, with their converged solution.
-        table: A classical table; one of the starts.
+        samples: The samples, with their reference solution.
+        table: A classical table; it is one of the starts.
         settings: See :class:`GaussNewtonSettings`.
         name: Name of the calibrated table.
-        starts: Further tables to start from, by name, such as those of other networks.
+        starts: Further tables to start from, by name, such as tables of other networks.
         progress: Called with (steps done, steps in all).
 
     Returns:
-        The fitted table, the best classical one, and how it went.
+        The fitted table, the base, and the course of the calibration.
 
     Raises:
-        InputError: the converged solution is not finite, or no start is.
+        InputError: the reference solution holds NaN or infinity, or no start ends in finite samples.
     """
     assert samples.reference is not None
     if not torch.isfinite(samples.reference.samples).all():
         raise InputError(
-            "the converged solution holds NaN or infinity: check the network, its schedule and its precision"
+            "the reference solution holds NaN or infinity: check the network, its schedule and its precision"
         )
     count = most_whole_fits(table.nfe, samples.fitted, samples.held_out, settings)
     step = _steps(count, samples.fitted, settings, progress)
@@ -124,7 +123,7 @@ def calibrate_gauss_newton(
 
 
 def _short_steps(settings: GaussNewtonSettings) -> int:
-    """Steps of a short fit; there are none if there is only one."""
+    """Steps of a short fit; 0 if there is only one start."""
     return settings.scout_iterations if settings.scouts > 1 else 0
 
 
@@ -134,9 +133,9 @@ def _steps(
     """A function that is called after every step, and tells how many are done.
 
     Args:
-        count: Whole fits.
-        fitted: Fitted samples.
-        settings: Of the calibration.
+        count: Number of whole fits.
+        fitted: Number of fitted samples.
+        settings: Settings of the calibration.
         progress: Called with (steps done, steps in all).
     """
     whole, done = len(whole_fit_samples(fitted, settings)), 0
@@ -159,7 +158,7 @@ def _candidates(
     if settings.scouts:
         classical = classical_starts(samples, table)
         if any(table.distance(other) == 0 for other in classical.values()):
-            del found["given"]  # it is one of them, and would be tried twice
+            del found["given"]  # the given table is a classical start, and would be tried twice
         found |= classical
     return found
 
@@ -168,9 +167,9 @@ class _WholeFits:
     """Whole fits, and the last steps of the best.
 
     Args:
-        fits: Of the calibration.
+        fits: The fits of the calibration.
         residual: The feature map.
-        bound: See :meth:`Fits.bound`.
+        bound: Bound on the error; see :meth:`Fits.bound`.
         step: Called after every step.
     """
 
@@ -179,11 +178,11 @@ class _WholeFits:
         self.sizes = whole_fit_samples(fits.samples.fitted, fits.settings)
 
     def best(self, short: ShortFits, count: int) -> tuple[str, Fit, dict[str, WholeFit]]:
-        """Go on from short fits: the start of the best whole fit, that fit after its last steps, and how all stand.
+        """The start of the best whole fit, that fit after its last steps, and the errors of all whole fits.
 
         Args:
             short: The short fits.
-            count: How many of them go on.
+            count: How many short fits go on.
         """
         fits = self._whole(short, list(short.fits)[:count])
         samples, last = self.fits.samples, last_steps(self.fits.samples.fitted, self.fits.settings)
@@ -193,7 +192,7 @@ class _WholeFits:
             try:
                 fit = fits.pop(start)
                 return start, self._further(fit, samples.fitted, last, None, self.bound) if last else fit, finals
-            except InputError:  # it is finite on the samples of whole fits, but not on all
+            except InputError:  # the fit is finite on the samples of whole fits, but not on all samples
                 if not fits:
                     raise
 
@@ -207,14 +206,14 @@ class _WholeFits:
                     most = self.bound if samples == self.sizes[-1] else float("inf")
                     fit = self._further(fit, samples, 1, fit.model, most)
                 fits[start] = fit
-            except InputError:  # it is finite on the samples of short fits, but not on those of whole fits
+            except InputError:  # the fit is finite on the samples of short fits, but not on the samples of whole fits
                 if start == starts[-1] and not fits:
                     raise
         return fits
 
     def _further(self, fit: Fit, samples: int, steps: int, known: Quadratic | None, most: float) -> Fit:
-        """What a fit becomes by further steps on so many samples; its iterations are those before, too."""
-        # What an old model needed damping for, a new one need not.
+        """A fit after further steps on so many samples; the iterations before are included."""
+        # A new model may need less damping than the old model did.
         damping = min(fit.damping, FIRST_DAMPING) if known is None else fit.damping
         newton = self.fits.on(samples, self.residual)
         new = newton.fit(fit.table, steps, damping=damping, known=known, most=most, say=self.step)
@@ -222,10 +221,10 @@ class _WholeFits:
 
 
 def check_starts(starts: Mapping[str, SolverTable], table: SolverTable) -> None:
-    """Make sure that tables to start from do what ``table`` does: as many calls between the same two levels.
+    """Make sure that starts make as many calls as ``table``, between the same two levels.
 
     Raises:
-        InputError: one does not, or has the name of a start that is made here.
+        InputError: a start with other calls or levels, or with the name of a start that a calibration makes itself.
     """
     for name, start in starts.items():
         if name == "given" or "@" in name:

@@ -1,17 +1,17 @@
-r"""Which of several whole fits takes the last steps: one that ends near where it should, in what looks like data.
+r"""The choice of the whole fit that takes the last steps: by errors of samples, and by errors of their detail.
 
-Two tables of equal error differ in what is wrong with their samples. One ends in another picture of the data now and
-then, the other in a mean of such pictures everywhere, and people (and Fréchet distances) prefer the first. The network
-tells them apart: of a sample x it says what it would take away as noise,
+Tables of equal error are wrong in different ways. A first table ends in another picture of the data now and then. A
+second table ends in a mean of pictures everywhere. People and Fréchet distances prefer the first. The network tells the
+two apart, by the noise that it would take away from a sample x:
 
-.. math:: n(x) = x - D(\alpha x, \sigma), \qquad \text{for VE} \quad n(x) = -\sigma^2\, \nabla \log p_\sigma(x),
+.. math:: n(x) = x - D(\alpha x, \sigma), \qquad \text{for VE} \quad n(x) = -\sigma^2\, \nabla \log p_\sigma(x).
 
-the score of the blurred data, small and alike for all that looks like data. So beside its squared error
-:math:`|x - x^*|^2` a fit has a squared error in this *detail*, :math:`|n(x) - n(x^*)|^2`, and the fit with the least
-product of both, each by its robust mean over held-out samples, is used.
+This *detail* is small and alike for all samples that look like data. A fit has the squared errors :math:`|x - x^*|^2`
+of its samples and :math:`|n(x) - n(x^*)|^2` of their detail. The fit with the least product of both is chosen, each as
+its mean robust loss over held-out samples.
 
-The level is :math:`\sigma / \alpha = 0.3` standard deviations of the converged samples: far below it the network sees
-hardly any structure, far above it detail becomes the error itself.
+The level is :math:`\sigma / \alpha = 0.3` standard deviations of the reference samples. Far below this level the
+network sees hardly any structure. Far above it, the error of detail becomes the error of samples.
 
 References:
     Blau & Michaeli, The perception-distortion tradeoff, CVPR 2018, for what no error alone can see; Efron, Tweedie's
@@ -31,26 +31,26 @@ from longstride.calibration.loss import Loss
 from longstride.calibration.reference.solve import squared_errors
 from longstride.calibration.samples import Samples
 from longstride.calibration.units import Batch
+from longstride.families import alpha_of_ratio
 from longstride.journal import table_digest
 from longstride.nodes import Nodes
 from longstride.parameters import level_ratios
 from longstride.reports import Errors, WholeFit
 from longstride.sampler import DenoiserLike, Run
-from longstride.schedule import alpha_of_ratio
 from longstride.table import SolverTable
 
 __all__ = ["DETAIL", "best_whole_fit", "detail_level", "details"]
 
-#: Level of detail, in standard deviations of the converged samples.
+#: Level of detail, in standard deviations of the reference samples.
 DETAIL = 0.3
 
 
 def detail_level(table: SolverTable, samples: Tensor, floor: float) -> tuple[float, float]:
-    """Alpha and sigma of the network call that detail is seen by.
+    """Alpha and sigma of the network call that measures detail.
 
     Args:
         table: Gives the process, and the highest level.
-        samples: Converged ones.
+        samples: Reference samples.
         floor: Least positive level that the network knows.
     """
     ratio = min(max(DETAIL * float(double(samples).std()), floor), float(level_ratios(table)[0]))
@@ -59,12 +59,12 @@ def detail_level(table: SolverTable, samples: Tensor, floor: float) -> tuple[flo
 
 
 def details(samples: Tensor, denoiser: DenoiserLike, level: tuple[float, float]) -> Tensor:
-    """What a network would take away from clean samples ``(B, *)`` as noise, in their own shape.
+    """Noise that a network would take away from clean samples ``(B, *)``, in the same shape.
 
     Args:
         samples: Last states.
-        denoiser: The network, bound to them; called once.
-        level: Alpha and sigma that it is told.
+        denoiser: The network, bound to the samples; called once.
+        level: Alpha and sigma of the call.
     """
     alpha, sigma = level
     return samples - denoiser(alpha * samples, sigma)
@@ -73,12 +73,12 @@ def details(samples: Tensor, denoiser: DenoiserLike, level: tuple[float, float])
 def best_whole_fit(
     samples: Samples, tables: Mapping[str, SolverTable], *, most: float
 ) -> tuple[str, dict[str, WholeFit]]:
-    """The best of several fitted tables, and how all of them stand on held-out samples.
+    """Name of the best of several fitted tables, and the errors of all tables on held-out samples.
 
     Args:
-        samples: The samples, with their converged solution.
-        tables: By name; if there is only one, nothing is measured.
-        most: A table whose root-mean-square error is larger is not chosen while another one's is not.
+        samples: The samples, with their reference solution.
+        tables: Tables by name. A single table is not measured.
+        most: A table with a larger root-mean-square error is chosen only if all tables have a larger one.
     """
     first = next(iter(tables))
     if len(tables) == 1:

@@ -11,9 +11,9 @@ from longstride.errors import InputError
 
 __all__ = ["FITTED", "HELD_OUT", "GaussNewtonSettings", "fitted_samples"]
 
-#: Samples that are fitted and held out by default; see :func:`fitted_samples`.
+#: Default numbers of fitted and held-out samples; see :func:`fitted_samples`.
 FITTED, HELD_OUT = 96, 48
-#: Up to so many network calls more samples are fitted, and how many.
+#: Up to ``_FEW_CALLS`` network calls, ``_MORE`` samples are fitted.
 _FEW_CALLS, _MORE = 6, 128
 
 
@@ -22,25 +22,27 @@ class GaussNewtonSettings:
     """Settings of the Gauss–Newton calibration.
 
     Attributes:
-        iterations: Most steps after the short fits. The first of them are steps of whole fits
-            (:func:`~longstride.calibration.endpoint.cost.whole_fit_samples`). The whole fit that is used takes the
-            others on all samples, each with a Jacobian of its own.
-        scouts: How many classical solvers short fits start from; 0: the table that was passed is the only start.
+        iterations: Most steps after the short fits. Whole fits take the first of these steps
+            (:func:`~longstride.calibration.endpoint.cost.whole_fit_samples`). The chosen whole fit takes the others on
+            all samples, each with a Jacobian of its own.
+        scouts: Number of starts that short fits go on from; 1: there is no short fit. 0: no classical solver is tried,
+            and the passed tables are the only starts.
         scout_iterations: Steps of a short fit.
-        scout_samples: Samples that classical solvers are compared on, and that short fits see.
-        final_calls: Network calls in samples that whole fits after the first may take in all; 0: none is made.
-        final_samples: Samples that whole fits see at most. But they see no fewer than short fits do, and all where
-            there is a single step.
+        scout_samples: Number of samples that rank the starts, and that short fits see.
+        final_calls: Most network calls, in samples, of whole fits after the first; 0: there is one whole fit.
+        final_samples: Most samples that whole fits see. They see at least ``scout_samples``, and all samples if
+            ``iterations`` is 1.
         levels: Whether inner levels are free.
-        column: Whether the weight of the first state in every row is.
-        window: Rows weigh so many of the latest outputs, and the recurrence of the base stays; None: all outputs.
-        residual: Features that are compared beside the samples, a function from samples ``(B, *)`` to ``(B, F)``;
-            default: none.
+        column: Whether the weights of the first state are free.
+        window: Number of latest outputs whose weights in a row are free, in the start's own recurrence; None: all
+            outputs, in the normal form.
+        residual: Features that are compared beside pixels, a function from samples ``(B, *)`` to ``(B, F)``; default:
+            no features.
         robust: c² of the robust loss as a multiple of the median error; 0: plain squares.
-        ridge: Pull towards where the steps on as many samples start, relative to the energy of each unknown.
-        margin: The root-mean-square error on held-out noise may be above the base's by this part at most, or the base
-            is kept. That most samples gain must be sure besides, see ``longstride.calibration.acceptance.gate.judge``.
-        stability: The gain may be this many times the base's at most, or the base is kept; see
+        ridge: Pull towards the first table of each run of steps, relative to the energy of each free number.
+        margin: Margin of the gate on the root-mean-square error; see
+            :func:`longstride.calibration.acceptance.gate.judge`.
+        stability: Largest gain that the gate accepts, as a multiple of the base's gain; see
             :mod:`longstride.calibration.acceptance.stability`.
     """
 
@@ -74,8 +76,8 @@ class GaussNewtonSettings:
 
 
 def fitted_samples(nfe: int) -> int:
-    """Samples that are fitted where nothing else is said: more up to 6 network calls, where they are cheap and help.
+    """Default number of fitted samples: 128 up to 6 network calls, else 96.
 
-    There errors have the heaviest tails, and fewer samples do not show them.
+    At few calls samples are cheap, and errors have heavy tails, which fewer samples do not show.
     """
     return _MORE if nfe <= _FEW_CALLS else FITTED

@@ -1,4 +1,4 @@
-"""Where a Gauss–Newton fit starts: classical solvers on a few samples, and short fits from the best of them."""
+"""Starts of a Gauss–Newton fit: tables ranked on a few samples, and short fits from the best tables."""
 
 from __future__ import annotations
 
@@ -18,9 +18,9 @@ __all__ = ["ShortFits", "Starts", "chosen_starts", "ranked", "short_fits"]
 
 #: How many of the best classical tables are compared on held-out samples.
 _STRONG = 4
-#: A fit from elsewhere goes on in place of the base's own only where its objective is less than this part of that
-#: one's. Short fits on a few samples scatter by about as much; and what starts at the base seldom makes a sample worse
-#: that the base is good at, which the gate asks for.
+#: A short fit from another start ranks before the fit from the base if its objective is below this part of the
+#: latter's. Short fits on a few samples scatter by about as much. A fit from the base seldom spoils samples that the
+#: base does well, and the gate compares both.
 _AHEAD = 0.85
 
 
@@ -29,8 +29,8 @@ class Starts:
     """Tables that fits may start from, ranked.
 
     Attributes:
-        tables: By name.
-        foreign: Names of the tables that are no classical ones.
+        tables: Tables by name.
+        foreign: Names of the tables that are not classical.
         errors: Root-mean-square errors on the samples of short fits, best first; tables that overflow are left out.
         ranking: Names, best first; see :func:`ranked`.
     """
@@ -48,10 +48,10 @@ class Starts:
 
 @dataclass(frozen=True)
 class ShortFits:
-    """Where whole fits start.
+    """Short fits, from which whole fits go on.
 
     Attributes:
-        fits: Short fits by their start, in the order in which they go on.
+        fits: Short fits by their start, best first.
         base: Name of the classical table that the result must beat.
         objectives: Mean loss on held-out samples after each short fit, by its start.
     """
@@ -62,15 +62,15 @@ class ShortFits:
 
 
 def ranked(newton: GaussNewton, tables: Mapping[str, SolverTable], foreign: Sequence[str] = ()) -> Starts:
-    """Tables on the fitted samples, best first; the best few classical ones as they stand on the held-out samples.
+    """Tables by their mean loss on the fitted samples, best first; held-out samples rank the best few classical tables.
 
-    The first of those is what a result must beat. The held-out samples decide on the result, too, so that it is never
-    compared with a table that a few samples ranked first by chance. And no fit starts from such a table.
+    The first classical table is the base. The gate compares the result with the base on the same held-out samples. So
+    neither the base nor a start is a table that a few fitted samples ranked first by chance.
 
     Args:
         newton: The fit on a few samples.
-        tables: By name.
-        foreign: Names of the tables that are no classical ones.
+        tables: Tables by name.
+        foreign: Names of the tables that are not classical.
 
     Raises:
         InputError: no table ends in finite samples.
@@ -91,20 +91,20 @@ def _squared(newton: GaussNewton, tables: Mapping[str, SolverTable], numbers: Se
     """Squared errors of tables on the samples of some units, best table first; tables that overflow are left out."""
     squared = {key: newton.errors(one, numbers)[:, 1] for key, one in tables.items()}
     squared = {key: found for key, found in squared.items() if np.isfinite(found).all()}
-    # By the mean loss: a root mean square would be ruled by the few samples that switch modes, here too.
+    # By the mean loss: the few samples that switch modes would rule a root mean square.
     common = Loss.common(squared.values())
     return dict(sorted(squared.items(), key=lambda item: common.mean(item[1])))
 
 
 def chosen_starts(ranking: Sequence[str], count: int) -> list[str]:
-    """The best start, and the best on each of the next best other grids.
+    """The best start, and the best start on each of the next best grids.
 
-    How good a start is says little of where a fit from it ends. Weights find their best for the levels that they are
-    given, from any solver's; levels do not move far, so that starts on one grid mostly end in one place.
+    The error of a start says little of the error of its fit. A fit finds the best weights for given levels from any
+    solver's weights, and levels do not move far. So fits from one grid mostly end alike.
 
     Args:
-        ranking: Names ``solver@grid``, best first; others are a grid of their own.
-        count: How many to choose.
+        ranking: Names ``solver@grid``, best first; another name counts as a grid of its own.
+        count: How many starts to choose.
     """
     by_grid: dict[str, str] = {}
     for key in ranking:
@@ -115,7 +115,7 @@ def chosen_starts(ranking: Sequence[str], count: int) -> list[str]:
 def short_fits(
     newton: GaussNewton, starts: Starts, chosen: Sequence[str], iterations: int, say: Callable[[], None]
 ) -> ShortFits:
-    """Short fits from some tables, best on held-out samples first; the base's own before those that tie with it.
+    """Short fits from some tables, best on held-out samples first; the base's before fits that tie with it.
 
     Args:
         newton: The fit on a few samples.
@@ -134,7 +134,7 @@ def short_fits(
                 fits[key] = newton.fit(starts.tables[key], iterations, say=say)
             else:
                 fits[key] = Fit(newton.parameters.prepared(starts.tables[key]), (), "")
-        except InputError:  # it is finite on the samples of short fits, but not on the held-out ones
+        except InputError:  # the fit is finite on its own samples, but not on the held-out samples
             if key == chosen[-1] and not fits:
                 raise
     base = starts.base

@@ -1,1 +1,1 @@
-"""Converged solutions to compare with: one run, a run that can be asked at any level, and that of many samples."""
+"""Reference solutions: their last states, and their states at any level."""

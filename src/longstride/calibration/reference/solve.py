@@ -1,4 +1,4 @@
-"""Fine-grained solutions to compare with: between two states of a table, or from its noise to its end."""
+"""Fine solutions: between two states of a table, and the reference solution from its first level to its last."""
 
 from __future__ import annotations
 
@@ -9,12 +9,13 @@ from torch import Tensor
 
 from longstride.arrays import Array, double
 from longstride.errors import InputError
+from longstride.families import alpha_of_sigma
 from longstride.journal import digest
 from longstride.network import in_batches
 from longstride.nodes import Nodes
 from longstride.reports import Errors
 from longstride.sampler import DenoiserLike, sample
-from longstride.schedule import Schedule, alpha_of_sigma
+from longstride.schedule import Schedule
 from longstride.solvers import SOLVERS
 from longstride.table import SolverTable
 
@@ -36,18 +37,20 @@ def refine(
 ) -> Nodes:
     """Levels of a finer solution between two states of ``table``.
 
-    With alpha = 1 the levels are even in ``sigma^(1/7)`` (Karras et al., 2022), in flow even in sigma, and on a
-    variance-preserving scale even in the angle ``arcsin sigma``, in which the start at alpha = 0 is smooth. No level
-    lies strictly between 0 and ``floor``, where the network was not trained: a solution that ends at 0 goes from
-    ``floor`` there in its last step.
+    The levels are even in ``sigma^(1/7)`` for alpha = 1 (Karras et al., 2022), and in sigma for a flow. On a
+    variance-preserving scale they are even in the angle ``arcsin sigma``, in which the start at alpha = 0 is smooth. No
+    level lies strictly between 0 and ``floor``: a solution that ends at 0 makes its last step from ``floor``.
 
     Args:
         table: The sampler.
         start: State to start from.
         end: State to arrive at.
-        steps: Number of fine steps, at least 1; fewer come back where the floor leaves no room.
+        steps: Number of fine steps, at least 1; from a level at or below the floor to 0 there is one step.
         floor: Least positive level.
-        schedule: The network's, for solvers whose formulas use its times.
+        schedule: The network's schedule, for solvers whose formulas use times.
+
+    Raises:
+        InputError: fewer than 1 step.
     """
     if steps < 1:
         raise InputError(f"a fine solution needs at least 1 step, got {steps}")
@@ -80,13 +83,13 @@ def errors(samples: Tensor, target: Tensor) -> Errors:
 
 @dataclass(frozen=True)
 class Reference:
-    """A converged solution.
+    """A reference solution.
 
     Attributes:
-        samples: Last states, shape of the noise.
-        error: Root-mean-square difference to a solution with half the steps, on the first samples: what the reference
-            with half the steps is wrong by, and more than it is itself where it converges.
-        nfe: Network calls per sample of the main solution.
+        samples: Last states, in the shape of the noise.
+        error: Root-mean-square difference to a solution with half the steps, on a few samples. It is about the error of
+            the solution with half the steps, and above the error of this one if both converge.
+        nfe: Network calls per sample.
         start: Digest of the noise and of the first and last level; see :func:`start_of`.
     """
 
@@ -97,7 +100,7 @@ class Reference:
 
 
 def start_of(noise: Tensor, table: SolverTable) -> str:
-    """Digest of the noise and of the first and last level: solutions with the same one can be compared."""
+    """Digest of the noise and of the first and last level: solutions with the same digest can be compared."""
     ends = [0, -1]
     return digest(noise, table.sigmas[ends], table.alphas[ends])
 
@@ -113,15 +116,15 @@ def solve_reference(
     batch_size: int | None = None,
     sigma_floor: float | None = None,
 ) -> Reference:
-    """Solve from ``noise`` to the last level of ``table`` with many steps, and estimate the error of doing so.
+    """Solve from ``noise`` to the last level of ``table`` with many steps, and estimate the error of the solution.
 
     Args:
         denoiser: The network.
         noise: First states at ``table.sigmas[0]``, shape ``(B, *)``.
         table: Gives the first and the last level.
-        steps: Fine steps.
-        solver: Which solver takes them.
-        check_samples: Samples on which the error is estimated; 0 leaves the error NaN.
+        steps: Number of fine steps.
+        solver: Name of the solver of these steps.
+        check_samples: Number of samples on which the error is estimated; 0: the error is NaN.
         batch_size: Most samples per network call; default: all at once.
         sigma_floor: Least positive level that the network knows; default: see :func:`least_level`.
     """
@@ -137,13 +140,13 @@ def solve_reference(
 
 
 def converged_table(table: SolverTable, steps: int, floor: float, solver: str = "unipc") -> SolverTable:
-    """The solver of a converged solution from the first to the last level of ``table``.
+    """The table of a reference solution from the first to the last level of ``table``.
 
     Args:
         table: Gives the two levels.
-        steps: Fine steps.
+        steps: Number of fine steps.
         floor: Least positive level.
-        solver: Its name.
+        solver: Name of the solver.
     """
     return SOLVERS[solver](refine(table, 0, table.nfe, steps, floor))
 
@@ -157,14 +160,14 @@ def coarse_error(
     floor: float,
     solver: str = "unipc",
 ) -> float:
-    """Root-mean-square difference of converged samples to a solution with half the steps, from the same noise.
+    """Root-mean-square difference of reference samples to a solution with half the steps, from the same noise.
 
     Args:
         denoiser: The network, bound to the samples.
         noise: First states ``(b, *)``.
         table: Gives the first and the last level.
-        samples: Converged samples ``(b, *)``.
-        steps: Fine steps that they took.
+        samples: Reference samples ``(b, *)``.
+        steps: Number of fine steps of the reference solution.
         floor: Least positive level.
         solver: Name of the solver.
     """
@@ -173,6 +176,6 @@ def coarse_error(
 
 
 def least_level(schedule: Schedule | None, table: SolverTable) -> float:
-    """Least positive level: the schedule's if there is one, and never above the table's own."""
+    """Least positive level: the least level of the table, or of the schedule if that is lower."""
     own = float(table.sigmas[table.sigmas > 0].min())
     return own if schedule is None else min(own, schedule.sigma_range[0])

@@ -1,12 +1,12 @@
-r"""A converged solution that can be asked for its state at any level.
+r"""A reference solution with a state at any level.
 
-One run with many steps serves every step count and every grid: between two of its levels the state is a cubic through
-both states with the slopes that the ODE gives there (Hermite). In a parameter u of the process,
+One run with many steps serves every step count and every grid. Between two levels of the run the state is a Hermite
+cubic: it meets both states, with the slopes of the ODE there. In a parameter u of the process,
 
 .. math:: \frac{dx}{du} = \alpha'(u)\, D + \sigma'(u)\, \frac{x - \alpha D}{\sigma},
 
-with u = sigma for variance-exploding and flow processes, and the angle :math:`\arcsin\sigma` for variance-preserving
-ones on their own scale, in which the slope is finite from alpha = 0 on.
+with u = sigma for variance-exploding and flow processes. On a variance-preserving scale u is the angle
+:math:`\arcsin\sigma`, in which the slope is finite at alpha = 0, too.
 """
 
 from __future__ import annotations
@@ -20,15 +20,15 @@ from torch import Tensor
 from longstride.arrays import Array
 from longstride.calibration.reference.solve import converged_table, least_level
 from longstride.errors import InputError
+from longstride.families import Family, alpha_of_sigma
 from longstride.network import as_network
 from longstride.nodes import Nodes
 from longstride.sampler import DenoiserLike, sample
-from longstride.schedule import Family, alpha_of_sigma
 from longstride.table import SolverTable
 
 __all__ = ["FINE", "DenseSolution", "solve_dense"]
 
-#: Steps of a solution where nothing else is said.
+#: Default number of steps.
 FINE = 64
 
 
@@ -40,7 +40,7 @@ class DenseSolution:
         alphas: Shape ``(N + 1,)``.
         sigmas: Shape ``(N + 1,)``, falling; the last may be 0.
         states: ``N + 1`` tensors ``(B, *)``.
-        outputs: ``N + 1`` tensors, clean predictions at the states; one less where the run ends at sigma 0.
+        outputs: ``N + 1`` tensors, clean predictions at the states; N tensors if the run ends at sigma 0.
         nfe: Network calls per sample.
     """
 
@@ -56,7 +56,7 @@ class DenseSolution:
         return self.states[-1]
 
     def select(self, part: slice) -> DenseSolution:
-        """The solution of some of the samples."""
+        """The solution of some samples."""
         states, outputs = ([x[part] for x in kept] for kept in (self.states, self.outputs))
         return replace(self, states=tuple(states), outputs=tuple(outputs))
 
@@ -116,10 +116,10 @@ def solve_dense(
         denoiser: The network.
         noise: First states at ``table.sigmas[0]``, shape ``(B, *)``.
         table: Gives the first and the last level.
-        steps: Fine steps; ``2 steps + 1`` tensors of the size of the noise are kept.
-        solver: Which solver takes them; one network call per step.
-        sigma_floor: Least positive level that the network knows; default:
-            :func:`~longstride.calibration.reference.least_level`.
+        steps: Number of fine steps; about ``2 steps`` tensors of the size of the noise are kept.
+        solver: Name of the solver of these steps, with one network call per step.
+        sigma_floor: Least positive level that the network knows; default: see
+            :func:`~longstride.calibration.reference.solve.least_level`.
     """
     floor = least_level(as_network(denoiser).schedule, table) if sigma_floor is None else sigma_floor
     fine = converged_table(table, steps, floor, solver)

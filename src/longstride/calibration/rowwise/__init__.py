@@ -1,1 +1,1 @@
-"""Calibration row by row: IIA, and fits to converged trajectories."""
+"""Calibration row by row: IIA, and fits to reference trajectories."""

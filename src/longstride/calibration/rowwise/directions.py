@@ -1,8 +1,8 @@
-r"""What may be added to a row: families of directions, built from the base table and the recent gradients alone.
+r"""Families of directions that may be added to a row, built from the base table and recent outputs.
 
-One principle serves every solver. A family is a function of the base table, a row and r; it never asks which solver
-it is. With calls ``c_0, c_1, …`` counted backwards from the row (those of the step's own stages, then those at earlier
-grid levels), and :math:`\epsilon_j = (x_j - \alpha_j D_j) / \sigma_j`:
+A family is a function of the base table, a row and r, for tables of any solver. The calls ``c_0, c_1, …`` count
+backwards from the row: calls within the step, then calls at earlier grid levels. With
+:math:`\epsilon_j = (x_j - \alpha_j D_j) / \sigma_j`:
 
 ================  ==================================================  ==============================================
 family            directions                                          published as
@@ -21,7 +21,7 @@ family            directions                                          published 
 For Heun's step from level i the increment is :math:`\tfrac12 d_i + \tfrac12 d'_{i+1}` times its width, and its split is
 :math:`x_i - D_i` and :math:`D_i - \tilde D_{i+1}`, for
 :math:`\tfrac12 d_i + \tfrac12 d'_{i+1} = (x_i - D_i)/\sigma_i + (D_i - \tilde D_{i+1})/(2\sigma_{i+1})`. A last step to
-sigma 0, which is Euler's, has the first of the two alone. The first step has no earlier ones; so r counts from there.
+sigma 0, which is Euler's, has the first direction alone. Near the first step fewer than r earlier steps exist.
 
 References:
     Zhang, Niwa & Kleijn, On Accelerating Diffusion-Based Sampling Processes via Improved Integration Approximation,
@@ -67,7 +67,7 @@ def differences(table: SolverTable, k: int, r: int) -> dict[str, Row]:
 
 
 def increments(table: SolverTable, k: int, r: int) -> dict[str, Row]:
-    """The base row's increments, each per unit of sigma: the mean gradient of a step; see the module."""
+    """Increments of base rows, each per unit of sigma: mean gradients of steps; see the module."""
     found: dict[str, Row] = {}
     for start, end in _steps(table, k, r):
         width = float(table.sigmas[end] - table.sigmas[start])

@@ -1,15 +1,15 @@
-r"""Rows fitted one after the other, along one roll-out: what IIA and the whole-trajectory fit have in common.
+r"""Rows fitted one after the other, along one roll-out: the common part of IIA and the whole-trajectory fit.
 
-A row goes from a few earlier states and outputs to the next state. Some *directions*, rows themselves, are added to it,
-with the coefficients that bring its state nearest to a *target*:
+*Directions*, which are rows themselves, are added to a row, with the coefficients that bring its state nearest to a
+*target*:
 
 .. math:: x_k = \hat x_k + \sum_d \beta_d v_d, \qquad
           \beta = \arg\min \mathbb E \| x_k^\* - \hat x_k - \textstyle\sum_d \beta_d v_d \|^2.
 
-Then the roll-out goes on with the fitted row, so that the next one is fitted at the states that inference will see.
-The two methods differ in their directions, and in their target: a fine solution of the same step from the sampler's
-own state (:mod:`longstride.calibration.rowwise.iia`), or the state of a converged run from the same noise
-(:mod:`longstride.calibration.rowwise.whole_trajectory`).
+Then the roll-out goes on with the fitted row: the next row is fitted at the states of inference. The two methods differ
+in directions and targets. The target of IIA (:mod:`longstride.calibration.rowwise.iia`) is a fine solution of the same
+step from the sampler's own state. The target of the other method
+(:mod:`longstride.calibration.rowwise.whole_trajectory`) is a state of the reference solution from the same noise.
 """
 
 from __future__ import annotations
@@ -37,9 +37,9 @@ class RowPlan:
     """How the row of one state is fitted.
 
     Attributes:
-        directions: What may be added to the row, by label.
-        sizes: Numbers of leading directions to try; the one that is best on held-out samples is taken.
-        target: State to come near to, for the samples of a batch, given their run so far.
+        directions: Directions by label.
+        sizes: Numbers of leading directions to try; held-out samples choose among them.
+        target: The target for the samples of a batch, given their run so far.
         reads: Indices of states and outputs that the target reads.
     """
 
@@ -63,12 +63,12 @@ def fit_rows(
     """Rewrite the rows of ``table``, one after the other, in a single roll-out.
 
     Args:
-        samples: The samples; what is fitted on some is accepted only if it holds on the held-out ones.
+        samples: The samples; a fitted row is accepted only if it does not raise the error of held-out samples.
         table: The base solver.
-        plans: One per row; None leaves a row as it is.
+        plans: One plan per row; None leaves a row as it is.
         name: Name of the new table.
         ridge: Penalty towards the base row, relative to the energy of each direction.
-        along_base: Whether to roll out along the base's own rows in place of the fitted ones.
+        along_base: Whether to roll out along the base's own rows in place of the fitted rows.
         progress: Called with (rows done, rows in all).
 
     Raises:
@@ -100,7 +100,7 @@ def fit_rows(
 
 
 def _last_readers(table: SolverTable, plans: Sequence[RowPlan | None]) -> tuple[list[int], list[int]]:
-    """For every state and output the last row that reads it, by its base, its directions or its target."""
+    """The last row that reads each state, and each output, by its base, its directions or its target."""
     states, outputs = [k + 1 for k in range(table.nfe + 1)], [0] * table.nfe
     for k, (base, plan) in enumerate(zip(table.rows, plans, strict=True), start=1):
         rows = [base, *(plan.directions.values() if plan is not None else ())]
@@ -115,7 +115,7 @@ def _last_readers(table: SolverTable, plans: Sequence[RowPlan | None]) -> tuple[
 def _fit(
     samples: Samples, runs: Mapping[int, Run], table: SolverTable, k: int, plan: RowPlan, ridge: float
 ) -> RowReport:
-    """Solve for the coefficients of row ``k`` on the fitted samples, and judge them on the held-out ones."""
+    """Solve for the coefficients of row ``k`` on the fitted samples, and judge them on the held-out samples."""
     p, base = len(plan.directions), table.rows[k - 1]
 
     def products(batch: Batch) -> list[Array]:

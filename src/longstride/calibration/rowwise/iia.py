@@ -1,8 +1,7 @@
-r"""Improved Integration Approximation: per step, the coefficients that best meet a fine-grained solution.
+r"""Improved Integration Approximation: per step, the coefficients that best meet a fine solution.
 
-One principle for every solver. The base solver's row gives :math:`\hat x_{i+1}`; M fine steps from the sampler's own
-state :math:`x_i` give the target :math:`x_{i+1}^\*`; and coefficients of a few *directions*
-(:mod:`longstride.calibration.rowwise.directions`) are added to the row:
+The row of any base solver gives :math:`\hat x_{i+1}`. M fine steps from the sampler's own state :math:`x_i` give the
+target :math:`x_{i+1}^\*`. A few *directions* (:mod:`longstride.calibration.rowwise.directions`) are added to the row:
 
 .. math:: x_{i+1} = \hat x_{i+1} + \sum_d \beta_d v_d, \qquad
           \beta = \arg\min \mathbb E \| x_{i+1}^\* - \hat x_{i+1} - \textstyle\sum_d \beta_d v_d \|^2
@@ -48,14 +47,14 @@ class IIASettings:
 
     Attributes:
         directions: Family of directions, one of :data:`~longstride.calibration.rowwise.directions.DIRECTIONS`.
-        r: How far it looks back: the r + 1 most recent gradients are used.
-        substeps: Fine steps M of the target per network call of the step: a step of one call has M fine calls for its
-            target, one of Heun's steps, with two, has 2 M, which are M of its own steps.
-        fine: Solver that takes them; ``"base"``: the base solver itself.
+        r: How far the family looks back: it uses the r + 1 most recent gradients.
+        substeps: Fine network calls M of the target per network call of the step. A step of one call has a target of M
+            calls. A step of Heun's has two calls, and so a target of 2 M calls: M steps of Heun's.
+        fine: Solver of the target; ``"base"``: the base solver itself.
         ridge: Penalty towards the base row, relative to the energy of each direction.
-        stages: Whether states within a step (Heun's predictor) are fitted too; the paper leaves them.
-        trajectory: Along which states the rows are fitted: ``"calibrated"``, those that inference will see, or
-            ``"base"``, those of the base solver, for comparison.
+        stages: Whether states within a step (Heun's predictor) are fitted, too; the paper does not fit them.
+        trajectory: States at which rows are fitted: ``"calibrated"``, the states of inference, or ``"base"``, the
+            states of the base solver, for comparison.
     """
 
     directions: str = "differences"
@@ -82,10 +81,10 @@ class Published:
     """A published form of IIA: its base solvers and settings.
 
     Attributes:
-        label: For people.
-        bases: Solvers that it is for.
-        settings: Its settings.
-        guided: Whether it is meant for guided sampling only.
+        label: Label for people.
+        bases: Base solvers.
+        settings: Settings of IIA.
+        guided: Whether the form is for guided sampling only.
     """
 
     label: str
@@ -95,7 +94,7 @@ class Published:
 
 
 _DPM = ("dpm_solver_2m", "dpmpp_2m", "dpm_solver_3m", "dpmpp_3m", "dpm_solver_2", "dpmpp_2s")
-#: The methods that the paper names; each is a choice of base, directions and r, and nothing else.
+#: The methods that the paper names; each is a choice of base, directions and r.
 PUBLISHED: dict[str, Published] = {
     "iia_ddim": Published("IIA-DDIM", ("ddim",), IIASettings()),
     "iia_spndm": Published("IIA-SPNDM", ("spndm",), IIASettings()),
@@ -112,21 +111,21 @@ def fine_step(
 ) -> SolverTable:
     """The fine solver from the start of the step of row ``k`` to that row's level.
 
-    It takes as many steps as M times the calls of the whole step allow; a solver that cannot take even one with them,
-    such as Heun with one, is replaced by DDIM.
+    It takes as many steps as it can make with M times the calls of the whole step. If these calls do not pay for one
+    step of the solver, DDIM takes its place.
 
     Args:
         table: The base solver.
-        k: The row.
+        k: Index of the row.
         settings: Give the solver and M.
         floor: Least positive level.
-        schedule: The network's, for solvers whose formulas use its times.
+        schedule: The network's schedule, for solvers whose formulas use times.
     """
     start, end = table.step_of_row(k), table.grid[bisect_left(table.grid, k)]
     budget = settings.substeps * (end - start)
     own, options = settings.fine == "base", dict(table.options) if settings.fine == "base" else {}
     name = table.name if own else settings.fine
-    # Options may name every step of the base (``orders=``) and then do not fit; its defaults do.
+    # Options that name every step of the base (``orders=``) do not fit; the defaults of the solver do.
     for chosen in (options, {}) if options else ({},):
         for steps in range(budget, 0, -1):
             try:
@@ -139,7 +138,7 @@ def fine_step(
 
 
 class _Targets:
-    """Fine solutions of the step at hand, by batch; a predictor and the row that corrects it may share one."""
+    """Fine solutions of the present step, by batch; a predictor and the row that corrects it may share a solution."""
 
     def __init__(self, table: SolverTable, settings: IIASettings, floor: float, schedule: Schedule | None) -> None:
         self.table, self.settings, self.floor, self.schedule = table, settings, floor, schedule
@@ -165,10 +164,10 @@ def calibrate_iia(
 ) -> tuple[SolverTable, list[RowReport]]:
     """Rewrite the rows of ``table`` by fine solutions of their own steps.
 
-    Less than ``M + 1`` network calls per sample and network call of the table are spent.
+    It spends at most ``M + 1`` network calls per sample and network call of the table.
 
     Args:
-        samples: The samples; what is fitted on some is accepted only if it holds on the held-out ones.
+        samples: The samples; a fitted row is accepted only if it does not raise the error of held-out samples.
         table: The base solver.
         settings: See :class:`IIASettings`.
         name: Name of the calibrated table.

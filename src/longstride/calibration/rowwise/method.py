@@ -16,17 +16,17 @@ from longstride.table import SolverTable
 
 __all__ = ["GlobalMethod", "IIAMethod"]
 
-#: Samples that are fitted and held out by default: the paper's of IIA.
+#: Default numbers of fitted and held-out samples.
 _FEW = (16, 16)
 
 
 class _Rowwise:
-    """What all methods that fit row by row have in common: the gate gives single rows back to the base."""
+    """The common part of methods that fit row by row: the gate gives single rows back to the base."""
 
     whole, many = False, False
 
     def counts(self, nfe: int) -> tuple[int, int]:
-        """Samples that are fitted and held out by default."""
+        """Numbers of samples that are fitted and held out by default."""
         del nfe
         return _FEW
 
@@ -42,9 +42,9 @@ class IIAMethod(_Rowwise):
 
     Attributes:
         name: ``iia``, or the name of a published form.
-        label: For people.
-        settings: Of that form.
-        solvers: That it is for; none: any.
+        label: Label for people.
+        settings: Settings of the form.
+        solvers: Base solvers; empty: any solver.
     """
 
     name: str = "iia"
@@ -81,7 +81,7 @@ class IIAMethod(_Rowwise):
 
 @dataclass(frozen=True)
 class GlobalMethod(_Rowwise):
-    """Rows fitted to converged trajectories; see :mod:`longstride.calibration.rowwise.whole_trajectory`."""
+    """Rows fitted to reference trajectories; see :mod:`longstride.calibration.rowwise.whole_trajectory`."""
 
     name: str = "global"
     label: str = "whole trajectories"

@@ -1,11 +1,10 @@
-r"""Whole-trajectory calibration: every row is fitted to where a converged run from the same noise stands at its level.
+r"""Whole-trajectory calibration: every row is fitted to the state of the reference solution at its level.
 
-The target of row k is the state :math:`x^*(\sigma_k)` of one accurate run from the same first state, where IIA's is a
-fine solution from the sampler's own state. So each step also repairs what earlier steps did wrong. One reference run
-serves every grid and step count (:mod:`longstride.calibration.reference.trajectory`).
+The target of row k is the state :math:`x^*(\sigma_k)` of the reference solution from the same noise
+(:mod:`longstride.calibration.reference.trajectory`). IIA's target is a fine solution from the sampler's own state. So
+here each step also repairs errors of earlier steps.
 
-What may be added to a row is the network's outputs, the latest first. How many of them a row uses is decided on
-held-out noise: more fit better, and may hold worse.
+The directions are the network's outputs, the latest first. Held-out samples choose how many a row uses.
 """
 
 from __future__ import annotations
@@ -35,7 +34,7 @@ class GlobalSettings:
     """Settings of the whole-trajectory fit.
 
     Attributes:
-        window: Most outputs that a row may be given, the latest first; None: all.
+        window: Most outputs that are added to a row, the latest first; None: all.
         ridge: Penalty towards the base row, relative to the energy of each direction.
     """
 
@@ -54,10 +53,10 @@ def calibrate_global(
     name: str,
     progress: Callable[[int, int], None] | None = None,
 ) -> tuple[SolverTable, list[RowReport]]:
-    """Rewrite the rows of ``table`` by the states of a converged run.
+    """Rewrite the rows of ``table`` by the states of the reference solution.
 
     Args:
-        samples: The samples; what is fitted on some is accepted only if it holds on the held-out ones.
+        samples: The samples; a fitted row is accepted only if it does not raise the error of held-out samples.
         table: The base solver.
         settings: See :class:`GlobalSettings`.
         name: Name of the calibrated table.
@@ -82,7 +81,7 @@ def calibrate_global(
 
 
 class _States:
-    """States of the converged run of every sample at every level of ``table``."""
+    """States of the reference solution of every sample at every level of ``table``."""
 
     def __init__(self, samples: Samples, table: SolverTable) -> None:
         levels = [float(sigma) for sigma in table.sigmas]

@@ -1,1 +1,1 @@
-"""Where fits may start: classical solvers, on the usual grids and on grids that are made for a network."""
+"""Starts of fits: classical solvers, on the usual grids and on grids that are made for a network."""

@@ -1,9 +1,9 @@
-"""Where a fit may start: every classical solver on every grid, between the two ends of a table.
+"""Starts of fits: every classical solver on every grid, between the two ends of a table.
 
-The fit is not convex, so its start matters; under strong guidance it decides. Two more grids beside the usual ones are
-made for the network. Dynamic programming chooses their levels, such that DDIM's own steps along converged
-trajectories leave them by least in all. ``dp`` weighs an error 1.1 times as much as one a step earlier, ``dp_late`` 1.2
-times; see :mod:`longstride.calibration.starts.dynamic_programming`.
+A fit is not convex, so that its start matters; under strong guidance the start decides. Beside the usual grids, two
+grids are made for the network: dynamic programming chooses their levels, such that DDIM's steps leave reference
+trajectories least. ``dp`` weighs the error of a step 1.1 times as much as the error of the step before, and ``dp_late``
+1.2 times; see :mod:`longstride.calibration.starts.dynamic_programming`.
 """
 
 from __future__ import annotations
@@ -26,23 +26,23 @@ __all__ = ["CLASSICAL", "GRIDS", "classical_starts", "classical_tables", "most_s
 
 #: Classical solvers of one call per step, by name.
 CLASSICAL: dict[str, Variant] = {name: one for name, one in VARIANTS.items() if one.start}
-#: Grids that need no network, by the names of starts; ``shift3`` has SD3's levels, for flows that have others.
+#: Grids that need no network, by name; ``shift3`` has SD3's levels, for flows with another shift.
 GRIDS = ("karras", "log_snr", "uniform", "quadratic", "shift3")
 
 
 def most_starts() -> int:
-    """How many starts there are at most."""
+    """Most classical starts."""
     return len(CLASSICAL) * (len(GRIDS) + len(DISCOUNTS))
 
 
 @dataclass(frozen=True)
 class _Range:
-    """Where grids begin and end.
+    """The two ends of grids.
 
     Attributes:
         like: A table with the two levels.
-        schedule: The network's, or None.
-        floor: Least positive level, if the table ends at sigma 0; None: the least of the table.
+        schedule: The network's schedule, or None.
+        floor: Least positive level, if the table ends at sigma 0; None: the table's least positive level.
     """
 
     like: SolverTable
@@ -55,7 +55,7 @@ class _Range:
         return "zero" if self.like.sigmas[-1] == 0 else "sigma_min"
 
     def levels(self, name: str, steps: int) -> Array | None:
-        """Levels of a grid by name; None if it does not run between the two levels of the table.
+        """Levels of a grid by name; None if the grid does not run between the two levels of the table.
 
         Raises:
             InputError: there are too few levels, or levels meet.
@@ -88,8 +88,8 @@ def classical_tables(
 
     Args:
         like: The table.
-        schedule: The network's; without one, only grids that need no network time are made.
-        floor: Least positive level, for tables that end at sigma 0; default: the least of ``like``.
+        schedule: The network's schedule; without a schedule there are no grids in network time.
+        floor: Least positive level, for tables that end at sigma 0; default: the least positive level of ``like``.
         own: Levels of further grids by name, each from the first to the last level of ``like``.
         solvers: The solvers by name.
     """
@@ -99,12 +99,12 @@ def classical_tables(
             steps = steps_for_nfe(one.solver, like.nfe, final_zero=between.final == "zero", **one.options)
         except InputError:
             continue
-        for spacing in (*GRIDS, *own):
+        for grid_name in (*GRIDS, *own):
             try:
-                if spacing not in own:
-                    levels = between.levels(spacing, steps)
+                if grid_name not in own:
+                    levels = between.levels(grid_name, steps)
                 else:
-                    levels = own[spacing].copy() if len(own[spacing]) == steps + 1 else None
+                    levels = own[grid_name].copy() if len(own[grid_name]) == steps + 1 else None
                 if levels is None:
                     continue
                 levels[0], levels[-1] = like.sigmas[0], like.sigmas[-1]
@@ -112,7 +112,7 @@ def classical_tables(
             except InputError:  # too few levels for this solver, or levels that meet
                 continue
             if np.array_equal(table.alphas[[0, -1]], like.alphas[[0, -1]]):
-                found[f"{name}@{spacing}"] = table
+                found[f"{name}@{grid_name}"] = table
     return found
 
 
@@ -120,7 +120,7 @@ def classical_starts(samples: Samples, table: SolverTable) -> dict[str, SolverTa
     """Every classical solver on every grid between the ends of ``table``, and on grids that are made for the network.
 
     Args:
-        samples: A few of them choose the levels of grids by dynamic programming.
+        samples: The samples; a few of them choose levels by dynamic programming.
         table: Gives the calls and the two ends.
     """
     return classical_tables(table, samples.network.schedule, samples.floor, own_levels(samples, table))

@@ -1,8 +1,8 @@
-r"""Levels that are made for a network: by dynamic programming, along its converged trajectories.
+r"""Levels that are made for a network: by dynamic programming, along reference trajectories.
 
-Seen as :math:`x / \alpha`, trajectories hardly leave the straight line through their two ends. The cost of a step from
-one level to another is how much farther from that line DDIM ends than the trajectory itself is there, summed over
-samples; where along the line it ends, the next call mends.
+In :math:`x / \alpha`, trajectories hardly leave the straight line through their two ends. The cost of a step from one
+level to another is a difference of two distances from this line, summed over samples: the distance of DDIM's end, less
+the distance of the trajectory at that level. An error along the line does not count, since the next call mends it.
 
 References:
     Chen, Zhou, Wang, Shen, Lyu, On the Trajectory Regularity of ODE-based Diffusion Sampling, ICML 2024,
@@ -25,25 +25,25 @@ from longstride.table import SolverTable
 
 __all__ = ["DISCOUNTS", "TRAJECTORIES", "best_levels", "own_levels", "step_costs"]
 
-#: How many fitted samples choose levels, by their converged trajectories.
+#: Number of fitted samples whose reference trajectories choose levels.
 TRAJECTORIES = 16
-#: Grids by name: how much more an error counts than an error one step earlier. Of the published choices (1 to 1.2) two
-#: are used. With 1 hardly a level lies near the end; straight flows want 1.1, strong guidance 1.2.
+#: Discounts gamma of grids by name: 1.1 for straight flows, 1.2 for strong guidance. With the published choice of 1
+#: hardly a level lies near the end.
 DISCOUNTS = {"dp": 1.1, "dp_late": 1.2}
 
 
 def step_costs(solution: DenseSolution) -> Array:
-    """Cost of DDIM's step from each level of a converged run of N steps to each later one, summed over its samples.
+    """Cost of DDIM's step from each level of a reference run of N steps to each later level, summed over samples.
 
     No network is called.
 
     Returns:
-        Shape ``(N + 1, N + 1)``; infinite where a step would not go down.
+        Shape ``(N + 1, N + 1)``; infinite for a step that does not go down.
     """
     n = len(solution.sigmas)
     states = [double(x).flatten(1) for x in solution.states]
     end = states[-1] / float(solution.alphas[-1])
-    # Where alpha begins at 0 the first state is the direction of the noise, and its point lies infinitely far.
+    # At alpha 0 the first state is the direction of the noise: x / alpha is infinitely far.
     line = states[0] - float(solution.alphas[0]) * end
     line = line / line.norm(dim=1, keepdim=True)
 
@@ -71,9 +71,9 @@ def best_levels(sigmas: Array, cost: Array, steps: int, discount: float) -> Arra
 
     Args:
         sigmas: The levels to choose among, falling, shape ``(N + 1,)``.
-        cost: Of a step from each to each, see :func:`step_costs`; its scale does not matter.
-        steps: At most N.
-        discount: Gamma; above 1, since what goes wrong late stays.
+        cost: Cost of a step from each level to each level; see :func:`step_costs`. Its scale does not matter.
+        steps: Number of steps, at most N.
+        discount: Gamma; above 1, since later steps mend early errors, and no step mends a late error.
 
     Returns:
         Shape ``(steps + 1,)``, from the first level to the last.
@@ -96,7 +96,7 @@ def best_levels(sigmas: Array, cost: Array, steps: int, discount: float) -> Arra
 
 
 def own_levels(samples: Samples, table: SolverTable) -> dict[str, Array]:
-    """Levels of the grids of :data:`DISCOUNTS`, from converged trajectories of a few fitted samples.
+    """Levels of the grids of :data:`DISCOUNTS`, from reference trajectories of a few fitted samples.
 
     Args:
         samples: The samples.
