@@ -6,7 +6,7 @@ A free number belongs to one state k; the network calls before state k do not de
 kind         number                                        change by theta
 ===========  ============================================  ==================================================
 ``weight``   weight :math:`w_{kj}` of output j in row k    :math:`w_{kj} + \theta`
-``level``    :math:`l_k = \log(\sigma_k / \alpha_k)` at   :math:`l_k + g_k \tanh(\theta / g_k)`
+``level``    :math:`l_k = \log(\sigma_k / \alpha_k)` at    :math:`l_k + g_k \tanh(\theta / g_k)`
              call k, 0 < k < K
 ``column``   weight :math:`v_k` of the first state in      :math:`v_k\, e^\theta`, theta cut to -1 … 1
              row k

@@ -98,8 +98,8 @@ def calibrate_book(
             :class:`~longstride.calibration.endpoint.settings.GaussNewtonSettings`.
 
     Raises:
-        InputError: no numbers of calls or scales, anchors that are not among the numbers of calls or leave out an end,
-            an unknown setting, or arguments that :func:`~longstride.calibrate` refuses.
+        InputError: no numbers of calls or scales, anchors outside of ``nfes`` or without an end, an unknown setting, or
+            arguments that :func:`~longstride.calibrate` refuses.
     """
     nfes, scales, chosen = _asked(nfes, guidances, anchors)
     fit = configured(METHODS[DEFAULT], None, settings)
