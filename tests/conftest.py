@@ -13,7 +13,6 @@ from toy_fits import SIGMAS, networked, noise_of
 
 import longstride as ls
 
-
 # Calibration
 
 

@@ -5,9 +5,9 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
-from examples.residuals import edges, gradients, moments
 
 import longstride as ls
+from examples.residuals import edges, gradients, moments
 
 
 def test_gradients_weigh_frequencies_by_their_squares():

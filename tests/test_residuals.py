@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import pytest
 import torch
-from examples.residuals import edges, gradients, moments
 from problems import Mixture
 from toy_fits import SIGMAS, exact, noise_of, samples_of, with_targets
 
 import longstride as ls
+from examples.residuals import edges, gradients, moments
 from longstride.calibration.endpoint.residuals import Residual, balanced, pixels
 
 FEATURES = [edges, gradients, moments]
