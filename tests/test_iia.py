@@ -51,10 +51,9 @@ def test_a_base_that_is_no_classical_solver_needs_one_for_its_fine_steps():
     samples = Samples.of(never, noise_of(8), base, held_out=4)
     with pytest.raises(ls.InputError, match="mine is no classical solver, which fine steps need: say fine='ddim'"):
         calibrate_iia(samples, base, IIASettings(), "fitted")
-    mine, ddim = (
-        fit(Mixture(), noise_of(8), table, 4, IIASettings(fine="ddim")) for table in (base, ls.build("ddim", SIGMAS))
-    )
-    assert mine[1] == ddim[1]
+    tables, settings = (base, ls.build("ddim", SIGMAS)), IIASettings(fine="ddim")
+    mine, ddim = (fit(Mixture(), noise_of(8), table, 4, settings)[1] for table in tables)
+    assert mine == ddim
 
 
 def never(x, sigma):
