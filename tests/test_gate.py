@@ -69,6 +69,25 @@ def test_a_row_that_makes_whole_trajectories_worse_is_given_back():
     assert report.calibrated.rmse < report.base.rmse
 
 
+def test_a_base_that_is_no_classical_table_is_kept_as_it_is():
+    """Calibrated tables are not exact on a point; rows of theirs are given back all the same."""
+    problem, x = Mixture(), noise_of(40)
+    once = ls.calibrate(problem, x, ls.build("ddim", FIVE), method="iia").table
+    assert not once.exact
+    again = ls.calibrate(problem, x, once, method="iia", fine="ddim", substeps=20)
+    assert again.card.base_table.distance(once) == 0.0
+    assert again.end.calibrated.rmse <= again.end.base.rmse
+    assert not again.table.exact
+    perfect = ls.Reference(ls.sample(problem, x[20:], once), 0.0, 5)
+    kept = ls.calibrate(problem, x, once, method="iia", fine="ddim", substeps=20, reference=perfect)
+    assert not kept.end.accepted
+    assert kept.table.distance(once) == 0.0
+    spoiled = replace(once, rows=(*once.rows[:-1], once.rows[-1] * 1.5))
+    samples = Samples.of(problem, x, once, held_out=20)
+    settled, report = gate(replace(samples, reference=perfect), once, spoiled)
+    assert (report.given_back, settled.distance(once)) == ((5,), 0.0)
+
+
 def simulated(kind, n, rng, shift):
     """Squared errors of a base and of a table whose logarithms of ratios scatter about ``shift``, evenly."""
     before = np.exp(rng.normal(size=n) * 1.5)  # a few samples have most of the error

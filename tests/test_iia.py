@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -42,6 +44,20 @@ def test_fine_steps_use_the_network_s_own_time():
     known, unknown = (fine_step(table, 1, settings, 0.01, s) for s in (schedule, None))
     assert known.distance(ls.build("deis", known.sigmas, schedule=schedule, order=2)) < 1e-14
     assert known.distance(unknown) > 1e-4
+
+
+def test_a_base_that_is_no_classical_solver_needs_one_for_its_fine_steps():
+    base = replace(ls.build("ddim", SIGMAS), name="mine")
+    samples = Samples.of(never, noise_of(8), base, held_out=4)
+    with pytest.raises(ls.InputError, match="mine is no classical solver, which fine steps need: say fine='ddim'"):
+        calibrate_iia(samples, base, IIASettings(), "fitted")
+    tables, settings = (base, ls.build("ddim", SIGMAS)), IIASettings(fine="ddim")
+    mine, ddim = (fit(Mixture(), noise_of(8), table, 4, settings)[1] for table in tables)
+    assert mine == ddim
+
+
+def never(x, sigma):
+    raise AssertionError("the network was called")
 
 
 @pytest.mark.parametrize("base", ["heun", "dpmpp_2m", "dpm_solver_2m", "dpmpp_2s", "dpmpp_3m", "unipc", "deis"])

@@ -10,7 +10,7 @@ import torch
 from problems import Gaussian, Mixture, in_frame
 
 import longstride as ls
-from longstride.calibration.prefix_runs import PrefixRuns, first_difference
+from longstride.calibration.prefix_runs import PrefixRuns, finish_together, first_difference
 from longstride.network import as_network
 from longstride.parameters import Parameters
 from longstride.sampler import Run
@@ -226,3 +226,20 @@ def test_a_network_of_another_shape_is_refused():
     base, _ = BASES["ve"]
     with pytest.raises(ls.InputError, match=r"returned shape \(3, 2\) for a state of shape \(3, 4\) at call 1 of 5"):
         PrefixRuns(as_network(lambda x, sigma: x[:, :2]), noise_of(base), base)
+
+
+def test_runs_of_any_tables_finish_together_where_they_end_alone():
+    """Those at one level make one call, wherever they stand."""
+    base, _ = BASES["ve"]
+    x, denoiser = noise_of(base), Counted(Mixture())
+    tables = [ls.build(solver, base.sigmas) for solver in ("ddim", "ipndm", "unipc")]
+    runs = [Run(x, table) for table in tables]
+    runs[1].see(Mixture()(runs[1].x, runs[1].sigma))
+    runs[1].advance()
+    finish_together(as_network(denoiser), runs)
+    for run, table in zip(runs, tables, strict=True):
+        assert run.k == base.nfe
+        torch.testing.assert_close(run.x, ls.sample(Mixture(), x, table), rtol=1e-12, atol=1e-12)
+    assert denoiser.sizes == [6] + [9] * (base.nfe - 1)
+    finish_together(as_network(denoiser), [])
+    assert len(denoiser.sizes) == base.nfe

@@ -11,6 +11,11 @@ import longstride as ls
 from longstride.calibration.endpoint.short_fits import chosen_starts, ranked
 
 
+def newton_of(errors):
+    """What is asked of a fit: the errors of tables on its fitted and its held-out samples."""
+    return SimpleNamespace(fitted=[0], held_out=[1], errors=errors, measure=lambda tables, numbers: None)
+
+
 def test_scouts_are_the_best_of_the_best_grids():
     ranking = ["ipndm4@karras", "ipndm3@karras", "ipndm4@dp", "unipc3@dp", "ddim@karras", "ddim@uniform"]
     assert chosen_starts(ranking, 1) == ["ipndm4@karras"]
@@ -27,7 +32,7 @@ def test_the_base_is_the_strongest_of_the_best_few_on_the_samples_that_decide():
     def errors(table, numbers):
         return np.stack([np.full(9, np.nan), np.full(9, (few if numbers == [0] else levels)[table])], 1)
 
-    newton = SimpleNamespace(measure=lambda tables, numbers: None, fitted=[0], held_out=[1], errors=errors)
+    newton = newton_of(errors)
     names = dict(zip(levels, levels, strict=True))
     found = ranked(newton, names, ["other"])
     assert list(found.ranking) == ["other", "c", "d", "a", "b", "e"]  # e is not of the best four; b overflows there
@@ -41,12 +46,7 @@ def test_the_base_is_the_strongest_of_the_best_few_on_the_samples_that_decide():
 def test_tables_that_overflow_are_no_starts():
     """Unless all do, which is an error of the network."""
     values = {"fine": 2.0, "broken": np.inf}
-    newton = SimpleNamespace(
-        measure=lambda tables, numbers: None,
-        fitted=[0],
-        held_out=[1],
-        errors=lambda table, numbers: np.full((4, 2), values[table]),
-    )
+    newton = newton_of(lambda table, numbers: np.full((4, 2), values[table]))
     found = ranked(newton, {"broken": "broken", "fine": "fine"})
     assert list(found.errors) == list(found.ranking) == ["fine"]
     with pytest.raises(ls.InputError, match="no classical solver ends in finite samples on this network"):
@@ -56,12 +56,7 @@ def test_tables_that_overflow_are_no_starts():
 def test_a_start_is_ranked_by_what_most_samples_say():
     """One sample that switches modes does not rule: the mean loss counts it by its distance."""
     values = {"steady": np.full(8, 4.0), "once": np.append(np.ones(7), 40.0)}
-    newton = SimpleNamespace(
-        measure=lambda tables, numbers: None,
-        fitted=[0],
-        held_out=[1],
-        errors=lambda table, _: np.stack([values[table]] * 2, 1),
-    )
+    newton = newton_of(lambda table, numbers: np.stack([values[table]] * 2, 1))
     found = ranked(newton, {"steady": "steady", "once": "once"})
     assert found.errors["once"] > found.errors["steady"]
     assert found.base == "once"

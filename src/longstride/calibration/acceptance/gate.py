@@ -78,7 +78,7 @@ def gate(samples: Samples, base: SolverTable, calibrated: SolverTable) -> tuple[
 
     def without(table: SolverTable, block: list[int]) -> SolverTable:
         rows = tuple(base.rows[k - 1] if k in block else row for k, row in enumerate(table.rows, start=1))
-        return replace(table, rows=rows, exact=rows == base.rows)
+        return replace(table, rows=rows, exact=base.exact and rows == base.rows)
 
     best = measured(calibrated)
     before = measured(replace(base, name=calibrated.name)) if changed else best

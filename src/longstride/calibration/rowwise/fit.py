@@ -96,7 +96,7 @@ def fit_rows(
         if progress is not None:
             progress(k, table.nfe)
     changed = any(new != old for new, old in zip(rows, table.rows, strict=True))
-    return replace(table, name=name, rows=tuple(rows), exact=not changed), reports
+    return replace(table, name=name, rows=tuple(rows), exact=table.exact and not changed), reports
 
 
 def _last_readers(table: SolverTable, plans: Sequence[RowPlan | None]) -> tuple[list[int], list[int]]:

@@ -174,8 +174,11 @@ def calibrate_iia(
         progress: Called with (rows done, rows in all).
 
     Raises:
+        InputError: the base is no classical solver, and no other solver is named for the fine steps.
         NonFiniteError: the network returned NaN or infinity.
     """
+    if settings.fine == "base" and table.name not in SOLVERS:
+        raise InputError(f"{table.name} is no classical solver, which fine steps need: say fine='ddim' or another one")
     targets = _Targets(table, settings, samples.floor, samples.network.schedule)
 
     def plan(k: int) -> RowPlan | None:
