@@ -22,6 +22,7 @@ __all__ = ["effect_table", "fill", "verdict", "write_pages", "yardsticks"]
 PAGES = (
     "README.md",
     "docs/results.md",
+    "docs/calibration.md",
     "docs/iia.md",
     "docs/evaluate.md",
     "docs/peers.md",

@@ -1,7 +1,7 @@
 """Distance to real pictures, beside that to converged samples, at few network calls: what 512 samples can tell.
 
     python -m benchmarks.real_pictures --model garments
-    python -m benchmarks.real_pictures --model cifar10
+    python -m benchmarks.real_pictures --model cifar10 --contestants iia_ddim dpmpp_2m gauss_newton
 
 Finished batches are kept in ``results/work``: a run that was stopped goes on.
 """
@@ -26,12 +26,15 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--model", default="garments", help="garments or cifar10")
     parser.add_argument("--samples", type=int, default=512, help="evaluation samples")
+    parser.add_argument(
+        "--contestants", nargs="+", default=[*paper(False), "gauss_newton"], help="their bases take part, too"
+    )
     parser.add_argument("--threads", type=int, default=1, help="CPU threads")
     parser.add_argument("--out", type=Path, default=ROOT / "benchmarks" / "results", help="folder of the results")
     asked = parser.parse_args()
     torch.set_num_threads(asked.threads)
     study = Study(
-        contestants=(*paper(False), "gauss_newton"),
+        contestants=tuple(asked.contestants),
         nfes=NFES,
         samples=asked.samples,
         batch_size=32,
