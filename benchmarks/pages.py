@@ -137,7 +137,8 @@ def overhead_table(file: Path) -> str:
     rows = []
     for row in json.loads(file.read_text(encoding="utf-8"))["rows"]:
         times = f"{row['ours_us']:.0f}", f"{row['diffusers_us']:.0f}", f"{row['ratio']:.2f}"
-        rows.append((" × ".join(map(str, row["shape"])), label(row["solver"]), *times))
+        name = label(f"{row['solver']}{row['options'].get('order', '')}")
+        rows.append((" × ".join(map(str, row["shape"])), name, *times))
     return markdown_table(head, rows)
 
 

@@ -41,8 +41,9 @@ SOLVERS: dict[str, Solver] = {
 }
 #: Solvers with options, by name: ``unipc3`` is UniPC of order 3.
 VARIANTS: dict[str, Variant] = {
-    **{name: Variant(name, one.label, name) for name, one in SOLVERS.items()},
-    **{key: one for name, solver in SOLVERS.items() for key, one in solver.variants(name).items()},
+    key: one
+    for name, solver in SOLVERS.items()
+    for key, one in {name: Variant(name, solver.label, name), **solver.variants(name)}.items()
 }
 
 
