@@ -159,9 +159,8 @@ class Lab:
             held_out=self.held_out,
             steps=self.reference_steps,
             batch_size=_BATCH,
-            journal=self._place / "reference" / name,
         )
-        reference = solved(samples, whole=fitted).reference
+        reference = solved(samples.kept(self._place / "reference" / name), whole=fitted).reference
         assert reference is not None
         return reference
 

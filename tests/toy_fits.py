@@ -47,9 +47,9 @@ def with_targets(samples, targets):
     return replace(samples, reference=Reference(targets, 0.0, 1))
 
 
-def samples_of(denoiser, x, targets=None, held_out=8, ends=SIGMAS, **options):
+def samples_of(denoiser, x, targets=None, held_out=8, ends=SIGMAS, journal=None, **options):
     """Samples whose ends are known: ``targets``, or the exact ends of a problem."""
-    samples = Samples.of(denoiser, x, ls.build("ddim", ends), held_out=held_out, **options)
+    samples = Samples.of(denoiser, x, ls.build("ddim", ends), held_out=held_out, **options).kept(journal)
     return with_targets(samples, exact(denoiser, x) if targets is None else targets)
 
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal
 
@@ -16,7 +16,7 @@ from longstride import documents
 from longstride.card_parts import ModelInfo, ScheduleInfo, SolverInfo, TableData
 from longstride.errors import CardError, InputError
 from longstride.grid import check_levels
-from longstride.reports import EndReport, RowReport, Search
+from longstride.reports import EndReport, Report, RowReport, Search
 from longstride.schedule import Schedule
 from longstride.table import SolverTable
 from longstride.version import __version__
@@ -80,10 +80,7 @@ class Card(documents.Document):
         settings: Mapping[str, Any],
         model: ModelInfo,
         schedule: Schedule | None,
-        rows: Iterable[RowReport],
-        end: EndReport,
-        calls: int,
-        search: Search | None = None,
+        report: Report,
     ) -> Card:
         """Card of a calibrated ``table``; used by :func:`longstride.calibrate`."""
         times = None if schedule is None else schedule.time(table.sigmas).tolist()
@@ -98,10 +95,10 @@ class Card(documents.Document):
             schedule=ScheduleInfo(family=None if schedule is None else schedule.family, times=times),
             data=TableData.of(table),
             base_data=TableData.of(base),
-            steps=list(rows),
-            search=search,
-            end=end,
-            calls=calls,
+            steps=list(report.rows),
+            search=report.search,
+            end=report.end,
+            calls=report.calls,
         )
 
     @property

@@ -12,7 +12,7 @@ from pydantic import ConfigDict, Field
 
 from longstride.arrays import Array
 
-__all__ = ["EndReport", "Errors", "Finite", "Iteration", "RowReport", "Search", "Stability", "WholeFit"]
+__all__ = ["EndReport", "Errors", "Finite", "Iteration", "Report", "RowReport", "Search", "Stability", "WholeFit"]
 
 #: A number that a card may hold; only a card checks it.
 Finite = Annotated[float, Field(allow_inf_nan=False)]
@@ -190,3 +190,20 @@ class EndReport:
             object.__setattr__(self, "stability", None)
         if self.reference_error is not None and not math.isfinite(self.reference_error):
             object.__setattr__(self, "reference_error", None)
+
+
+@dataclass(frozen=True)
+class Report:
+    """All reports of one calibration.
+
+    Attributes:
+        rows: One per row that was fitted by itself.
+        end: Whole trajectories on held-out noise.
+        calls: All network calls, in samples.
+        search: How a fit of all rows together went, or None.
+    """
+
+    rows: tuple[RowReport, ...]
+    end: EndReport
+    calls: int
+    search: Search | None = None

@@ -19,7 +19,7 @@ from longstride.card import Card, ModelInfo
 from longstride.errors import InputError
 from longstride.journal import digest, table_digest
 from longstride.network import as_network
-from longstride.reports import EndReport, RowReport, Search
+from longstride.reports import EndReport, Report, RowReport, Search
 from longstride.sampler import DenoiserLike
 from longstride.table import SolverTable
 
@@ -132,9 +132,9 @@ def calibrate(
         sigma_floor=sigma_floor,
         unit=way.unit(chosen),
         batch_size=batch_size,
-        journal=None if journal is None else Path(journal),
-        about=_work(way, chosen, table, starts, about, reference, seed),
     )
+    work = _work(way, chosen, table, starts, about, reference, seed)
+    samples = samples.kept(None if journal is None else Path(journal), work)
     if reference is not None:
         samples = given(samples, reference, whole=way.whole)
     elif way.whole:
@@ -147,9 +147,10 @@ def calibrate(
     say(1, 1, "checking")
     rows = tuple(replace(row, accepted=final.rows[row.row - 1] != table.rows[row.row - 1]) for row in found.rows)
     said = {**described(chosen), "samples": len(samples), "held_out": samples.held_out, "seed": seed}
-    calls, schedule, search = samples.total_calls(), network.schedule, found.search
-    card = Card.of(final, found.base, way.name, said, about, schedule, rows, end, calls, search)
-    return Calibration(final, card, rows, end, fit_calls / (len(samples) * (len(table.grid) - 1)), calls, search)
+    report = Report(rows, end, samples.total_calls(), found.search)
+    card = Card.of(final, found.base, way.name, said, about, network.schedule, report)
+    per_step = fit_calls / (len(samples) * (len(table.grid) - 1))
+    return Calibration(final, card, rows, end, per_step, report.calls, found.search)
 
 
 def _work(

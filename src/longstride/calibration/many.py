@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -13,7 +13,7 @@ from torch import Tensor
 from longstride.book import CardBook, Entry
 from longstride.calibration.anchors import anchors_of
 from longstride.calibration.calibrate import Progress, calibrate
-from longstride.calibration.converged import given, solved
+from longstride.calibration.converged import solved
 from longstride.calibration.endpoint.filled import finish_filled
 from longstride.calibration.endpoint.settings import FITTED, HELD_OUT, GaussNewtonSettings
 from longstride.calibration.method import configured, described
@@ -24,6 +24,7 @@ from longstride.errors import InputError
 from longstride.grid import LastLevel, grid, usual_grid
 from longstride.interpolate import fill_nfe
 from longstride.journal import Journal
+from longstride.reports import Report
 from longstride.sampler import DenoiserLike
 from longstride.schedule import Schedule
 from longstride.solvers import build
@@ -121,11 +122,9 @@ def calibrate_book(
             steps=reference_steps,
             unit=METHODS[DEFAULT].unit(fit),
             batch_size=batch_size,
-            journal=None
-            if root is None
-            else root / ("plain" if scale is None else f"guidance-{scale:g}") / "reference",
-            about={"model": about["model"], "guidance": scale},
         )
+        place = None if root is None else root / ("plain" if scale is None else f"guidance-{scale:g}") / "reference"
+        samples = samples.kept(place, {"model": about["model"], "guidance": scale})
         one = _Scale(solved(samples, whole=True), model.info(scale), tables, fit, seed, count)
         count.step("converging")
         found = one.entries(chosen, known, refine, refine_samples)
@@ -230,23 +229,12 @@ class _Scale:
         return Entry(how="calibrated" if result.end.accepted else "base", card=result.card)
 
     def _filled(self, nfe: int, filled: SolverTable, said: Mapping[str, Any]) -> Entry:
-        known = self.samples
         chosen = described(self.settings)
-        samples = Samples.of(
-            known.network,
-            known.noise,
-            self.tables[nfe],
-            held_out=known.held_out,
-            steps=known.steps,
-            sigma_floor=known.floor,
-            unit=known.units.size,
-            batch_size=known.batch_size,
-            journal=self._folder(f"filled-{nfe}"),
-            about={"said": dict(said), "settings": chosen, "seed": self.seed},
+        samples = replace(self.samples, ends=self.tables[nfe]).kept(
+            self._folder(f"filled-{nfe}"), {"said": dict(said), "settings": chosen, "seed": self.seed}
         )
-        assert known.reference is not None
         done = finish_filled(
-            given(samples, known.reference, whole=True),
+            samples,
             self.tables[nfe],
             filled,
             self.settings,
@@ -261,10 +249,7 @@ class _Scale:
             settings={**chosen, **said, **sizes},
             model=self.info,
             schedule=samples.network.schedule,
-            rows=[],
-            end=done.end,
-            calls=samples.total_calls(),
-            search=done.search,
+            report=Report((), done.end, samples.total_calls(), done.search),
         )
         return Entry(how=done.how, card=card)
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -51,7 +51,7 @@ class Samples:
         steps: Steps of the reference solution.
         units: Units of work that the samples are cut into.
         batch_size: Most samples per network call.
-        journal: Journal of finished units.
+        journal: Journal of finished units; see :meth:`kept`.
         reference: Reference solution of all samples or of the held-out samples, or None before it is solved.
     """
 
@@ -63,7 +63,7 @@ class Samples:
     steps: int
     units: Units
     batch_size: int
-    journal: Journal
+    journal: Journal = field(default_factory=Journal)
     reference: Reference | None = None
     ledger: _Ledger = field(default_factory=_Ledger, repr=False)
 
@@ -78,8 +78,6 @@ class Samples:
         sigma_floor: float | None = None,
         unit: int = UNIT,
         batch_size: int | None = None,
-        journal: Path | None = None,
-        about: Mapping[str, Any] | None = None,
     ) -> Samples:
         """The samples from ``noise``.
 
@@ -93,11 +91,9 @@ class Samples:
                 :func:`~longstride.calibration.reference.solve.least_level`.
             unit: Number of samples of a unit of work.
             batch_size: Most samples per network call; default: all at once.
-            journal: Folder of finished units; default: nothing is kept.
-            about: Plain data that, with the samples, tell this work from other work; a folder of other work is refused.
 
         Raises:
-            InputError: no fitted or no held-out sample is left, a size below 1, or a journal of other work.
+            InputError: no fitted or no held-out sample is left, or a size below 1.
         """
         held = len(noise) // 2 if held_out is None else held_out
         if not 1 <= held < len(noise):
@@ -109,32 +105,31 @@ class Samples:
         noise = noise.to(torch.promote_types(noise.dtype, torch.float32))
         network = in_batches(denoiser, size)  # a unit may be larger than what a call may hold
         floor = least_level(network.schedule, ends) if sigma_floor is None else sigma_floor
-        work = {
-            **(about or {}),
-            "noise": digest(noise),
-            "conditions": digest(network.condition or None),
-            "reference_steps": steps,
-        }
-        work |= {"held_out": held, "sigma_floor": floor, "unit": unit, "batch_size": batch_size, "parts": "by unit"}
-        kept = Journal(journal, None if journal is None else work)
         units = Units(len(noise), len(noise) - held, unit)
-        found = Samples(network, noise, len(noise) - held, ends, floor, steps, units, size, kept)
-        found._check_network()
-        return found
+        return Samples(network, noise, len(noise) - held, ends, floor, steps, units, size)
 
-    def _check_network(self) -> None:
-        """If finished units are kept, make sure that this network with these conditions gave them.
+    def kept(self, folder: Path | None, about: Mapping[str, Any] | None = None) -> Samples:
+        """The same samples for one piece of work, whose finished units are kept, and whose network calls start at 0.
+
+        Args:
+            folder: Where; None: nothing is kept.
+            about: Plain data that, with the samples, tell this work from other work; a folder of other work is refused.
 
         Raises:
-            InputError: another network or other conditions gave them.
+            InputError: the folder is of other work, of another network, or cannot be written.
         """
-        if self.journal.folder is None:
-            return
+        if folder is None:
+            return replace(self, journal=Journal(), ledger=_Ledger())
+        work = {**(about or {}), "noise": digest(self.noise), "conditions": digest(self.network.condition or None)}
+        work |= {"held_out": self.held_out, "sigma_floor": self.floor, "reference_steps": self.steps}
+        work |= {"unit": self.units.size, "batch_size": self.batch_size, "parts": "by unit"}
+        found = replace(self, journal=Journal(folder, work), ledger=_Ledger())
         with torch.inference_mode():
             one, k, sigmas = self.network.select(slice(0, 1)), self.ends.nfe // 2, self.ends.sigmas
             inner = self.noise[:1] * float(sigmas[k] / sigmas[0])
             seen = [one(self.noise[:1], float(sigmas[0])), one(inner, float(sigmas[k]))]
-        self.journal.probe(torch.cat(seen))
+        found.journal.probe(torch.cat(seen))
+        return found
 
     def __len__(self) -> int:
         return len(self.noise)

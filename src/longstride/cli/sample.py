@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -15,6 +14,7 @@ from longstride.calibration import solve_reference
 from longstride.calibration.reference.solve import errors
 from longstride.card import Card
 from longstride.cli.common import handled, use_device
+from longstride.cli.drawing import Drawing
 from longstride.cli.options import (
     PIPELINES,
     Device,
@@ -35,48 +35,14 @@ from longstride.evaluation.contestants import base_table
 from longstride.evaluation.contestants import label as label_of
 from longstride.evaluation.plots import comparison, picture_grid
 from longstride.evaluation.seeds import seed_range
-from longstride.files import check_writable
 from longstride.network import in_batches
 from longstride.reports import Errors
 from longstride.zoo import Model, load_model
 
-__all__ = ["Drawing", "draw", "sample"]
+__all__ = ["draw", "sample"]
 
 #: A panel of the help.
 _CARDS = "Cards"
-
-
-@dataclass(frozen=True)
-class Drawing:
-    """What is to be drawn; see the options of ``longstride sample``."""
-
-    model: str
-    out: Path
-    card: Path | None
-    solver: str
-    nfe: int | None
-    grid: str
-    num: int
-    label: int | None
-    guidance: float | None
-    compare: bool
-    any_model: bool
-    batch_size: int
-    seed: int
-    device: str
-
-    @property
-    def one_file(self) -> bool:
-        """Whether all pictures go into one file."""
-        return self.out.suffix.lower() == ".png"
-
-    def check_out(self) -> None:
-        """Refuse a place that cannot be written.
-
-        Raises:
-            InputError: the file or the folder cannot be made.
-        """
-        check_writable(self.out if self.one_file else self.out / "0000000.png", new_folders=True)
 
 
 @handled

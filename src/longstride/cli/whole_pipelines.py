@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import torch
@@ -19,15 +19,13 @@ from longstride.calibration.endpoint.settings import HELD_OUT, fitted_samples
 from longstride.calibration.method import configured
 from longstride.card import Card
 from longstride.cli.common import console, progress_bars, use_device
+from longstride.cli.drawing import Drawing
 from longstride.cli.making import Wanted, tell_of_journal
 from longstride.cli.written import size_of
 from longstride.errors import InputError, unknown
 from longstride.evaluation.plots import comparison, picture_grid
 from longstride.evaluation.seeds import seed_range
 from longstride.files import check_writable
-
-if TYPE_CHECKING:
-    from longstride.cli.sample import Drawing
 
 __all__ = ["PipelineOptions", "calibrate_whole", "draw_whole", "load_pipeline", "prompts_in"]
 

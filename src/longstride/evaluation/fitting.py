@@ -63,9 +63,9 @@ def calibrate_entrants(
                     held_out=held_out,
                     steps=study.reference_steps,
                     batch_size=study.batch_size,
-                    journal=folder / "calibration" / "reference",
                 )
-                reference = solved(samples, whole=whole).reference
+                place_of_all = folder / "calibration" / "reference"
+                reference = solved(samples.kept(place_of_all), whole=whole).reference
             one = entrants[key[0]]
             card = calibrate(
                 denoiser,
