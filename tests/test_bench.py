@@ -82,6 +82,7 @@ def test_classes_of_a_lab_are_the_only_ones_it_draws(lab):
     assert lab.guided(2.0).denoiser(range(4)).guidance == 2.0
 
 
+@pytest.mark.slow
 def test_every_ablation_runs_and_has_a_table(folder, tmp_path, monkeypatch):
     """With two records each; the settings themselves are those of calibrate."""
     short = {name: (lambda *a, run=run: islice(run(*a), 2), need) for name, (run, need) in ABLATIONS.items()}
@@ -267,6 +268,7 @@ def test_plots_of_the_default_are_drawn_for_the_results_that_are_there(tmp_path)
 # Commands
 
 
+@pytest.mark.slow
 def test_the_paper_s_benchmark_on_any_model(tmp_path, monkeypatch):
     """Results, plots and nothing else; the second run reads finished batches."""
     monkeypatch.chdir(tmp_path)

@@ -137,6 +137,7 @@ def test_memory_that_is_short_halves_the_batch(tmp_path, monkeypatch) -> None:
         calibrate_pipeline(pipeline, 3, samples=8, held_out=8, batch_size=4, method="iia")
 
 
+@pytest.mark.slow
 def test_from_the_command_line(tmp_path, monkeypatch, capsys) -> None:
     """One command calibrates a saved pipeline, another draws with the card, and says where it does not apply."""
     monkeypatch.chdir(tmp_path)

@@ -55,6 +55,7 @@ def test_no_command_shows_the_help():
     assert all(command in output for command in COMMANDS)
 
 
+@pytest.mark.slow
 def test_a_real_process(model: Path, card: Path):
     """Nothing but JSON on standard output, one line on standard error, and an exit code for scripts."""
     code = "import sys; from longstride.cli import app; sys.argv[0] = 'longstride'; app()"

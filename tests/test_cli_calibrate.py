@@ -61,6 +61,7 @@ def test_by_default_everything_is_fitted_together(shared: Path):
     assert "accepted" in shown or "this card holds the base: " in shown
 
 
+@pytest.mark.slow
 def test_several_settings_make_one_book(book: Path):
     loaded = ls.load_book(book)
     assert (loaded.nfes, loaded.guidances) == ([4, 5, 6], [1.0, 4.0])

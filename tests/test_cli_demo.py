@@ -21,6 +21,7 @@ def _in_an_empty_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None
     monkeypatch.chdir(tmp_path)
 
 
+@pytest.mark.slow
 def test_demo(model: Path):
     printed = json.loads(run("demo", "--model", model, "--out", "out", *DEMO, "--json"))
     assert printed == json.loads(Path("out/results.json").read_text())

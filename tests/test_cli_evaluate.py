@@ -32,6 +32,7 @@ def _in_an_empty_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None
     monkeypatch.chdir(tmp_path)
 
 
+@pytest.mark.slow
 def test_evaluate_goes_on_where_it_was(model: Path, card: Path):
     options = (*EVALUATE, "--batch-size", 2, "--card", card)
     printed = json.loads(run("evaluate", model, *options, "--solvers", "iia_edm,iia_dpmpp_2m", "--json"))

@@ -54,6 +54,7 @@ def test_the_site_builds_strictly(tmp_path: Path) -> None:
     assert "calibrate_pipeline" in reference
 
 
+@pytest.mark.slow
 def test_the_tutorial_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     scope: dict[str, Any] = {}
@@ -77,6 +78,7 @@ def test_the_lines_for_pipelines_run(here: Path, monkeypatch: pytest.MonkeyPatch
     assert scope["pipe"].scheduler.card.nfe == 4
 
 
+@pytest.mark.slow
 def test_the_readme_switches_and_calibrates_a_pipeline(here: Path) -> None:
     """Two lines, one command, two lines."""
     from diffusers import DiffusionPipeline

@@ -200,6 +200,7 @@ def test_a_table_with_other_levels_is_judged_at_them():
         assert errors.rmse == pytest.approx(Errors.of(squared(problem, one, x)).rmse, rel=1e-9)
 
 
+@pytest.mark.slow
 def test_tables_from_four_samples_under_guidance_are_never_worse_where_they_pass():
     """Small mixtures, guidance up to 8, four fitted samples and ten that decide; then fresh noise tells."""
     accepted, refused, wrong, typical = 0, 0, 0, []

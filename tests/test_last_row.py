@@ -151,29 +151,3 @@ def test_packed_rows_come_back():
     back = LastRows.unpack(rows.pack(), 2)
     for mine, theirs in ((rows.gram, back.gram), (rows.moment, back.moment), (rows.squared, back.squared)):
         np.testing.assert_array_equal(mine, theirs)
-
-
-@pytest.mark.parametrize("batch_size", [8, 16, 64])
-def test_tables_that_are_measured_together_have_the_errors_that_they_have_alone(batch_size):
-    """In fewer launches where batches have room, and for as many calls in samples."""
-    parameters, x = FREE["everything"], noise_of(40)
-    tables = [ls.build(solver, SIGMAS) for solver in ("ddim", "ipndm", "unipc", "dpmpp_2m")]
-    tables.append(ls.build("ddim", ls.grid("log_snr", 4, sigma_min=0.05, sigma_max=10.0, final="sigma_min")))
-    launches = {"alone": 0, "together": 0}
-
-    def fit_of(key):
-        def counted(x, sigma):
-            launches[key] += 1
-            assert len(x) <= batch_size
-            return Mixture()(x, sigma)
-
-        return toy_newton(counted, x, exact(Mixture(), x), 16, parameters, batch_size=batch_size)
-
-    alone, together = fit_of("alone"), fit_of("together")
-    wanted = [alone.errors(table, alone.fitted) for table in tables]
-    together.measure(tables, together.fitted)
-    assert together.samples.ledger.calls == alone.samples.ledger.calls == len(tables) * 24 * 4
-    for table, squared in zip(tables, wanted, strict=True):
-        np.testing.assert_allclose(together.errors(table, together.fitted), squared, rtol=1e-12)
-    assert together.samples.ledger.calls == alone.samples.ledger.calls
-    assert (launches["together"] < launches["alone"]) == (batch_size > 8)

@@ -40,6 +40,7 @@ def outcome(tmp_path_factory):
     return model, one, folder / "out", results
 
 
+@pytest.mark.slow
 def test_everybody_takes_part_and_spends_three_calls(outcome):
     _, _, _, results = outcome
     assert set(results.contestants) == {"classical", *CLASSICAL, *IIA, *OURS, "gits", "pas", "ld3"}
@@ -143,6 +144,7 @@ def test_one_sampler_alone_is_measured_again(outcome, monkeypatch):
         run_peers(model, one, out, Wish(nfes=(4,), names=("ld3",)))
 
 
+@pytest.mark.slow
 def test_backprop_with_more_calls_stands_beside_the_same_with_as_many(outcome, monkeypatch):
     model, one, out, before = outcome
     monkeypatch.setattr("benchmarks.contest.YARDSTICKS", {})
@@ -157,6 +159,7 @@ def test_backprop_with_more_calls_stands_beside_the_same_with_as_many(outcome, m
         run_peers(model, one, out, Wish(times=3, full=True))
 
 
+@pytest.mark.slow
 def test_full_schedules_whatever_they_cost(outcome, monkeypatch):
     model, one, out, before = outcome
     monkeypatch.setattr("benchmarks.contest.YARDSTICKS", {})

@@ -23,6 +23,7 @@ def sources(path: Path) -> list[Path]:
     return [path] if path.is_file() else sorted(path.rglob("*.py"))
 
 
+@pytest.mark.slow
 def test_the_readme_code_runs(tmp_path, monkeypatch):
     blocks = re.findall(r"```python\n(.*?)```", (ROOT / "README.md").read_text(), re.DOTALL)
     blocks = [block for block in blocks if "pipe." not in block]  # those run in test_docs.py

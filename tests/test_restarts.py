@@ -92,6 +92,7 @@ def undisturbed(tmp_path_factory):
     return folder
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kills", [(12, 40, 90)])
 def test_a_killed_calibration_goes_on_and_ends_in_the_same_card(tmp_path, undisturbed, kills):
     """Every kill costs at most one batch, here of one unit: its fine solution, its reference or its roll-out."""
@@ -108,6 +109,7 @@ def test_a_killed_calibration_goes_on_and_ends_in_the_same_card(tmp_path, undist
     assert 0 <= extra <= len(kills) * longest_part + walked_again
 
 
+@pytest.mark.slow
 def test_two_processes_share_the_calls_and_agree_to_the_bit(tmp_path, undisturbed):
     folder = tmp_path / "run"
     finish(start(CALIBRATE, folder, "0", processes=2))
@@ -127,6 +129,7 @@ def undisturbed_together(tmp_path_factory):
     return folder
 
 
+@pytest.mark.slow
 def test_a_killed_fit_of_everything_goes_on_and_ends_in_the_same_card(tmp_path, undisturbed_together):
     """Killed while it solves the reference, and while it fits; only the unit at hand is done again."""
     folder = tmp_path / "run"
@@ -144,6 +147,7 @@ def test_a_killed_fit_of_everything_goes_on_and_ends_in_the_same_card(tmp_path, 
     assert 0 <= extra <= 2 * longest_part + walked_again + looked_again
 
 
+@pytest.mark.slow
 def test_two_processes_fit_what_one_fits_to_the_bit(tmp_path, undisturbed_together):
     folder = tmp_path / "run"
     finish(start(TOGETHER, folder, "0", processes=2))
@@ -193,6 +197,7 @@ def parts_of(folder: Path) -> dict[str, bytes]:
     return {str(file.relative_to(work)): file.read_bytes() for file in sorted(work.rglob("*.npz"))}
 
 
+@pytest.mark.slow
 def test_a_killed_evaluation_goes_on_and_ends_in_the_same_numbers(tmp_path, tiny, evaluated):
     """Killed while it calibrates and twice while it evaluates; no finished part is computed again."""
     folder, seen = tmp_path / "run", {}
@@ -208,6 +213,7 @@ def test_a_killed_evaluation_goes_on_and_ends_in_the_same_numbers(tmp_path, tiny
     assert parts_of(folder) == parts_of(evaluated)
 
 
+@pytest.mark.slow
 def test_two_processes_evaluate_what_one_evaluates(tmp_path, tiny, evaluated):
     folder = tmp_path / "run"
     finish(start(EVALUATE, folder, tiny, processes=2))

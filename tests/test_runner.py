@@ -76,6 +76,7 @@ def test_cards_take_part_and_must_fit(model, tmp_path):
         run_study(model, replace(study, contestants=()))
 
 
+@pytest.mark.slow
 def test_a_study_goes_on_and_a_folder_of_another_is_refused(model, tmp_path):
     first = run_study(model, SMALL, tmp_path / "work")
     parts = sorted((tmp_path / "work" / "batches").rglob("*.npz"))
