@@ -158,12 +158,19 @@ def launches_table(file: Path) -> str:
         (
             row["nfe"],
             {"before": "units of 8 samples are batches", "after": "batches of 64 samples"}[row["label"]],
+            f"{row['samples']:,}",
             f"{row['launches']:,}",
             f"{-(-row['samples'] // row['batch_size']):,}",
         )
         for row in sorted(json.loads(file.read_text(encoding="utf-8")), key=lambda row: int(row["nfe"]))
     ]
-    head = ("calls of the sampler", "what the network sees", "launches of a calibration", "if every launch were full")
+    head = (
+        "calls of the sampler",
+        "what the network sees",
+        "calls in samples",
+        "launches",
+        "if every launch were full",
+    )
     return markdown_table(head, rows) + "\n\n(galaxy network, `python -m benchmarks.launches --label after`)"
 
 
