@@ -93,6 +93,7 @@ def unipc(
 
 
 def combine(rows: list[Row], weights: NDArray[np.float64]) -> Row:
+    """The sum of rows, each times its weight."""
     total = Row()
     for row, weight in zip(rows, weights, strict=True):
         total = total + float(weight) * row
