@@ -94,10 +94,10 @@ class Lab:
         sizes = {"samples": self.samples, "batch": self.batch, "held_out": self.held_out}
         return Lab(self.model, self.folder, **{**sizes, **options, **changes})
 
-    def table(self, base: str, nfe: int, spacing: str = "auto") -> SolverTable:
+    def table(self, base: str, nfe: int, grid: str = "auto") -> SolverTable:
         """A classical solver on the model's grid."""
         options: dict[str, Any] = {"order": 3} if base in ("unipc", "deis") else {}
-        return base_table(self.model.schedule, base, nfe, spacing=spacing, exactly=False, **options)
+        return base_table(self.model.schedule, base, nfe, grid=grid, exactly=False, **options)
 
     def denoiser(self, seeds: range) -> Denoiser:
         """The network for the samples of ``seeds``, of this lab's classes."""

@@ -14,7 +14,7 @@ def test_every_calibrated_contestant_has_its_base_on_the_same_levels():
     for one in CONTESTANTS.values():
         if one.base is not None:
             base = CONTESTANTS[one.base]
-            assert (base.solver, base.options, base.spacing) == (one.solver, one.options, one.spacing)
+            assert (base.solver, base.options, base.grid) == (one.solver, one.options, one.grid)
     assert {"biia_edm", "iia_edm", "iia_dpmpp_2m", "iia_dpm_solver_2m", "iia_ddim_cfg"} <= set(PAPER)
 
 

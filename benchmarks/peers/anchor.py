@@ -61,7 +61,7 @@ class Anchor:
         options: Its options.
         sigmas: Levels, shape ``(K + 1,)``.
         schedule: The model's.
-        spacing: Name of the grid.
+        grid: Name of the grid.
         error: RMSE on the samples that chose it.
     """
 
@@ -69,7 +69,7 @@ class Anchor:
     options: Mapping[str, Any]
     sigmas: Array
     schedule: Schedule
-    spacing: str = ""
+    grid: str = ""
     error: float = float("inf")
 
     def table(self, sigmas: Array | None = None) -> SolverTable:
@@ -176,7 +176,7 @@ def strongest(task: Task, part: slice, solvers: Solvers, most: int | None = None
     best = _Best(base)
     noise, target = plain(task.noise[part]), task.target[part]
     before = task.meter.calls
-    for spacing, sigmas in grids(task).items():
+    for name, sigmas in grids(task).items():
         for solver, options in solvers:
             if most is not None and task.meter.calls - before + len(noise) * task.nfe > most:
                 return best.anchor, best.tried
@@ -189,9 +189,9 @@ def strongest(task: Task, part: slice, solvers: Solvers, most: int | None = None
                 continue
             except OutOfBudget:
                 return best.anchor, best.tried
-            best.tried[f"{solver}, {spacing}"] = error
+            best.tried[f"{solver}, {name}"] = error
             if error < best.anchor.error:
-                best.anchor = Anchor(solver, options, sigmas, task.schedule, spacing, error)
+                best.anchor = Anchor(solver, options, sigmas, task.schedule, name, error)
     return best.anchor, best.tried
 
 

@@ -70,7 +70,7 @@ def find(task: Task) -> Found:
     best, least = anchor.table(), anchor.error
     ratios = np.geomspace(*ratio_range(task), LEVELS)
     pairs, used = distances(task, ratios, None if budget is None else int(MEASURING * budget))
-    about: dict[str, Any] = {"solver": SOLVER, "grid": anchor.spacing, "draws": used, "tried": tried, "sweeps": 0}
+    about: dict[str, Any] = {"solver": SOLVER, "grid": anchor.grid, "draws": used, "tried": tried, "sweeps": 0}
     if not used:
         return Found(best, about)
     cost = segment_costs(pairs, ratios)

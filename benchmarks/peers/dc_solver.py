@@ -74,7 +74,7 @@ def find(task: Task) -> Found:
             done = i
     except OutOfBudget:
         pass
-    about = {"solver": "unipc", "grid": anchor.spacing, "ratios": ratios, "searched": done, "tried": tried}
+    about = {"solver": "unipc", "grid": anchor.grid, "ratios": ratios, "searched": done, "tried": tried}
     return Found(dc_table(nodes, ratios, times(task, nodes)), about)
 
 

@@ -48,7 +48,7 @@ EMA = 0.99
 def find(task: Task) -> Found:
     """Learn the table; see the module."""
     found = descend(task, Student, PUBLISHED_ITERATIONS)
-    about = {"anchor": found.anchor.solver, "grid": found.anchor.spacing, "iterations": found.iterations}
+    about = {"anchor": found.anchor.solver, "grid": found.anchor.grid, "iterations": found.iterations}
     about |= {"held_out_rmse": found.error, "learning_rate": LEARNING_RATE, "batch": BATCH, "tried": found.tried}
     return Found(found.table, about)
 

@@ -87,7 +87,7 @@ def find(task: Task) -> Found:
         pass
     about = {
         "solver": anchor.solver,
-        "grid": anchor.spacing,
+        "grid": anchor.grid,
         "iterations": done,
         "validation_start": start,
         "validation": least,

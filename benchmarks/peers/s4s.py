@@ -57,7 +57,7 @@ PACE = 0.2
 def find(task: Task) -> Found:
     """Learn the table; see the module."""
     found = descend(task, Student, ITERATIONS)
-    about = {"start": found.anchor.solver, "grid": found.anchor.spacing, "iterations": found.iterations}
+    about = {"start": found.anchor.solver, "grid": found.anchor.grid, "iterations": found.iterations}
     about |= {"held_out_rmse": found.error, "learning_rates": [LEARNING_RATE_LEVELS, LEARNING_RATE_COEFFICIENTS]}
     return Found(found.table, {**about, "radius": RADIUS, "batch": BATCH, "tried": found.tried})
 

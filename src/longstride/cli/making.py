@@ -94,7 +94,7 @@ def make(wanted: Wanted) -> Calibration | CardBook:
     join(wanted.device)
     loaded = load_model(wanted.model, device=use_device(wanted.device))
     for nfe in wanted.nfes:
-        base_table(loaded.schedule, wanted.base, nfe, spacing=wanted.grid, final=last)
+        base_table(loaded.schedule, wanted.base, nfe, grid=wanted.grid, final=last)
     for scale in wanted.guidances:
         loaded.denoiser(range(1), scale)  # refuses what the model cannot do
     check_writable(wanted.out)
@@ -168,7 +168,7 @@ def tell_of_journal(journal: Path) -> None:
 def _make_card(wanted: Wanted, model: Model, last: LastLevel) -> Calibration:
     fitted, held_out = wanted.samples
     seeds, guidance = seed_range("calibration", wanted.seed, fitted + held_out), wanted.guidances[0]
-    table = base_table(model.schedule, wanted.base, wanted.nfes[0], spacing=wanted.grid, final=last)
+    table = base_table(model.schedule, wanted.base, wanted.nfes[0], grid=wanted.grid, final=last)
     denoiser = model.denoiser(seeds, guidance)
     with progress_bars() as say:
         return calibrate(

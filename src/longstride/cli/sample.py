@@ -114,7 +114,7 @@ def draw(asked: Drawing) -> dict[str, Any]:
     model.check_pictures()
     guidance = asked.guidance
     if card is None:
-        table = base_table(model.schedule, asked.solver, asked.nfe or 8, spacing=asked.grid)
+        table = base_table(model.schedule, asked.solver, asked.nfe or 8, grid=asked.grid)
     else:
         guidance = card.model.guidance if guidance is None else guidance
         if not asked.any_model:

@@ -9,7 +9,8 @@ from typing import Any
 from longstride.calibration.methods import METHODS
 from longstride.calibration.rowwise.iia import PUBLISHED
 from longstride.errors import InputError, unknown
-from longstride.grid import LastLevel, grid, usual_grid
+from longstride.grid import LastLevel, usual_grid
+from longstride.grid import grid as levels_on
 from longstride.schedule import Schedule
 from longstride.solvers import SOLVERS, VARIANTS, build, steps_for_nfe
 from longstride.table import SolverTable
@@ -41,7 +42,7 @@ class Contestant:
         base: Name of the contestant that it is compared with; None for a classical solver. A whole fit may start from
             another classical table: its card names that table, and its gate compares with it.
         guided: Whether it is meant for guided sampling only.
-        spacing: Grid that its paper uses it on, or None for the usual grid of the model.
+        grid: Grid that its paper uses it on, or None for the usual grid of the model.
     """
 
     name: str
@@ -52,7 +53,7 @@ class Contestant:
     settings: Mapping[str, Any] = field(default_factory=dict)
     base: str | None = None
     guided: bool = False
-    spacing: str | None = None
+    grid: str | None = None
 
     @property
     def whole(self) -> bool:
@@ -63,7 +64,7 @@ class Contestant:
 def _classical() -> dict[str, Contestant]:
     """Every classical solver and its forms."""
     return {
-        name: Contestant(name, one.label, one.solver, one.options, spacing=SOLVERS[one.solver].grid)
+        name: Contestant(name, one.label, one.solver, one.options, grid=SOLVERS[one.solver].grid)
         for name, one in VARIANTS.items()
     }
 
@@ -75,8 +76,8 @@ def _published() -> dict[str, Contestant]:
         for solver in one.bases:
             single = len(one.bases) == 1
             name, text = (method, one.label) if single else (f"iia_{solver}", f"IIA-{SOLVERS[solver].label}")
-            spacing = SOLVERS[solver].grid
-            found[name] = Contestant(name, text, solver, method=method, base=solver, guided=one.guided, spacing=spacing)
+            own = SOLVERS[solver].grid
+            found[name] = Contestant(name, text, solver, method=method, base=solver, guided=one.guided, grid=own)
     return found
 
 
@@ -148,9 +149,9 @@ def card_label(name: str) -> str:
     >>> card_label("gauss_newton"), card_label("unipc3@log_snr"), card_label("given")
     ('Gauss–Newton', 'UniPC-3 on log_snr', 'the given table')
     """
-    solver, _, spacing = name.partition("@")
+    solver, _, grid = name.partition("@")
     text = _IN_CARDS.get(solver) or label(solver)
-    return f"{text} on {spacing}" if spacing else text
+    return f"{text} on {grid}" if grid else text
 
 
 def base_table(
@@ -158,7 +159,7 @@ def base_table(
     solver: str,
     nfe: int,
     *,
-    spacing: str = "auto",
+    grid: str = "auto",
     final: LastLevel = "sigma_min",
     exactly: bool = True,
     **options: Any,
@@ -169,7 +170,7 @@ def base_table(
         schedule: The model's.
         solver: Name of the solver.
         nfe: Network calls.
-        spacing: Name of the grid; see :func:`usual_grid`.
+        grid: Name of the grid; see :func:`usual_grid`.
         final: Its last level.
         exactly: Whether to refuse a number of calls that the solver cannot spend exactly, such as 5 by a solver of two
             calls per step. If not, the solver spends the most calls that it can below the number.
@@ -185,6 +186,6 @@ def base_table(
             if exactly or calls == 1:
                 raise
             continue
-        levels = grid(usual_grid(spacing, schedule), steps, schedule=schedule, final=final)
+        levels = levels_on(usual_grid(grid, schedule), steps, schedule=schedule, final=final)
         return build(solver, levels, schedule=schedule, **options)
     raise InputError(f"nfe must be at least 1, got {nfe}")

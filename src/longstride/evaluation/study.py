@@ -70,5 +70,5 @@ class Study:
 
     def table(self, schedule: Schedule, one: Contestant, nfe: int) -> SolverTable:
         """Base table of a contestant with at most ``nfe`` calls."""
-        spacing = (one.spacing if self.grid == "auto" else None) or self.grid
-        return base_table(schedule, one.solver, nfe, spacing=spacing, final=self.final, exactly=False, **one.options)
+        grid = (one.grid if self.grid == "auto" else None) or self.grid
+        return base_table(schedule, one.solver, nfe, grid=grid, final=self.final, exactly=False, **one.options)
