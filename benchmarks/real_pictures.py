@@ -3,7 +3,8 @@
     python -m benchmarks.real_pictures --model garments
     python -m benchmarks.real_pictures --model cifar10 --contestants iia_ddim dpmpp_2m gauss_newton
 
-Finished batches are kept in ``results/work``: a run that was stopped goes on.
+Finished batches are kept in ``results/work``: a run that was stopped goes on. Two processes share the work under
+``torchrun --nproc-per-node 2 -m benchmarks.real_pictures``.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ import torch
 import longstride as ls
 from longstride.evaluation import Study, run_study, save_results
 from longstride.evaluation.contestants import paper
+from longstride.processes import is_first, join
 
 ROOT = Path(__file__).resolve().parent.parent
 NFES = (4, 5, 6, 8)
@@ -33,6 +35,7 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=ROOT / "benchmarks" / "results", help="folder of the results")
     asked = parser.parse_args()
     torch.set_num_threads(asked.threads)
+    join()
     study = Study(
         contestants=tuple(asked.contestants),
         nfes=NFES,
@@ -50,7 +53,8 @@ def main() -> None:
             print(line, flush=True)
 
     outcome = run_study(ls.load_model(asked.model), study, work, say=say)
-    save_results(outcome.results, asked.out / f"real_{asked.model}.json")
+    if is_first():
+        save_results(outcome.results, asked.out / f"real_{asked.model}.json")
 
 
 if __name__ == "__main__":
