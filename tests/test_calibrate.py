@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from dataclasses import replace
 
 import numpy as np
@@ -210,3 +211,24 @@ def test_levels_that_meet_are_refused():
     for sigmas in ([10, 5, 5, 0.1], [10, 5, 6, 0.1], [10, 5, 0, 0]):
         with pytest.raises(ls.InputError, match="levels"):
             ls.build("ddim", sigmas)
+
+
+def test_a_journal_tells_residuals_of_one_name_apart_and_objects_resume(tmp_path):
+    """By what they return: names may be the same, and an object has another address in every process."""
+
+    class Edges:
+        def __init__(self, power):
+            self.power, self.lock = power, threading.Lock()  # a lock cannot be copied
+
+        def __call__(self, samples):
+            return samples.flatten(1) ** self.power
+
+    def calibrated(power):
+        base, options = ls.build("ddim", SIGMAS), {"scouts": 0, "iterations": 1, "journal": tmp_path}
+        return ls.calibrate(Mixture(), noise_of(24), base, residual=Edges(power), **options)
+
+    first = calibrated(2)
+    assert first.card.settings["residual"] == "Edges"
+    assert calibrated(2).card == first.card
+    with pytest.raises(ls.InputError, match="unfinished work with another residual"):
+        calibrated(3)

@@ -229,3 +229,24 @@ def test_parts_of_batches_are_calls_of_their_own(tmp_path) -> None:
     pipeline = make_pipeline("ddpm", tmp_path)
     result = calibrate_pipeline(pipeline, 3, samples=16, held_out=16, batch_size=16, method="iia", reference_steps=8)
     assert result.end.samples == 16
+
+
+def test_one_number_for_several_states_is_a_sample_for_each() -> None:
+    """Runs of one sample make their call together: each state has a prediction of its own."""
+    network = PipelineDenoiser(None, None, 3)  # type: ignore[arg-type]
+    seen: list[tuple[int, ...]] = []
+
+    class Live:
+        state = torch.zeros(1, dtype=torch.float64)
+
+        def __call__(self, x: torch.Tensor, time: torch.Tensor) -> torch.Tensor:
+            return 2 * x
+
+    def call(numbers: tuple[int, ...]) -> Live:
+        seen.append(numbers)
+        return Live()
+
+    network.call = call  # type: ignore[assignment, method-assign]
+    x = torch.arange(4.0, dtype=torch.float64)[:, None]
+    torch.testing.assert_close(network(x, torch.zeros(4), torch.tensor([8])), 2 * x, rtol=0, atol=0)
+    assert seen == [(8, 8, 8), (8,)]

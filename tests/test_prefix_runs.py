@@ -210,6 +210,26 @@ def test_a_single_sample_is_stacked_too():
         torch.testing.assert_close(end, ls.sample(denoiser, x, other), rtol=1e-12, atol=1e-12)
 
 
+def test_a_single_sample_s_condition_holds_for_every_run_of_a_stack():
+    """Also for a network that looks at its conditions one by one, as a pipeline does."""
+    seen = []
+
+    def network(x, t, label):
+        seen.append((len(x), len(label)))
+        return torch.stack([one * (0.1 + 0.2 * int(n)) for one, n in zip(x, label, strict=True)])
+
+    base, _ = BASES["ve"]
+    parameters = Parameters(base.nfe)
+    table, _, moves = one_by_one(base, parameters)
+    schedule = ls.Schedule.edm(0.01, float(base.sigmas[0]))
+    denoiser = ls.as_denoiser(network, schedule, "data", condition={"label": torch.tensor([3])})
+    x, tables = noise_of(base, count=1), [parameters.moved(table, move) for move in moves]
+    for end, other in zip(PrefixRuns(as_network(denoiser), x, table).ends(tables, 64), tables, strict=True):
+        torch.testing.assert_close(end, ls.sample(denoiser, x, other), rtol=1e-12, atol=1e-12)
+    assert max(count for count, _ in seen) > 1
+    assert all(count == labels for count, labels in seen)
+
+
 def test_half_precision_runs_share_what_plain_ones_compute():
     """The dtype that the network sees is that of the noise, and sums are kept in float32, as in a plain run."""
     base, _ = BASES["ve"]

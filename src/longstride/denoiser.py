@@ -118,7 +118,8 @@ class Denoiser:
         t, alpha, own_sigma = self._level(float(sigma))
         x_t = x * alpha if self.schedule.scaled else x
         if self.guidance is None:
-            return self._finish(self._predict(x_t, t, self.condition), x_t, alpha, own_sigma)
+            own = {name: _for_each(value, len(x_t)) for name, value in self.condition.items()}
+            return self._finish(self._predict(x_t, t, own), x_t, alpha, own_sigma)
         unknown_names = sorted(set(self.uncondition or ()) - set(self.condition))
         if unknown_names:
             raise InputError(f"uncondition gives {unknown_names}, which condition lacks: guidance needs both")
@@ -222,6 +223,13 @@ class DynamicThreshold:
         bound = torch.quantile(clean.flatten(1).abs(), self.ratio, dim=1).clamp(1.0, max(1.0, self.largest))
         bound = bound.reshape(-1, *(1,) * (clean.ndim - 1))
         return clean.clamp(-bound, bound) / bound
+
+
+def _for_each(value: Any, count: int) -> Any:
+    """A condition for a batch of ``count``: a tensor with one entry holds for every sample."""
+    if isinstance(value, Tensor) and value.ndim > 0 and len(value) == 1:
+        return value.expand(count, *value.shape[1:])
+    return value
 
 
 def _stack(conditional: Any, unconditional: Any, count: int) -> Any:

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from longstride.calibration.converged import given, solved
 from longstride.calibration.endpoint.search import check_starts
-from longstride.calibration.method import Method, Settings, configured, described
+from longstride.calibration.method import Method, Settings, configured, described, probed
 from longstride.calibration.methods import DEFAULT, method_of
 from longstride.calibration.reference.solve import Reference
 from longstride.calibration.samples import Samples
@@ -133,7 +133,7 @@ def calibrate(
         unit=way.unit(chosen),
         batch_size=batch_size,
     )
-    work = _work(way, chosen, table, starts, about, reference, seed)
+    work = {**_work(way, chosen, table, starts, about, reference, seed), **probed(chosen, samples.noise[:1])}
     samples = samples.kept(None if journal is None else Path(journal), work)
     if reference is not None:
         samples = given(samples, reference, whole=way.whole)

@@ -16,7 +16,7 @@ from longstride.calibration.calibrate import Progress, calibrate
 from longstride.calibration.converged import solved
 from longstride.calibration.endpoint.filled import finish_filled
 from longstride.calibration.endpoint.settings import FITTED, HELD_OUT, GaussNewtonSettings
-from longstride.calibration.method import configured, described
+from longstride.calibration.method import configured, described, probed
 from longstride.calibration.methods import DEFAULT, METHODS
 from longstride.calibration.samples import Samples
 from longstride.card import Card, ModelInfo
@@ -230,9 +230,9 @@ class _Scale:
 
     def _filled(self, nfe: int, filled: SolverTable, said: Mapping[str, Any]) -> Entry:
         chosen = described(self.settings)
-        samples = replace(self.samples, ends=self.tables[nfe]).kept(
-            self._folder(f"filled-{nfe}"), {"said": dict(said), "settings": chosen, "seed": self.seed}
-        )
+        about = {"said": dict(said), "settings": chosen, "seed": self.seed}
+        about |= probed(self.settings, self.samples.noise[:1])
+        samples = replace(self.samples, ends=self.tables[nfe]).kept(self._folder(f"filled-{nfe}"), about)
         done = finish_filled(
             samples,
             self.tables[nfe],

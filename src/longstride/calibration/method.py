@@ -3,15 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, fields, replace
 from typing import Any, Protocol
 
+import torch
+from torch import Tensor
+
+from longstride.arrays import name_of
 from longstride.calibration.samples import Samples
 from longstride.errors import InputError, not_taken
+from longstride.journal import digest
 from longstride.reports import EndReport, RowReport, Search
 from longstride.table import SolverTable
 
-__all__ = ["Fitted", "Method", "Settings", "configured", "described"]
+__all__ = ["Fitted", "Method", "Settings", "configured", "described", "probed"]
 
 #: Settings of a method: a frozen dataclass, which checks its values.
 Settings = Any
@@ -106,7 +111,12 @@ def configured(method: Method, solver: str | None, given: Mapping[str, Any]) -> 
 
 def described(settings: Settings) -> dict[str, Any]:
     """Settings as plain data, for a card: functions by their names."""
-    return {
-        key: getattr(value, "__name__", str(value)) if callable(value) else value
-        for key, value in asdict(settings).items()
-    }
+    values = {one.name: getattr(settings, one.name) for one in fields(settings)}
+    return {key: name_of(value) if callable(value) else value for key, value in values.items()}
+
+
+def probed(settings: Settings, samples: Tensor) -> dict[str, str]:
+    """Digests of what functions among settings return for some samples ``(b, *)``: a name alone does not tell them."""
+    functions = {one.name: getattr(settings, one.name) for one in fields(settings)}
+    with torch.inference_mode():
+        return {name: digest(function(samples)) for name, function in functions.items() if callable(function)}

@@ -90,7 +90,8 @@ class PipelineDenoiser:
         self._calls: OrderedDict[tuple[int, ...], Call] = OrderedDict()
 
     def __call__(self, x: Tensor, times: Tensor, index: Tensor) -> Tensor:
-        numbers, time = index.tolist(), times.flatten()[0]
+        # One number for several states: runs of one sample that make their call together.
+        numbers, time = index.expand(len(x)).tolist(), times.flatten()[0]
         outputs = []
         for begin in range(0, len(numbers), self.batch_size):
             part = tuple(numbers[begin : begin + self.batch_size])

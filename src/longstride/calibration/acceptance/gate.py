@@ -51,7 +51,8 @@ class _Trials:
         # The calls of the known table were counted when that table was measured.
         prepare: Callable[[Batch], object] | None = None if table is self.known else self._run
         numbers = self.samples.units.held_out
-        return np.concatenate(self.samples.map(f"gate/{table_digest(table)[:20]}", numbers, squared, prepare=prepare))
+        name = f"gate/{table_digest(table)[:20]}"
+        return np.concatenate(self.samples.map(name, numbers, squared, again=True, prepare=prepare))
 
     def _run(self, batch: Batch) -> PrefixRuns:
         if batch.units not in self._runs:

@@ -16,7 +16,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from longstride.arrays import Array, double
+from longstride.arrays import Array, double, name_of
 from longstride.calibration.samples import Samples
 from longstride.sampler import sample
 from longstride.table import SolverTable
@@ -49,7 +49,7 @@ class Residual:
     @property
     def name(self) -> str:
         """Name in journals."""
-        return str(getattr(self.beside, "__name__", type(self.beside).__name__))
+        return name_of(self.beside)
 
     @property
     def plain(self) -> bool:
