@@ -230,7 +230,7 @@ class _Scale:
 
     def _filled(self, nfe: int, filled: SolverTable, said: Mapping[str, Any]) -> Entry:
         chosen = described(self.settings)
-        about = {"said": dict(said), "settings": chosen, "seed": self.seed}
+        about: dict[str, Any] = {"said": dict(said), "settings": chosen, "seed": self.seed}
         about |= probed(self.settings, self.samples.noise[:1])
         samples = replace(self.samples, ends=self.tables[nfe]).kept(self._folder(f"filled-{nfe}"), about)
         done = finish_filled(
