@@ -27,6 +27,7 @@ def main() -> None:
     """The command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--model", default="garments", help="garments or cifar10")
+    parser.add_argument("--nfe", type=int, nargs="+", default=list(NFES), help="network calls")
     parser.add_argument("--samples", type=int, default=512, help="evaluation samples")
     parser.add_argument(
         "--contestants", nargs="+", default=[*paper(False), "gauss_newton"], help="their bases take part, too"
@@ -38,7 +39,7 @@ def main() -> None:
     join()
     study = Study(
         contestants=tuple(asked.contestants),
-        nfes=NFES,
+        nfes=tuple(asked.nfe),
         samples=asked.samples,
         batch_size=32,
         calibration_samples=128,
