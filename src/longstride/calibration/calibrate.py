@@ -92,8 +92,8 @@ def calibrate(
         reference_steps: Steps of the reference solution.
         sigma_floor: Least positive level that the network knows; no fine solution has a level between it and 0.
             Default: the least level of the table, or of the schedule if that is lower.
-        batch_size: Most samples per network call; default: all at once. A step of ``"gauss_newton"`` holds the last states
-            of a batch once per free number of the table.
+        batch_size: Most samples per network call; default: all at once. A step of ``"gauss_newton"`` holds the last
+            states of a batch once per free number of the table.
         model: The card's description of the model; default: unnamed.
         seed: Seed that made ``noise``, for the card.
         journal: Folder where finished units are kept. A calibration that was killed goes on from them, and ends in the
