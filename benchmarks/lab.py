@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from benchmarks.markdown import slug_of
 from longstride.calibration import Calibration, Reference, calibrate
 from longstride.calibration.converged import solved
+from longstride.calibration.method import as_data
 from longstride.calibration.reference.solve import solve_reference, squared_errors
 from longstride.calibration.rowwise.directions import DIRECTIONS
 from longstride.calibration.samples import Samples
@@ -127,7 +128,7 @@ class Lab:
             **{key: value[order] for key, value in denoiser.condition.items() if isinstance(value, torch.Tensor)}
         )
         begun = {name: table_digest(start) for name, start in (starts or {}).items()}
-        said = {key: getattr(value, "__name__", value) for key, value in settings.items()}
+        said = as_data(settings)
         place = digest(table_digest(table), noise, said, method, begun)[:20]
         return calibrate(
             denoiser,

@@ -15,6 +15,7 @@ from benchmarks.ablations import Record
 from benchmarks.lab import Lab
 from examples.residuals import edges, gradients, moments
 from longstride.calibration.endpoint.residuals import pixels
+from longstride.calibration.method import as_data
 from longstride.calibration.starts.classical import classical_tables
 from longstride.errors import LongstrideError
 from longstride.interpolate import average_table
@@ -36,7 +37,7 @@ def record(lab: Lab, nfe: int, start: SolverTable | None = None, *, fd: bool = F
     settings = settings if start is None else {**settings, "scouts": 0}
     found = lab.calibrate(table, method="gauss_newton", **settings)
     assert found.search is not None
-    said = {key: getattr(value, "__name__", value) for key, value in settings.items() if key != "starts"}
+    said = as_data({key: value for key, value in settings.items() if key != "starts"})
     return {
         "nfe": nfe,
         **said,

@@ -6,7 +6,7 @@ import numpy as np
 from numpy.typing import NDArray
 from torch import Tensor
 
-__all__ = ["Array", "double", "infinite_for_nan", "name_of"]
+__all__ = ["Array", "double", "infinite_for_nan"]
 
 #: Levels, weights and errors are float64.
 Array = NDArray[np.float64]
@@ -20,8 +20,3 @@ def double(tensor: Tensor) -> Tensor:
 def infinite_for_nan(squared: Array) -> Array:
     """Squared errors of any shape, with infinity for NaN."""
     return np.where(np.isnan(squared), np.inf, squared)
-
-
-def name_of(function: object) -> str:
-    """Name of a function, or of the class of a callable object."""
-    return str(getattr(function, "__name__", type(function).__name__))

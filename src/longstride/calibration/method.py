@@ -9,14 +9,13 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor
 
-from longstride.arrays import name_of
 from longstride.calibration.samples import Samples
 from longstride.errors import InputError, not_taken
 from longstride.journal import digest
 from longstride.reports import EndReport, RowReport, Search
 from longstride.table import SolverTable
 
-__all__ = ["Fitted", "Method", "Settings", "configured", "described", "probed"]
+__all__ = ["Fitted", "Method", "Settings", "as_data", "configured", "described", "name_of", "probed"]
 
 #: Settings of a method: a frozen dataclass, which checks its values.
 Settings = Any
@@ -111,8 +110,17 @@ def configured(method: Method, solver: str | None, given: Mapping[str, Any]) -> 
 
 def described(settings: Settings) -> dict[str, Any]:
     """Settings as plain data, for a card: functions by their names."""
-    values = {one.name: getattr(settings, one.name) for one in fields(settings)}
+    return as_data({one.name: getattr(settings, one.name) for one in fields(settings)})
+
+
+def as_data(values: Mapping[str, Any]) -> dict[str, Any]:
+    """Values as plain data: functions by their names."""
     return {key: name_of(value) if callable(value) else value for key, value in values.items()}
+
+
+def name_of(function: object) -> str:
+    """Name of a function, or of the class of a callable object."""
+    return str(getattr(function, "__name__", type(function).__name__))
 
 
 def probed(settings: Settings, samples: Tensor) -> dict[str, str]:

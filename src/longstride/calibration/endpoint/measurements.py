@@ -72,8 +72,7 @@ class Measurements:
             target = self.samples.targets(batch)
             return batch.split(_packed(LastRows.measured(batch.network, batch.noise, table, terms, target), weights))
 
-        shape = n * n + 2 * n + 1
-        seen = self.samples.map(_ends(terms, table), numbers, measure, lambda b: (b, shape), again=True)
+        seen = self.samples.map(_ends(terms, table), numbers, measure, lambda b: (b, _width(terms)), again=True)
         moved = [LastRows.unpack(one[:, :-n], n).moved(weights - one[0, -n:]) for one in seen]
         return LastRows.unpack(np.concatenate([rows.pack() for rows in moved]), n)
 
@@ -92,7 +91,7 @@ class Measurements:
         """Measure tables on the same levels, by the names of their parts."""
         names = list(tables)
         terms = [Terms.of(table, self.parameters) for table in tables.values()]
-        ends = np.cumsum([0, *(len(one) ** 2 + 2 * len(one) + 1 for one in terms)]).tolist()
+        ends = np.cumsum([0, *map(_width, terms)]).tolist()
 
         def measure(batch: Batch) -> list[Array]:
             target, found = self.samples.targets(batch), list[Array]()
@@ -114,6 +113,11 @@ class Measurements:
 def _ends(terms: Terms, table: SolverTable) -> str:
     """Name of what is known of the ends of tables that differ in the weights of the last row alone."""
     return f"ends/{terms.key(table)[:20]}"
+
+
+def _width(terms: Terms) -> int:
+    """Numbers per sample of :func:`_packed`: what :meth:`LastRows.pack` gives for t terms, and t weights."""
+    return (len(terms) + 1) ** 2
 
 
 def _packed(rows: LastRows, weights: Array) -> Array:

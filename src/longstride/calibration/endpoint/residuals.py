@@ -16,7 +16,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from longstride.arrays import Array, double, name_of
+from longstride.arrays import Array, double
+from longstride.calibration.method import name_of
 from longstride.calibration.samples import Samples
 from longstride.sampler import sample
 from longstride.table import SolverTable
