@@ -239,7 +239,9 @@ def test_a_single_call_is_kept_unit_by_unit_and_counted(tmp_path, kept):
     for looks in (None, 2):
         samples = made(Seen(pause=looks if kept else None), unit=4, batch_size=12, journal=folder)
         for batch in samples.batches(samples.units.all):
-            assert torch.equal(samples.call("call", batch, batch.noise, 2.0), Mixture()(batch.noise, 2.0))
+            assert torch.equal(
+                samples.call("call", batch, Run(batch.noise, TABLE)), Mixture()(batch.noise, TABLE.levels[0])
+            )
         assert samples.ledger.calls == 40
     assert len([*tmp_path.glob("call/*.npz")]) == (len(samples.units.all) if kept else 0)
 

@@ -13,6 +13,7 @@ import longstride as ls
 from longstride.calibration.endpoint.select import DETAIL, best_whole_fit, detail_level, details
 from longstride.calibration.reference.solve import Reference
 from longstride.calibration.samples import Samples
+from longstride.network import as_network
 
 INFINITE = float("inf")
 #: Modes far apart against their widths: halfway between them is no data.
@@ -31,9 +32,9 @@ def samples_of(count=40, size=25, seed=0):
 def test_the_detail_of_a_gaussian_is_its_closed_form(family):
     """n(x) = s (x - mean), with s = sigma² / (alpha² std² + sigma²): what a Wiener filter takes away."""
     problem, x = Gaussian(), samples_of()
-    sigma = 0.2
+    sigma, table = 0.2, ls.build("ddim", [0.9, 0.4, 0.1], alphas=[alpha_of(family, s) for s in (0.9, 0.4, 0.1)])
     alpha = alpha_of(family, sigma)
-    found = details(x, in_frame(problem, family), (alpha, sigma))
+    found = details(x, as_network(in_frame(problem, family)), table, (alpha, sigma))
     share = sigma**2 / (alpha**2 * problem.std**2 + sigma**2)
     torch.testing.assert_close(found, share * (x - problem.mean), rtol=1e-12, atol=1e-12)
 

@@ -18,11 +18,13 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from copy import copy
 from functools import lru_cache
-from typing import Any, Literal, get_args
+from typing import Any, Literal, cast, get_args
 
+import numpy as np
 import torch
 from torch import Tensor
 
+from longstride.course import Course
 from longstride.errors import InputError, unknown
 from longstride.schedule import Schedule
 
@@ -82,6 +84,31 @@ class Denoiser:
         """The same network with other conditioning, such as ``class_labels`` for another batch."""
         other = copy(self)
         other.condition = {**self.condition, **condition}
+        return other
+
+    @property
+    def positional(self) -> bool:
+        """Whether an answer depends on the number of its step: the network's own attribute ``positional``, or False."""
+        return bool(getattr(self.model, "positional", False))
+
+    def at(self, course: Course, k: int) -> Denoiser:
+        """The same network as one call of a run, if its answers depend on that.
+
+        The network's own ``at(times, ratios, k)`` then makes the function that is called in its place: ``times`` are
+        what the network is told at every call, shape ``(K,)``; ``ratios`` are ``sigma / alpha`` of every state, or
+        sigma itself for a flow, shape ``(K + 1,)``.
+
+        Args:
+            course: Levels of the whole run.
+            k: Number of the call, ``0 … K - 1``.
+        """
+        if not self.positional:
+            return self
+        times = self.schedule.time(course.sigmas[:-1])
+        with np.errstate(divide="ignore"):
+            ratios = course.sigmas if self.schedule.family == "flow" else course.sigmas / course.alphas
+        other = copy(self)
+        other.model = cast(Any, self.model).at(times, ratios, k)
         return other
 
     def select(self, part: slice | Tensor) -> Denoiser:

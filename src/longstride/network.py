@@ -7,6 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from longstride.course import Course
 from longstride.denoiser import Denoiser
 from longstride.errors import InputError
 from longstride.sampler import DenoiserLike
@@ -25,10 +26,12 @@ class PlainNetwork:
         guidance: The callable's own attribute ``guidance``, or None.
         condition: The callable's own attribute ``condition``, or an empty dictionary.
         cost: Network calls that one sample costs per step: 1.
+        positional: Whether an answer depends on the number of its step: False.
         calls: Calls so far, in samples.
     """
 
     cost = 1
+    positional = False
 
     def __init__(self, denoiser: DenoiserLike) -> None:
         self.denoiser, self.calls = denoiser, 0
@@ -39,6 +42,11 @@ class PlainNetwork:
     def __call__(self, x: Tensor, sigma: float, /) -> Tensor:
         self.calls += len(x)
         return self.denoiser(x, sigma)
+
+    def at(self, course: Course, k: int) -> PlainNetwork:
+        """The same network."""
+        del course, k
+        return self
 
     def select(self, part: slice | Tensor) -> PlainNetwork:
         """The same network."""
@@ -83,6 +91,11 @@ class SplitNetwork:
         return self.network.cost
 
     @property
+    def positional(self) -> bool:
+        """Whether an answer depends on the number of its step."""
+        return self.network.positional
+
+    @property
     def calls(self) -> int:
         """Calls of the network so far, in samples."""
         return self.network.calls
@@ -92,6 +105,10 @@ class SplitNetwork:
             return self.network(x, sigma)
         parts = [slice(begin, min(begin + self.size, len(x))) for begin in range(0, len(x), self.size)]
         return torch.cat([self.network.select(part)(x[part], sigma) for part in parts])
+
+    def at(self, course: Course, k: int) -> SplitNetwork:
+        """The network as call ``k`` of a run; see :meth:`longstride.Denoiser.at`."""
+        return SplitNetwork(self.network.at(course, k), self.size) if self.positional else self
 
     def select(self, part: slice | Tensor) -> SplitNetwork:
         """The same for some samples of the batch."""

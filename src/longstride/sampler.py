@@ -10,6 +10,7 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
+from longstride.course import Course
 from longstride.errors import InputError, NonFiniteError
 from longstride.table import Row, SolverTable
 
@@ -69,14 +70,15 @@ class Run:
         noise: First state; see :func:`sample`.
         table: The sampler.
         keep: Whether to keep states and outputs that no later row of ``table`` reads, for rows of other tables.
+        before: Levels of the run that led to ``noise``; default: none.
 
     Attributes:
         k: Index of the next network call, ``0 … K``; K: the run has ended.
         history: States and outputs so far.
     """
 
-    def __init__(self, noise: Tensor, table: SolverTable, *, keep: bool = False) -> None:
-        self.table, self.keep, self.dtype, self.k = table, keep, noise.dtype, 0
+    def __init__(self, noise: Tensor, table: SolverTable, *, keep: bool = False, before: Course | None = None) -> None:
+        self.table, self.keep, self.dtype, self.k, self.before = table, keep, noise.dtype, 0, before
         self.history = History(noise)
 
     @property
@@ -88,6 +90,18 @@ class Run:
     def sigma(self) -> float:
         """The level of :attr:`x`, as a Python float."""
         return self.table.levels[self.k]
+
+    @property
+    def where(self) -> tuple[Course, int]:
+        """Levels of the whole run, and the number of the next network call in it."""
+        own = Course.of(self.table)
+        return (own, self.k) if self.before is None else (self.before.then(own), len(self.before.sigmas) + self.k)
+
+    def ask(self, denoiser: DenoiserLike) -> Tensor:
+        """The network's output for :attr:`x`; a network with a method ``at`` is told where in the run it is called."""
+        at = getattr(denoiser, "at", None)
+        prediction: Tensor = (denoiser if at is None else at(*self.where))(self.x, self.sigma)
+        return prediction
 
     def replace(self, x: Tensor) -> None:
         """Put another state in place of :attr:`x`, such as the state that an inpainting pipeline has changed.
@@ -125,7 +139,7 @@ class Run:
     def finish(self, denoiser: DenoiserLike) -> Tensor:
         """Make the calls that are left, and return the last state, which may hold NaN or infinity."""
         while self.k < self.table.nfe:
-            self.see(denoiser(self.x, self.sigma))
+            self.see(self.ask(denoiser))
             self.advance()
         return self.x
 
@@ -145,6 +159,7 @@ def sample(
     *,
     callback: Callback | None = None,
     first: Tensor | None = None,
+    before: Course | None = None,
 ) -> Tensor:
     """Draw samples: run ``table`` from ``noise``.
 
@@ -156,6 +171,7 @@ def sample(
         table: The sampler.
         callback: Called after every network call with ``(k, sigma, x, prediction)``.
         first: The network's output for ``noise``, if it is known; the first call is then not made.
+        before: Levels of the run that led to ``noise``, for networks that answer by the number of their step.
 
     Returns:
         The last state, in the shape, dtype and device of ``noise``.
@@ -173,10 +189,10 @@ def sample(
     """
     if not isinstance(noise, Tensor) or not noise.is_floating_point():
         raise InputError(f"noise must be a floating-point tensor, got {getattr(noise, 'dtype', type(noise).__name__)}")
-    run = Run(noise, table)
+    run = Run(noise, table, before=before)
     for k in range(table.nfe):
         x = run.x
-        prediction = denoiser(x, run.sigma) if k or first is None else first
+        prediction = run.ask(denoiser) if k or first is None else first
         run.see(prediction)
         if callback is not None:
             callback(k, run.sigma, x, prediction)
@@ -185,7 +201,7 @@ def sample(
     result = run.x
     if callback is not raise_if_not_finite and not is_finite(result):
         # The result alone is checked, so that the loop waits for no device. A second run finds the call.
-        sample(denoiser, noise, table, callback=raise_if_not_finite)
+        sample(denoiser, noise, table, callback=raise_if_not_finite, before=before)
         raise NonFiniteError(f"the samples overflow {noise.dtype} although every network output is finite")
     return result
 

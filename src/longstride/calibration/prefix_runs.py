@@ -52,7 +52,7 @@ class PrefixRuns:
         run = Run(noise, known, keep=True)
         self._points: list[Run] = []  # the run after each network call
         while run.k < known.nfe:
-            run.see(network(run.x, run.sigma))
+            run.see(run.ask(network))
             self._points.append(run.fork(known))
             run.advance()
         self.end = run.x
@@ -95,8 +95,13 @@ def finish_together(network: Network, runs: Sequence[Run]) -> None:
 
     Args:
         network: The network, bound to the samples.
-        runs: Of tables with as many calls; they may stand at different calls.
+        runs: Of tables with as many calls; they may stand at different calls. Runs of a network that answers by the
+            number of its step go to their ends one after the other.
     """
+    if network.positional:
+        for run in runs:
+            run.finish(network)
+        return
     for k in range(max((run.table.nfe for run in runs), default=0)):
         waiting: dict[float, list[Run]] = {}
         for run in runs:
@@ -109,7 +114,7 @@ def finish_together(network: Network, runs: Sequence[Run]) -> None:
 def _step(network: Network, runs: Sequence[Run]) -> None:
     """One network call for several runs at the same level."""
     if len(runs) == 1:
-        runs[0].see(network(runs[0].x, runs[0].sigma))
+        runs[0].see(runs[0].ask(network))
     else:
         found = network.repeat(len(runs))(torch.cat([run.x for run in runs]), runs[0].sigma)
         for run, prediction in zip(runs, found.chunk(len(runs)), strict=True):

@@ -19,7 +19,7 @@ from longstride.errors import InputError
 from longstride.journal import Journal, digest
 from longstride.network import Network, in_batches
 from longstride.processes import gather, is_first, rank_and_size
-from longstride.sampler import DenoiserLike
+from longstride.sampler import DenoiserLike, Run
 from longstride.table import SolverTable
 
 __all__ = ["Samples"]
@@ -242,13 +242,13 @@ class Samples:
         part = self.journal(name, compute)
         return self._taken(part) if is_first() else part["value"]
 
-    def call(self, name: str, batch: Batch, x: Tensor, sigma: float) -> Tensor:
-        """One network call for states ``x`` of a batch, from the journal if all units are there."""
-        out: list[Tensor] = []
+    def call(self, name: str, batch: Batch, run: Run) -> Tensor:
+        """The next network call of a run of a batch, from the journal if all units are there."""
+        out, x = list[Tensor](), run.x
 
         def compute(part: slice) -> Tensor:
             if not out:
-                out.append(batch.network(x, sigma))
+                out.append(run.ask(batch.network))
             return out[0][part]
 
         self.ledger.calls += len(x) * self.network.cost

@@ -47,14 +47,15 @@ def gains(
     """
     generators = [torch.Generator().manual_seed(seed) for seed in seeds]
 
-    def wrong(x: Tensor, sigma: float, /) -> Tensor:
-        out = network(x, sigma)
+    moved = Run(noise, table)
+    while moved.k < table.nfe:
+        out = moved.ask(network)
         parts = zip(sizes, generators, strict=True)
         errors = [torch.randn(n, *out.shape[1:], generator=one, dtype=torch.float32) for n, one in parts]
-        return out + EPSILON * torch.cat(errors).to(out)
-
-    moved, end = Run(noise, table).finish(wrong), Run(noise, table).finish(network)
-    squared = (double(moved) - double(end)).square().flatten(1).mean(1)
+        moved.see(out + EPSILON * torch.cat(errors).to(out))
+        moved.advance()
+    end = Run(noise, table).finish(network)
+    squared = (double(moved.x) - double(end)).square().flatten(1).mean(1)
     ends = np.cumsum([0, *sizes]).tolist()
     return np.array([float(squared[begin:end].sum()) / EPSILON**2 for begin, end in pairwise(ends)])
 

@@ -31,12 +31,14 @@ from longstride.calibration.loss import Loss
 from longstride.calibration.reference.solve import squared_errors
 from longstride.calibration.samples import Samples
 from longstride.calibration.units import Batch
+from longstride.course import Course
 from longstride.families import alpha_of_ratio
 from longstride.journal import table_digest
+from longstride.network import Network
 from longstride.nodes import Nodes
 from longstride.parameters import level_ratios
 from longstride.reports import Errors, WholeFit
-from longstride.sampler import DenoiserLike, Run
+from longstride.sampler import Run
 from longstride.table import SolverTable
 
 __all__ = ["DETAIL", "best_whole_fit", "detail_level", "details"]
@@ -58,16 +60,17 @@ def detail_level(table: SolverTable, samples: Tensor, floor: float) -> tuple[flo
     return alpha, alpha * ratio
 
 
-def details(samples: Tensor, denoiser: DenoiserLike, level: tuple[float, float]) -> Tensor:
+def details(samples: Tensor, network: Network, table: SolverTable, level: tuple[float, float]) -> Tensor:
     """Noise that a network would take away from clean samples ``(B, *)``, in the same shape.
 
     Args:
         samples: Last states.
-        denoiser: The network, bound to the samples; called once.
+        network: The network, bound to the samples; called once.
+        table: The sampler; the call is one of a run through its levels.
         level: Alpha and sigma of the call.
     """
     alpha, sigma = level
-    return samples - denoiser(alpha * samples, sigma)
+    return samples - network.at(*Course.of(table).through(alpha, sigma))(alpha * samples, sigma)
 
 
 def best_whole_fit(
@@ -106,7 +109,7 @@ def _squared(samples: Samples, table: SolverTable, level: tuple[float, float]) -
         with torch.inference_mode():
             target = samples.targets(batch)
             end = Run(batch.noise, table).finish(batch.network)
-            seen, aim = (details(x, batch.network, level) for x in (end, target))
+            seen, aim = (details(x, batch.network, table, level) for x in (end, target))
             return batch.split(np.stack([squared_errors(end, target), squared_errors(seen, aim)], 1))
 
     numbers = samples.units.held_out

@@ -19,6 +19,7 @@ from torch import Tensor
 
 from longstride.arrays import Array
 from longstride.calibration.reference.solve import converged_table, least_level
+from longstride.course import Course
 from longstride.errors import InputError
 from longstride.families import Family, alpha_of_sigma
 from longstride.network import as_network
@@ -133,5 +134,6 @@ def solve_dense(
     states.append(sample(denoiser, noise, fine, callback=keep))
     last = float(fine.sigmas[-1])
     if last > 0:
-        outputs.append(denoiser(states[-1], last))
+        network = as_network(denoiser)
+        outputs.append(network.at(Course.of(fine).on(), fine.nfe)(states[-1], last))
     return DenseSolution(fine.alphas, fine.sigmas, tuple(states), tuple(outputs), len(outputs))

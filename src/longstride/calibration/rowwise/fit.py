@@ -81,7 +81,7 @@ def fit_rows(
     for k, (base, plan) in enumerate(zip(table.rows, plans, strict=True), start=1):
         for batch in batches:
             run = runs[batch.number]
-            run.see(samples.call(f"call-{k}", batch, run.x, run.sigma))
+            run.see(samples.call(f"call-{k}", batch, run))
             raise_if_not_finite(run.k, run.sigma, run.x, run.history.outputs[run.k])
         if plan is not None:
             report = _fit(samples, runs, table, k, plan, ridge)

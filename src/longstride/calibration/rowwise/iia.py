@@ -29,6 +29,7 @@ from longstride.calibration.rowwise.directions import DIRECTIONS
 from longstride.calibration.rowwise.fit import RowPlan, fit_rows
 from longstride.calibration.samples import Samples
 from longstride.calibration.units import Batch
+from longstride.course import Course
 from longstride.errors import InputError, unknown
 from longstride.reports import RowReport
 from longstride.sampler import Run, sample
@@ -151,7 +152,8 @@ class _Targets:
             self._known = {other: kept for other, kept in self._known.items() if other[1] == start}
             x, first = run.history.states[start].to(run.dtype), run.history.outputs[start]
             fine = fine_step(self.table, k, self.settings, self.floor, self.schedule)
-            self._known[key] = sample(batch.network, x, fine, first=first).to(run.history.dtype)
+            led = Course.of(self.table).before(start)
+            self._known[key] = sample(batch.network, x, fine, first=first, before=led).to(run.history.dtype)
         return self._known[key]
 
 
