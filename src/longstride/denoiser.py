@@ -28,9 +28,20 @@ from longstride.course import Course
 from longstride.errors import InputError, unknown
 from longstride.schedule import Schedule
 
-__all__ = ["Clamp", "Denoiser", "DynamicThreshold", "Prediction", "as_denoiser", "clean_weights", "combined"]
+__all__ = [
+    "Clamp",
+    "CleanWeights",
+    "Denoiser",
+    "DynamicThreshold",
+    "Prediction",
+    "as_denoiser",
+    "clean_weights",
+    "combined",
+]
 
 Prediction = Literal["noise", "data", "v", "flow", "score"]
+#: Weights of the state and of the network's output in the clean prediction, at alpha and sigma of the network's scale.
+CleanWeights = Callable[[float, float], tuple[float, float]]
 
 #: Names that diffusers gives to prediction types.
 DIFFUSERS_PREDICTIONS: dict[str, Prediction] = {
@@ -55,7 +66,7 @@ class Denoiser:
         self,
         model: Callable[..., Any],
         schedule: Schedule,
-        prediction: Prediction,
+        prediction: Prediction | CleanWeights,
         *,
         condition: Mapping[str, Any],
         uncondition: Mapping[str, Any] | None,
@@ -177,7 +188,8 @@ class Denoiser:
         return out.to(torch.promote_types(x_t.dtype, torch.float32))
 
     def _finish(self, out: Tensor, x_t: Tensor, alpha: float, sigma: float) -> Tensor:
-        clean = combined(x_t, out, clean_weights(self.prediction, alpha, sigma))
+        kind = self.prediction
+        clean = combined(x_t, out, kind(alpha, sigma) if callable(kind) else clean_weights(kind, alpha, sigma))
         return clean if self.threshold is None else self.threshold(clean)
 
 
@@ -270,7 +282,7 @@ def _stack(conditional: Any, unconditional: Any, count: int) -> Any:
 def as_denoiser(
     model: Callable[..., Any],
     schedule: Schedule,
-    prediction: Prediction = "noise",
+    prediction: Prediction | CleanWeights = "noise",
     *,
     condition: Mapping[str, Any] | None = None,
     uncondition: Mapping[str, Any] | None = None,
@@ -286,7 +298,8 @@ def as_denoiser(
             times ``(B,)``; returns a tensor, a tuple, or an object with ``.sample`` as in diffusers. A learned
             variance (twice the channels) is cut.
         schedule: The network's schedule.
-        prediction: Kind of the network's output: ``noise``, ``data``, ``v``, ``flow`` or ``score``.
+        prediction: Kind of the network's output: ``noise``, ``data``, ``v``, ``flow`` or ``score``; or the weights of
+            the clean prediction, for other kinds of output.
         condition: Keyword arguments of every call, such as ``class_labels`` of shape ``(B,)``.
         uncondition: Unconditional counterparts by name, in shapes that expand to the conditional shapes.
         guidance: Classifier-free guidance scale w: ``u + w (c - u)`` on the network's output, from one call at twice
@@ -302,7 +315,7 @@ def as_denoiser(
     References:
         Karras et al., 2022, Sec. 2 (the denoiser D); Salimans & Ho, 2022, App. D (v).
     """
-    if prediction not in get_args(Prediction):
+    if not callable(prediction) and prediction not in get_args(Prediction):
         raise unknown("prediction", prediction, get_args(Prediction))
     if prediction == "flow" and schedule.family != "flow":
         raise InputError(f"a flow prediction needs a flow schedule, got family {schedule.family!r}")

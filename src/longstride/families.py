@@ -23,7 +23,7 @@ from numpy.typing import ArrayLike
 from longstride.arrays import Array
 from longstride.errors import unknown
 
-__all__ = ["Family", "alpha_of_ratio", "alpha_of_sigma", "products_of_rule"]
+__all__ = ["Family", "alpha_of_ratio", "alpha_of_sigma", "part_of_ratio", "products_of_rule", "ratio_of_part"]
 
 Family = Literal["ve", "vp", "flow"]
 
@@ -43,6 +43,19 @@ def alpha_of_sigma(family: Family, sigma: ArrayLike) -> Array:
         return np.ones_like(level)
     with np.errstate(invalid="ignore"):  # NaN above 1, where the scale has no level
         return np.sqrt((1 - level) * (1 + level)) if family == "vp" else 1.0 - level
+
+
+def part_of_ratio(ratio: ArrayLike) -> Array:
+    """``sigma / (alpha + sigma)``, a flow's own sigma, in the shape of ``ratio``; 1 at an infinite ratio."""
+    with np.errstate(divide="ignore"):
+        return np.asarray(1 / (1 + 1 / np.asarray(ratio, np.float64)))
+
+
+def ratio_of_part(part: ArrayLike) -> Array:
+    """``sigma / alpha`` at ``sigma / (alpha + sigma)``, in the shape of ``part``; infinite at 1."""
+    level = np.asarray(part, np.float64)
+    with np.errstate(divide="ignore"):
+        return np.asarray(level / (1 - level))
 
 
 def products_of_rule(rule: str, beta_start: float, beta_end: float, steps: int) -> Array:

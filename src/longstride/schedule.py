@@ -18,7 +18,14 @@ from numpy.typing import ArrayLike
 
 from longstride.arrays import Array
 from longstride.errors import InputError
-from longstride.families import Family, alpha_of_ratio, alpha_of_sigma, products_of_rule
+from longstride.families import (
+    Family,
+    alpha_of_ratio,
+    alpha_of_sigma,
+    part_of_ratio,
+    products_of_rule,
+    ratio_of_part,
+)
 
 __all__ = ["VE", "ContinuousVP", "DiscreteVP", "Flow", "Schedule"]
 
@@ -47,7 +54,7 @@ class Schedule(ABC):
     @property
     @abstractmethod
     def t_range(self) -> tuple[float, float]:
-        """Least and greatest network time."""
+        """Network times at the least and at the greatest level."""
 
     @property
     def scaled(self) -> bool:
@@ -148,6 +155,11 @@ class Schedule(ABC):
         return Flow(shift, time_scale, sigma_min)
 
     @staticmethod
+    def flow_trained(steps: float, shift: float = 1.0) -> Flow:
+        """Rectified flow of a network with a number of training times; the least time is the first of them."""
+        return Flow(shift, steps, 1.0 / steps if steps > 1 else 1e-3)
+
+    @staticmethod
     def from_diffusers(scheduler: Any) -> Schedule:
         """The schedule of a diffusers scheduler for flow matching, for EDM, or with ``alphas_cumprod``.
 
@@ -156,10 +168,11 @@ class Schedule(ABC):
         """
         config: Any = scheduler.config
         name = type(scheduler).__name__
+        if config.get("invert_sigmas") or config.get("timestep_type") == "continuous" or "scale_factors" in config:
+            raise InputError(f"cannot read a noise schedule from this {name}: its network is told unusual times")
         if name.startswith("FlowMatch") or config.get("use_flow_sigmas", False):
-            train_steps = float(config.get("num_train_timesteps", 1000))
             shift = config.get("flow_shift" if config.get("use_flow_sigmas", False) else "shift", 1.0)
-            return Flow(float(shift or 1.0), train_steps, 1.0 / train_steps)
+            return Schedule.flow_trained(float(config.get("num_train_timesteps", 1000)), float(shift or 1.0))
         if name.startswith("EDM"):
             return VE(float(config["sigma_min"]), float(config["sigma_max"]))
         if not hasattr(scheduler, "alphas_cumprod"):
@@ -277,15 +290,10 @@ class Flow(Schedule):
             raise InputError(f"expected positive shift and time_scale and 0 < sigma_min < 1, got {self}")
 
     def ratio(self, t: ArrayLike) -> Array:
-        sigma = np.asarray(t, np.float64) / self.time_scale
-        with np.errstate(divide="ignore"):
-            return sigma / (1 - sigma)
+        return ratio_of_part(np.asarray(t, np.float64) / self.time_scale)
 
     def time_of_ratio(self, ratio: ArrayLike) -> Array:
-        rho = np.asarray(ratio, np.float64)
-        with np.errstate(divide="ignore"):
-            sigma = 1 / (1 + 1 / rho)
-        return np.clip(self.time_scale * sigma, *self.t_range)
+        return np.clip(self.time_scale * part_of_ratio(ratio), *self.t_range)
 
     @property
     def t_range(self) -> tuple[float, float]:

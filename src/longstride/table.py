@@ -17,7 +17,7 @@ solver meets two identities, which catch most typos. The constructor of a table 
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any
@@ -207,6 +207,33 @@ class SolverTable:
             for k, row in enumerate(self.rows, start=1)
         )
         return replace(self, alphas=self.alphas * factors, sigmas=self.sigmas * factors, rows=rows)
+
+    def lingering(self, counts: Sequence[int]) -> SolverTable:
+        """The same sampler with further network calls at its grid levels, which do not change the state.
+
+        Later rows read the last of the calls at a level.
+
+        Args:
+            counts: How many states there are at every grid level, at least 1.
+        """
+        extra = dict(zip(self.grid, counts, strict=True))
+        place: list[int] = []  # of every state of this table, its last one in the new table
+        rows: list[Row] = []
+        for k in range(self.nfe + 1):
+            if k:
+                row = self.rows[k - 1]
+                rows.append(
+                    Row(
+                        {place[i]: weight for i, weight in row.states.items()},
+                        {place[j]: weight for j, weight in row.outputs.items()},
+                    )
+                )
+            for _ in range(extra.get(k, 1) - 1):
+                rows.append(Row({len(rows): 1.0}))
+            place.append(len(rows))
+        origin = np.searchsorted(np.array(place), np.arange(len(rows) + 1))
+        grid = tuple(n for n, k in enumerate(origin.tolist()) if k in extra)
+        return replace(self, alphas=self.alphas[origin], sigmas=self.sigmas[origin], rows=tuple(rows), grid=grid)
 
     def step_of_row(self, k: int) -> int:
         """Index of the grid state from which the step that contains row ``k`` (1 … K) starts."""

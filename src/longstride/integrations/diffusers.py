@@ -10,23 +10,24 @@ times, as diffusers' Heun does.
 
 from __future__ import annotations
 
+import operator
 import warnings
 from collections.abc import Callable, Sequence
-from functools import cached_property
 from typing import Any, ClassVar
 
 import numpy as np
 import torch
 from diffusers import SchedulerMixin  # noqa: F401  a pipeline that is loaded looks for it in its scheduler's module
-from diffusers.schedulers.scheduling_utils import KarrasDiffusionSchedulers, SchedulerOutput
+from diffusers.schedulers.scheduling_ddim import DDIMSchedulerOutput
 from torch import Tensor
 
 from longstride.errors import CardError, InputError
 from longstride.integrations.cards import plan_of_card
+from longstride.integrations.origins import READABLE
 from longstride.integrations.plan import Plan, classical_plan
 from longstride.integrations.run_levels import LevelRequest, Levels, levels_of
 from longstride.integrations.saved import ConfiguredScheduler
-from longstride.integrations.scheduler_settings import SchedulerSettings
+from longstride.integrations.scheduler_settings import SchedulerSettings, assigned_to
 from longstride.integrations.setups import Setup
 from longstride.integrations.stepper import Stepper
 from longstride.table import SolverTable
@@ -35,14 +36,11 @@ __all__ = ["LongstrideScheduler"]
 
 #: Setups that are kept: a server is asked for the same few numbers of steps again and again.
 _MOST_SETUPS = 32
-#: Classes whose configurations this scheduler reads, beside the classes in diffusers' ``KarrasDiffusionSchedulers``.
-_READABLE = (
-    "DDPMScheduler",
-    "EDMDPMSolverMultistepScheduler",
-    "EDMEulerScheduler",
-    "FlowMatchEulerDiscreteScheduler",
-    "FlowMatchHeunDiscreteScheduler",
-)
+#: Why ``step`` does not take arguments of other schedulers.
+_UNTAKEN = {
+    "per_token_timesteps": "a row of a table goes from one level to another, and not every token to a level of its own",
+    "variance_noise": "this sampler adds no noise",
+}
 
 
 class LongstrideScheduler(ConfiguredScheduler):
@@ -74,7 +72,7 @@ class LongstrideScheduler(ConfiguredScheduler):
         [999, 799, 599, 399, 199]
     """
 
-    _compatibles: ClassVar[list[str]] = [*(kind.name for kind in KarrasDiffusionSchedulers), *_READABLE]
+    _compatibles: ClassVar[list[str]] = list(READABLE)
 
     def _settle(self) -> None:
         self._stepper = Stepper(self._begin)
@@ -91,10 +89,11 @@ class LongstrideScheduler(ConfiguredScheduler):
     @property
     def init_noise_sigma(self) -> float:
         """What standard normal noise is multiplied by at the start."""
-        if self.process != "edm":
-            return 1.0
-        highest = float(SchedulerSettings.of(self.config).own_scheduler.config.sigma_max)
-        return float((highest**2 + 1) ** 0.5)  # as diffusers' EDM schedulers
+        known = self._stepper.known
+        if self.process == "euler" and known is not None:
+            return known.settings.noise_process.first_scale(float(known.plan.table.sigmas[0]))
+        process = SchedulerSettings.of(self.config).noise_process
+        return process.first_scale(float(process.schedule.ratio(process.schedule.t_range[1])))
 
     @property
     def timesteps(self) -> Tensor:
@@ -103,13 +102,18 @@ class LongstrideScheduler(ConfiguredScheduler):
 
     @property
     def sigmas(self) -> Tensor:
-        """``sigma / alpha`` of every state, sigma itself for flows; float64, shape ``(K + 1,)``, on the CPU."""
+        """``sigma / alpha`` of every state, sigma itself for flows; float64, shape ``(K + 1,)``, on the CPU.
+
+        With ``invert_sigmas`` it is alpha, as in diffusers.
+        """
         if self._stepper.known is None:
-            schedule = SchedulerSettings.of(self.config).schedule
-            low, high = schedule.t_range
+            settings = SchedulerSettings.of(self.config)
+            low, high = settings.schedule.t_range
             times = np.linspace(high, low, len(self))
-            return torch.from_numpy(schedule.sigma(times) if self.process == "flow" else schedule.ratio(times))
-        return torch.from_numpy(self.setup.plan.ratios.copy())
+            levels = settings.schedule.sigma(times) if self.process == "flow" else settings.schedule.ratio(times)
+        else:
+            settings, levels = self.setup.settings, self.setup.plan.ratios.copy()
+        return torch.from_numpy(1 - levels if settings.noise_process.backwards else levels)
 
     @property
     def num_inference_steps(self) -> int | None:
@@ -132,9 +136,11 @@ class LongstrideScheduler(ConfiguredScheduler):
         Raises:
             InputError: there is no such call.
         """
-        if not isinstance(begin_index, int):
-            raise InputError(f"begin_index must be a whole number, got {begin_index!r}")
-        self._stepper.begin_with(begin_index)
+        try:
+            call = operator.index(begin_index)
+        except TypeError as error:
+            raise InputError(f"begin_index must be a whole number, got {begin_index!r}") from error
+        self._stepper.begin_with(call)
 
     def __len__(self) -> int:
         return int(self.config.num_train_timesteps or 1000)
@@ -150,9 +156,11 @@ class LongstrideScheduler(ConfiguredScheduler):
         """
         return self._stepper.setup
 
-    @cached_property
+    @property
     def threshold(self) -> Callable[[Tensor], Tensor] | None:
         """What is done to clean predictions, or None."""
+        if self._stepper.known is not None:
+            return self._stepper.known.threshold
         return SchedulerSettings.of(self.config).threshold(calibrated=self._card is not None)
 
     # A run
@@ -179,23 +187,24 @@ class LongstrideScheduler(ConfiguredScheduler):
             InputError: the solver cannot use the levels, or the card is for another kind of network.
         """
         request = LevelRequest.of(num_inference_steps, timesteps, sigmas, mu)
-        key = (request, str(device), repr(sorted(self.config.items())))
+        key = (request, str(device), repr(sorted({**self.config, **assigned_to(self.config)}.items())))
         setup = self._setups.get(key)
         if setup is None:
             setup = self._setup_of(request, device)
             if len(self._setups) >= _MOST_SETUPS:
                 self._setups.clear()
             self._setups[key] = setup
-        _ = self.threshold  # before a compiler looks: it is made under a lock
         self._stepper.prepare(setup)
 
     def _setup_of(self, request: LevelRequest, device: str | torch.device | None) -> Setup:
         """The card's plan if it applies, or else the classical solver's."""
         settings = SchedulerSettings.of(self.config)
         levels = levels_of(settings, request)
+        settings = settings.with_clock(levels.clock)
         calibrated = self._calibrated(settings, request, levels)
         plan = classical_plan(settings, levels) if calibrated is None else calibrated
-        return Setup.of(plan, levels, calibrated is not None, device)
+        threshold = settings.threshold(calibrated=self._card is not None)
+        return Setup.of(plan, levels, calibrated is not None, device, threshold)
 
     def _calibrated(self, settings: SchedulerSettings, request: LevelRequest, levels: Levels) -> Plan | None:
         """The card's plan, or None if there is no card or the card is for another run."""
@@ -217,6 +226,8 @@ class LongstrideScheduler(ConfiguredScheduler):
 
     def _begin(self, setup: Setup, call: int, shape: torch.Size) -> SolverTable:
         """The table of a run: the plan's, or the classical solver's if the plan is for other runs."""
+        if call >= setup.plan.calls:
+            raise InputError("this run begins after its last call: there is no step to make")
         why = setup.mismatch(call, shape)
         if why is not None:
             self._refuse(why)
@@ -234,7 +245,7 @@ class LongstrideScheduler(ConfiguredScheduler):
         Returns:
             The network's input, shape ``(B, *)``.
         """
-        if self.process != "edm":
+        if self.process not in ("edm", "edm_atan", "euler"):
             return sample
         index = self._stepper.index
         return sample * self.setup.plan.input_scale[self._stepper.first(timestep) if index is None else index]
@@ -248,7 +259,7 @@ class LongstrideScheduler(ConfiguredScheduler):
         generator: Any = None,
         return_dict: bool = True,
         **others: Any,
-    ) -> SchedulerOutput | tuple[Tensor]:
+    ) -> DDIMSchedulerOutput | tuple[Tensor, ...]:
         """Run one row of the table.
 
         Args:
@@ -258,11 +269,11 @@ class LongstrideScheduler(ConfiguredScheduler):
                 goes on from the change.
             eta: 0; tables are deterministic.
             generator: Unused.
-            return_dict: Whether to return a :class:`SchedulerOutput` or a tuple.
+            return_dict: Whether to return an object with ``prev_sample`` and ``pred_original_sample``, or a tuple.
             **others: Arguments of other schedulers; None or False.
 
         Returns:
-            The next state, shape ``(B, *)``, in the dtype of ``sample``.
+            The next state, shape ``(B, *)``, in the dtype of ``sample``, and the clean prediction.
 
         Raises:
             CardError: ``strict``, and the card is not for this run.
@@ -271,9 +282,13 @@ class LongstrideScheduler(ConfiguredScheduler):
         if eta:
             raise InputError(f"this sampler is deterministic, eta must be 0, got {eta}")
         for name in [name for name, value in others.items() if value is not None and value is not False]:
-            raise InputError(f"step takes no {name}: this scheduler has nothing for it, so leave it out")
-        result = self._stepper.step(model_output, timestep, sample, self.threshold)
-        return SchedulerOutput(prev_sample=result) if return_dict else (result,)
+            why = _UNTAKEN.get(name, "this scheduler has nothing for it, so leave it out")
+            raise InputError(f"step takes no {name}: {why}")
+        state, clean = self._stepper.step(model_output, timestep, sample, self.threshold)
+        if return_dict:
+            return DDIMSchedulerOutput(prev_sample=state, pred_original_sample=clean)
+        # Pipelines of EDM's class read the clean prediction; others unpack one state.
+        return (state, clean) if self.process in ("edm", "edm_atan") else (state,)
 
     def add_noise(self, original_samples: Tensor, noise: Tensor, timesteps: Tensor) -> Tensor:
         """``alpha x + sigma noise`` at the levels of some times.
@@ -286,11 +301,17 @@ class LongstrideScheduler(ConfiguredScheduler):
         Returns:
             Noisy pictures or latents, shape ``(B, *)``.
         """
-        times = torch.as_tensor(timesteps).flatten().double().cpu().numpy()
-        known = self._stepper.known or SchedulerSettings.of(self.config)
-        alphas, sigmas = (torch.from_numpy(level).to(original_samples) for level in known.noise_levels(times))
-        shape = (-1, *(1,) * (original_samples.ndim - 1))
-        return alphas.reshape(shape) * original_samples + sigmas.reshape(shape) * noise
+        told = torch.as_tensor(timesteps).flatten().detach().cpu()
+        # Only NumPy widens them, because not every device has float64.
+        times = (told.float() if told.dtype == torch.bfloat16 else told).numpy().astype(np.float64)
+        stepper = self._stepper
+        if stepper.known is None:
+            levels = SchedulerSettings.of(self.config).noise_levels(times)
+        else:
+            levels = stepper.known.noise_levels(times, stepper.begin_index if stepper.index is None else stepper.index)
+        shape, like = (-1, *(1,) * (original_samples.ndim - 1)), original_samples
+        alphas, sigmas = (torch.from_numpy(one).to(like.dtype).to(like.device).reshape(shape) for one in levels)
+        return alphas * original_samples + sigmas * noise
 
     def scale_noise(self, sample: Tensor, timestep: Tensor, noise: Tensor) -> Tensor:
         """:meth:`add_noise` under the name, and with the order of arguments, that flow pipelines use."""

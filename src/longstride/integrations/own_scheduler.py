@@ -7,27 +7,32 @@ shifts that depend on the resolution. Longstride asks diffusers' scheduler for a
 from __future__ import annotations
 
 import inspect
+import warnings
 from collections.abc import Mapping
-from typing import Any, Literal, get_args
+from typing import Any
 
 import diffusers
+import torch
 
 from longstride.errors import InputError
 from longstride.integrations.counterparts import counterpart_of
+from longstride.integrations.noise_process import Process
+from longstride.integrations.origins import check_origin
 
-__all__ = ["METHOD_SETTINGS", "PROCESSES", "Process", "check_process", "levels_class_of", "own_scheduler", "process_of"]
-
-#: How a pipeline's states are scaled: variance preserving, rectified flow, or EDM's preconditioning.
-Process = Literal["vp", "flow", "edm"]
-PROCESSES: tuple[Process, ...] = get_args(Process)
+__all__ = ["METHOD_SETTINGS", "check_process", "is_continuous", "levels_class_of", "own_scheduler", "process_of"]
 
 _EULER = "EulerDiscreteScheduler"
+_FLOW = "FlowMatchEulerDiscreteScheduler"
 #: Settings that space the levels in ways that DDIM's class does not know, but Euler's does.
 _SPACED = ("use_karras_sigmas", "use_exponential_sigmas", "use_beta_sigmas")
 #: Settings that diffusers' classes read if another class has left them in the configuration.
 _HIDDEN = ("sigma_min", "sigma_max", "rho")
 #: Settings of other methods. A class that is only asked for its levels would refuse them, or change its levels.
 METHOD_SETTINGS = ("solver_type", "algorithm_type", "solver_order", "thresholding", "lower_order_final", "solver_p")
+#: Settings that change the table of a VP process. Not every class of diffusers knows them.
+_OF_TABLES = ("rescale_betas_zero_snr", "snr_shift_scale")
+#: Last product of ``1 - beta`` in place of 0, where diffusers' classes divide by it.
+_NEARLY_ZERO = 2.0**-24
 
 
 def process_of(config: Mapping[str, Any]) -> Process:
@@ -42,10 +47,24 @@ def process_of(config: Mapping[str, Any]) -> Process:
     if ("use_flow_sigmas" in has and config["use_flow_sigmas"]) or config.get("prediction_type") == "flow_prediction":
         return "flow"
     if has & {"beta_start", "trained_betas", "beta_schedule"}:
-        return "vp"
+        # The one kind of network whose pipeline combines the output with states of Euler's scale.
+        is_euler = "interpolation_type" in has and config.get("prediction_type") in ("sample", "original_sample")
+        return "euler" if is_euler else "vp"
     if has >= {"sigma_data", "sigma_schedule"}:
-        return "edm"
-    return "flow" if has & {"shift", "base_shift"} else "vp"
+        # Stable Audio's class has a solver's order, and no algorithms to choose from.
+        return "edm_atan" if "solver_order" in has and "algorithm_type" not in config else "edm"
+    if not has & {"shift", "base_shift"}:
+        return "vp"
+    return "ve" if _greatest_level(config) > 1 else "flow"
+
+
+def _greatest_level(config: Mapping[str, Any]) -> float:
+    """The greatest level of a flow-matching scheduler; above 1 the states cannot be those of a flow."""
+    theirs = own_scheduler(config, "ddim", "flow")
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        theirs.set_timesteps(2, **({"mu": 1.0} if theirs.config.get("use_dynamic_shifting") else {}))
+    return float(theirs.sigmas.max())
 
 
 def check_process(config: Mapping[str, Any]) -> None:
@@ -57,18 +76,8 @@ def check_process(config: Mapping[str, Any]) -> None:
     Raises:
         InputError: the configuration belongs to another process, which would be sampled wrongly.
     """
+    check_origin(config)
     has = _names_set(config)
-    for name in ("snr_shift_scale", "snr", "s_churn"):
-        if name in has:
-            raise InputError(
-                f"longstride does not know the process of schedulers with {name}: take a scheduler with betas, a "
-                "flow-matching scheduler or an EDM scheduler"
-            )
-    if config.get("timestep_type") == "continuous":
-        raise InputError(
-            "timestep_type 'continuous' (Stable Video Diffusion) is not supported: expected a scheduler with discrete "
-            "timesteps"
-        )
     known = {"beta_start", "trained_betas", "beta_schedule", "shift", "base_shift", "use_flow_sigmas"}
     if not has & known and not has >= {"sigma_data", "sigma_schedule"}:
         raise InputError(
@@ -91,6 +100,11 @@ def levels_class_of(config: Mapping[str, Any], solver: str) -> str | None:
     return _EULER if is_euler and counterpart_of(solver).scheduler_class is None else None
 
 
+def is_continuous(config: Mapping[str, Any]) -> bool:
+    """Whether the network of a VP process is told ``ln(sigma / alpha) / 4``, as Euler's class decides it."""
+    return config.get("timestep_type") == "continuous" and config.get("prediction_type") == "v_prediction"
+
+
 def own_scheduler(config: Mapping[str, Any], solver: str, process: Process) -> Any:
     """diffusers' own scheduler of a solver, with the settings of ``config`` that it knows and that are not None.
 
@@ -105,15 +119,42 @@ def own_scheduler(config: Mapping[str, Any], solver: str, process: Process) -> A
     Raises:
         InputError: ``levels`` names no scheduler of diffusers.
     """
-    counterpart = counterpart_of(solver)
     name = _class_name(config, solver, process)
-    given = {**counterpart.defaults, **{key: value for key, value in config.items() if value is not None}}
-    made = getattr(diffusers, name)
-    known = set(inspect.signature(made.__init__).parameters) - {"self", *METHOD_SETTINGS}
-    scheduler = made(**{key: value for key, value in given.items() if key in known})
+    given = {**counterpart_of(solver).defaults, **{key: value for key, value in config.items() if value is not None}}
+    scheduler = _made(name, given)
+    missing = [setting for setting in _OF_TABLES if given.get(setting) and setting not in scheduler.config]
+    if missing and hasattr(scheduler, "alphas_cumprod"):
+        shifted = "snr_shift_scale" in given
+        _put_table(scheduler, _made("CogVideoXDDIMScheduler" if shifted else "DDIMScheduler", given).alphas_cumprod)
+        scheduler.register_to_config(**{setting: given[setting] for setting in missing})
+    return scheduler
+
+
+def _made(name: str, given: Mapping[str, Any]) -> Any:
+    """A scheduler of diffusers, with the settings that its class knows."""
+    kind = getattr(diffusers, name)
+    known = set(inspect.signature(kind.__init__).parameters) - {"self", *METHOD_SETTINGS}
+    scheduler = kind(**{key: value for key, value in given.items() if key in known})
     # Some classes read settings that are not their own, such as sigma_min and sigma_max for Karras levels.
     scheduler.register_to_config(**{key: value for key, value in given.items() if key in _HIDDEN and key not in known})
     return scheduler
+
+
+def _put_table(scheduler: Any, products: torch.Tensor) -> None:
+    """Let a scheduler have the table of the process in place of the table that its class has made.
+
+    Args:
+        scheduler: A scheduler of diffusers; it is changed.
+        products: Products of ``1 - beta``, shape ``(T,)``.
+    """
+    table = products.float().clone()
+    table[-1] = table[-1].clamp(min=_NEARLY_ZERO)
+    scheduler.alphas_cumprod = table
+    if hasattr(scheduler, "lambda_t"):
+        scheduler.alpha_t, scheduler.sigma_t = table.sqrt(), (1 - table).sqrt()
+        scheduler.lambda_t = scheduler.alpha_t.log() - scheduler.sigma_t.log()
+    if hasattr(scheduler, "sigmas"):
+        scheduler.sigmas = ((1 - table) / table).sqrt()
 
 
 def _class_name(config: Mapping[str, Any], solver: str, process: Process) -> str:
@@ -128,13 +169,17 @@ def _class_name(config: Mapping[str, Any], solver: str, process: Process) -> str
         if not hasattr(diffusers, name):
             raise InputError(f"levels must name a scheduler of diffusers {diffusers.__version__}, got {name!r}")
         return name
-    if process == "edm":
+    if process in ("edm", "edm_atan"):
         return "EDMEulerScheduler"
-    if process == "flow" and not config.get("use_flow_sigmas"):
-        return "FlowMatchEulerDiscreteScheduler"
+    if process == "ve" or (process == "flow" and not config.get("use_flow_sigmas")):
+        return _FLOW
     if process == "flow":
         return counterpart.scheduler_class or "DPMSolverMultistepScheduler"
+    if is_continuous(config):  # no other class knows such times
+        return _EULER
     spaced = any(config.get(setting) for setting in _SPACED)
+    if counterpart.scheduler_class is None and not spaced and config.get("snr_shift_scale"):
+        return "CogVideoXDDIMScheduler"
     return counterpart.scheduler_class or (_EULER if spaced else counterpart.levels_class)
 
 

@@ -16,13 +16,8 @@ import torch
 from longstride.calibration.calibrate import Calibration, Progress, calibrate
 from longstride.calibration.endpoint.settings import HELD_OUT, fitted_samples
 from longstride.card import ModelInfo
-from longstride.denoiser import DIFFUSERS_PREDICTIONS, Denoiser, DynamicThreshold, as_denoiser
 from longstride.errors import InputError, LongstrideError
 from longstride.integrations.pipeline_denoiser import CallArguments, PipelineDenoiser, parameters_of
-from longstride.integrations.probe import Probe
-from longstride.integrations.setups import Setup
-from longstride.solvers import build
-from longstride.table import SolverTable
 from longstride.zoo.model import weights_digest
 from longstride.zoo.text import as_prompts
 
@@ -105,9 +100,11 @@ def calibrate_pipeline(
     network = _started(pipeline, arguments, samples, held_out, batch_size)
     try:
         probe = network.first.probe
-        table = _base_table(probe.setup)
-        denoiser = _denoiser(network, probe, total)
-        noise = network.states(total) / _frame_alpha(probe.setup)
+        own, levels = probe.setup.settings, probe.setup.levels
+        table = own.base_table(levels)
+        index, threshold = torch.arange(total), own.threshold(calibrated=True)
+        denoiser = own.denoiser(network, condition={"index": index}, threshold=threshold)
+        noise = network.states(total) / own.frame_alpha(levels)
         config = {name: value for name, value in probe.config.items() if not name.startswith("_")}
         result = calibrate(
             denoiser,
@@ -188,37 +185,6 @@ def _started(
             if batch_size is not None or size == 1:
                 raise
             size //= 2
-
-
-def _base_table(setup: Setup) -> SolverTable:
-    """DDIM on the levels that the pipeline would visit, in the denoiser's frame."""
-    levels, schedule = setup.levels, setup.settings.schedule
-    if schedule.scaled:
-        return build("ddim", levels.ratios, schedule=schedule)
-    return build("ddim", levels.sigmas, alphas=levels.alphas, schedule=schedule)
-
-
-def _frame_alpha(setup: Setup) -> float:
-    """Alpha that the pipeline's first states are divided by, to be in the denoiser's frame."""
-    return float(setup.levels.alphas[0]) if setup.settings.schedule.scaled else 1.0
-
-
-def _denoiser(network: PipelineDenoiser, probe: Probe, total: int) -> Denoiser:
-    """The pipeline as a denoiser of ``total`` samples.
-
-    Raises:
-        InputError: the pipeline thresholds predictions of another process than a variance-preserving one.
-    """
-    settings, threshold = probe.setup.settings, probe.threshold
-    if isinstance(threshold, DynamicThreshold) and settings.process != "vp":
-        raise InputError("thresholding is for pixels of variance-preserving networks: set it to False")
-    return as_denoiser(
-        network,
-        settings.schedule,
-        DIFFUSERS_PREDICTIONS[settings.prediction],
-        condition={"index": torch.arange(total)},
-        threshold=threshold,
-    )
 
 
 def _info(pipeline: Any, guidance: float | None, shape: tuple[int, ...]) -> ModelInfo:

@@ -8,9 +8,7 @@ from functools import cached_property
 import numpy as np
 
 from longstride.arrays import Array
-from longstride.denoiser import DIFFUSERS_PREDICTIONS, clean_weights
-from longstride.errors import InputError, unknown
-from longstride.families import alpha_of_ratio
+from longstride.errors import InputError
 from longstride.integrations.run_levels import Levels
 from longstride.integrations.scheduler_settings import SchedulerSettings
 from longstride.nodes import Nodes
@@ -65,30 +63,19 @@ class Plan:
     def levels_from(self, call: int) -> Levels:
         """Levels of the steps from a call on. The first of them is at or below the level of the call."""
         alphas, sigmas, grid = self.table.alphas, self.table.sigmas, list(self.table.grid)
-        levels = Levels(self.times[grid[:-1]], alphas[grid], sigmas[grid], self.whole)
-        return levels.after(next(i for i, state in enumerate(grid) if sigmas[state] <= sigmas[call]))
+        levels = Levels(self.times[grid[:-1]], alphas[grid], sigmas[grid], self.whole, self.settings.clock)
+        return levels.after(next(i for i, state in enumerate(grid) if state >= call))
 
     @cached_property
     def clean(self) -> tuple[tuple[float, float], ...]:
         """Weights of the state and of the network's output in the clean prediction, one pair per call."""
-        prediction = self.settings.prediction
-        levels = list(zip(self.table.alphas.tolist(), self.table.sigmas.tolist(), strict=True))[:-1]
-        if self.settings.process != "edm":
-            if prediction not in DIFFUSERS_PREDICTIONS:
-                raise unknown("prediction type", prediction, DIFFUSERS_PREDICTIONS)
-            return tuple(clean_weights(DIFFUSERS_PREDICTIONS[prediction], *level) for level in levels)
-        if prediction not in ("epsilon", "v_prediction"):
-            raise unknown("prediction type with EDM's preconditioning", prediction, ("epsilon", "v_prediction"))
-        sign, sigma_data = 1.0 if prediction == "epsilon" else -1.0, self.settings.sigma_data
-        own = sigma_data**2
-        return tuple((own / (s**2 + own), sign * s * sigma_data / (s**2 + own) ** 0.5) for _, s in levels)
+        levels = zip(self.table.alphas.tolist(), self.table.sigmas.tolist(), strict=True)
+        return tuple(self.settings.noise_process.clean_weights(*level) for level in list(levels)[:-1])
 
     @cached_property
     def input_scale(self) -> tuple[float, ...]:
-        """What the state is multiplied by before the network sees it, one factor per call; all 1 but for EDM."""
-        if self.settings.process != "edm":
-            return (1.0,) * self.calls
-        return tuple((s**2 + self.settings.sigma_data**2) ** -0.5 for s in self.table.sigmas[:-1].tolist())
+        """What the state is multiplied by before the network sees it, one factor per call."""
+        return tuple(map(self.settings.noise_process.input_scale, self.table.sigmas[:-1].tolist()))
 
 
 def classical_plan(settings: SchedulerSettings, levels: Levels, solver: str | None = None) -> Plan:
@@ -103,9 +90,12 @@ def classical_plan(settings: SchedulerSettings, levels: Levels, solver: str | No
         InputError: the solver does not take these levels or options.
     """
     solver = solver or settings.solver
-    options = settings.solver_options(solver, levels.nodes)
-    schedule = None if settings.process == "edm" else settings.schedule
-    table = build(solver, levels.sigmas, alphas=levels.alphas, schedule=schedule, **options)
+    first, counts = np.unique(-levels.sigmas, return_index=True, return_counts=True)[1:]
+    nodes = Nodes(levels.alphas[first], levels.sigmas[first])
+    options = settings.solver_options(solver, nodes)
+    schedule = None if settings.noise_process.family == "ve" else settings.schedule
+    table = build(solver, nodes.sigmas, alphas=nodes.alphas, schedule=schedule, **options)
+    table = table if (counts == 1).all() else table.lingering(counts.tolist())
     return Plan(table, *_call_times(table, levels, settings), settings)
 
 
@@ -121,19 +111,20 @@ def plan_of_table(table: SolverTable, times: Array, settings: SchedulerSettings)
         InputError: the levels of the table belong to another process.
     """
     process = settings.process
-    own = alpha_of_ratio("ve" if process == "edm" else process, Nodes(table.alphas, table.sigmas).ratios)
+    own = settings.noise_process.alphas(Nodes(table.alphas, table.sigmas).ratios)
     divided = bool((table.alphas == 1).all())
     if not divided and not np.allclose(own, table.alphas, rtol=1e-6, atol=1e-9):
         raise InputError(
             f"the card's levels are not those of a {process} process: it is for another kind of network, so calibrate "
             "a card on this pipeline"
         )
-    if divided and process == "flow":
+    family = settings.noise_process.family
+    if divided and family == "flow":
         raise InputError(
             "the card's states are divided by alpha, those of a flow are not: it is for another network, so calibrate "
             "a card on this pipeline"
         )
-    moved = table.rescaled(own) if divided and process == "vp" else table
+    moved = table.rescaled(own) if divided and family == "vp" else table
     return Plan(moved.chained(), np.asarray(times, np.float64)[: table.nfe], False, settings)
 
 
@@ -142,11 +133,12 @@ def _call_times(table: SolverTable, levels: Levels, settings: SchedulerSettings)
 
     A call at one of the levels has its time. A call at an inner stage has the schedule's.
     """
+    at_level = dict(zip(table.grid, levels.times.tolist(), strict=False))
     known = dict(zip(levels.sigmas.tolist(), levels.times.tolist(), strict=False))
     found, whole = [], levels.whole
-    for alpha, sigma in zip(table.alphas[:-1].tolist(), table.sigmas[:-1].tolist(), strict=True):
-        if sigma not in known:
+    for call, (alpha, sigma) in enumerate(zip(table.alphas[:-1].tolist(), table.sigmas[:-1].tolist(), strict=True)):
+        if call not in at_level and sigma not in known:
             known[sigma] = float(settings.times_of(sigma / alpha if alpha else np.inf))
             whole = False
-        found.append(known[sigma])
+        found.append(at_level[call] if call in at_level else known[sigma])
     return np.array(found), whole

@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
-import inspect
 import math
+import operator
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
+import torch
 
 from longstride.arrays import Array
 from longstride.errors import InputError
-from longstride.families import alpha_of_ratio
-from longstride.integrations.own_scheduler import Process
+from longstride.integrations.asking import ask
+from longstride.integrations.flow_levels import flow_levels
+from longstride.integrations.noise_process import Process
 from longstride.integrations.scheduler_settings import SchedulerSettings
 from longstride.nodes import Nodes
 
@@ -27,7 +30,8 @@ class LevelRequest:
         steps: Number of steps, or None if the pipeline gives ``timesteps`` or ``sigmas``.
         timesteps: Network times of the steps, falling.
         sigmas: Levels, falling: sigma before its shift for a flow, ``sigma / alpha`` for other networks. If the last
-            level is above 0, the scheduler's own last level follows.
+            level is above 0, the scheduler's own last level follows. For EDM also what its class takes: positions in
+            its own levels, rising from 0 to 1.
         mu: Dynamic shift of a flow, see diffusers' ``use_dynamic_shifting``.
     """
 
@@ -40,9 +44,19 @@ class LevelRequest:
     def of(
         steps: int | None, timesteps: Sequence[float] | None, sigmas: Sequence[float] | None, mu: float | None
     ) -> LevelRequest:
-        """The request of a pipeline. ``timesteps`` and ``sigmas`` win over ``steps``."""
+        """The request of a pipeline. ``timesteps`` and ``sigmas`` win over ``steps``.
+
+        Raises:
+            InputError: ``steps`` is not a whole number.
+        """
         times, levels = (None if given is None else tuple(map(float, given)) for given in (timesteps, sigmas))
-        return LevelRequest(steps if times is None and levels is None else None, times, levels, mu)
+        shift = None if mu is None else float(mu)
+        if times is not None or levels is not None:
+            return LevelRequest(None, times, levels, shift)
+        try:
+            return LevelRequest(None if steps is None else operator.index(steps), None, None, shift)
+        except TypeError as error:
+            raise InputError(f"num_inference_steps must be a whole number of at least 1, got {steps!r}") from error
 
     @property
     def custom(self) -> bool:
@@ -57,14 +71,16 @@ class Levels:
     Attributes:
         times: What the network is told at the start of every step, shape ``(N,)``.
         alphas: Alphas of the process, shape ``(N + 1,)``.
-        sigmas: Sigmas of the process, shape ``(N + 1,)``, falling.
+        sigmas: Sigmas of the process, shape ``(N + 1,)``, falling; a level may be repeated.
         whole: Whether the times are whole numbers, as discrete schedulers of diffusers have them.
+        clock: What the network is told, if it is not what the process says; see :class:`SchedulerSettings`.
     """
 
     times: Array
     alphas: Array
     sigmas: Array
     whole: bool
+    clock: tuple[tuple[float, float], ...] = ()
 
     @property
     def steps(self) -> int:
@@ -83,7 +99,7 @@ class Levels:
 
     def after(self, i: int) -> Levels:
         """The levels from step ``i`` on."""
-        return Levels(self.times[i:], self.alphas[i:], self.sigmas[i:], self.whole)
+        return Levels(self.times[i:], self.alphas[i:], self.sigmas[i:], self.whole, self.clock)
 
 
 def levels_of(settings: SchedulerSettings, request: LevelRequest) -> Levels:
@@ -97,9 +113,20 @@ def levels_of(settings: SchedulerSettings, request: LevelRequest) -> Levels:
         InputError: nothing was asked for, too much was asked for, or the levels do not fall.
     """
     _check_request(request, settings.process)
-    if settings.process == "flow":
-        return _flow_levels(settings, request)
-    return _given_levels(settings, request) if request.custom else _own_levels(settings, request.steps)
+    process = settings.noise_process
+    if settings.process in ("flow", "ve"):
+        times, sigmas, whole, clock = flow_levels(settings, request)
+        _check_falling(sigmas)
+        alphas = 1 - sigmas if settings.process == "flow" else np.ones_like(sigmas)
+        levels = Levels(times, alphas, sigmas, whole, clock)
+    else:
+        own = not request.custom
+        times, ratios, whole = _own_levels(settings, request.steps) if own else _given_levels(settings, request)
+        _check_falling(ratios)
+        alphas = process.alphas(ratios)
+        with np.errstate(invalid="ignore"):
+            levels = Levels(times, alphas, np.where(np.isinf(ratios), 1.0, ratios * alphas), whole)
+    return levels if levels.clock else replace(levels, clock=process.clock_of(levels.ratios[:-1], levels.times))
 
 
 def _check_request(request: LevelRequest, process: Process) -> None:
@@ -111,43 +138,60 @@ def _check_request(request: LevelRequest, process: Process) -> None:
     steps = request.steps
     if steps is None and not request.custom:
         raise InputError("set_timesteps needs num_inference_steps, timesteps or sigmas")
-    if request.timesteps is not None and request.sigmas is not None and process != "flow":
-        raise InputError("set_timesteps takes timesteps or sigmas, not both: leave one of them out")
-    if steps is not None and (not isinstance(steps, (int, np.integer)) or steps < 1):
+    if process not in ("flow", "ve"):
+        if request.timesteps is not None and request.sigmas is not None:
+            raise InputError("set_timesteps takes timesteps or sigmas, not both: leave one of them out")
+        if request.mu is not None:
+            raise InputError("mu= shifts the levels of flows, and this is another process: leave it out")
+    if steps is not None and steps < 1:
         raise InputError(f"num_inference_steps must be a whole number of at least 1, got {steps!r}")
     for name, given in (("timesteps", request.timesteps), ("sigmas", request.sigmas)):
         if given is not None and len(given) == 0:
             raise InputError(f"{name} must hold at least one number, got none")
+        if given is not None and not all(map(math.isfinite, given)):
+            raise InputError(f"{name} must be finite, got {', '.join(f'{value:g}' for value in given[:12])}")
 
 
-def _own_levels(settings: SchedulerSettings, steps: int | None) -> Levels:
-    """The levels that diffusers' scheduler chooses by itself."""
-    schedule, theirs = settings.schedule, settings.own_scheduler
-    theirs.set_timesteps(steps)
+def _own_levels(settings: SchedulerSettings, steps: Any, **given: Any) -> tuple[Array, Array, bool]:
+    """Times and ratios that diffusers' scheduler chooses by itself, and whether the times are whole numbers."""
+    process, theirs = settings.noise_process, settings.own_scheduler
+    ask(theirs, steps, **given)
     times, whole = theirs.timesteps.double().numpy(), not theirs.timesteps.is_floating_point()
     if not hasattr(theirs, "sigmas"):
-        ratios = np.append(schedule.ratio(times), _last_ratio(settings))
-    else:
-        ratios = theirs.sigmas.double().numpy().copy()
-        exact = schedule.ratio(times) if settings.process == "vp" else ratios[:-1]
-        # diffusers' table is in float32. If a level is that of its time, the schedule knows it better.
-        close = np.isclose(ratios[:-1], exact, rtol=1e-5)
-        ratios[:-1] = np.where(close, exact, ratios[:-1])
+        return times, _ended(np.append(process.schedule.ratio(times), _last_ratio(settings))), whole
+    ratios = theirs.sigmas.double().numpy().copy()
+    if process.sigma_data is not None:  # Stable Audio's clock is not that of the class that knows its levels
+        return process.times_of(ratios[:-1]), _ended(ratios), False
+    exact = process.schedule.ratio(times)
+    # diffusers' table is in float32. If a level is that of its time, the schedule knows it better.
+    close = np.isclose(ratios[:-1], exact, rtol=1e-5)
+    ratios[:-1] = np.where(close, exact, ratios[:-1])
+    return times, _ended(ratios), whole
+
+
+def _ended(ratios: Array) -> Array:
+    """Ratios that end at 0 if their last one is repeated: some classes spend their last call on a step of no length."""
     if ratios[-1] >= (1 - 1e-6) * ratios[-2]:
-        ratios[-1] = 0.0  # some classes repeat their last level, and spend a call on a step of no length
-    return _falling(times, ratios, settings.process, whole)
+        ratios[-1] = 0.0
+    return ratios
 
 
-def _given_levels(settings: SchedulerSettings, request: LevelRequest) -> Levels:
-    """The levels that the pipeline gives, by their times or by their ratios."""
-    schedule, last = settings.schedule, _last_ratio(settings)
+def _given_levels(settings: SchedulerSettings, request: LevelRequest) -> tuple[Array, Array, bool]:
+    """The levels that the pipeline gives, by their times or by their ratios.
+
+    Raises:
+        InputError: a time is outside of the schedule.
+    """
+    process, last = settings.noise_process, _last_ratio(settings)
     if request.timesteps is not None:
         times = np.asarray(request.timesteps, np.float64)
-        ratios = np.append(schedule.ratio(times), last)
-        return _falling(times, ratios, settings.process, bool((times == np.round(times)).all()))
+        process.check_times(times)
+        return times, np.append(process.schedule.ratio(times), last), bool((times == np.round(times)).all())
     given = np.asarray(request.sigmas, np.float64)
-    ratios = given if given[-1] == 0 else np.append(given, last)
-    return _falling(settings.times_of(ratios[:-1]), ratios, settings.process, False)
+    if process.sigma_data is not None and len(given) > 1 and (np.diff(given) > 0).all() and given[-1] <= 1:
+        return _own_levels(settings, len(given), sigmas=torch.from_numpy(given))
+    ratios = given if given[-1] == 0 and len(given) > 1 else np.append(given, last)
+    return process.times_of(ratios[:-1]), ratios, False
 
 
 def _last_ratio(settings: SchedulerSettings) -> float:
@@ -158,57 +202,11 @@ def _last_ratio(settings: SchedulerSettings) -> float:
         return math.sqrt((1 - bar) / bar)
     if theirs.config.get("final_sigmas_type", "sigma_min") == "zero":  # DEIS has no such setting
         return 0.0
-    return float(settings.schedule.sigma_range[0])
-
-
-def _flow_levels(settings: SchedulerSettings, request: LevelRequest) -> Levels:
-    """The levels of a flow, which diffusers' scheduler shifts.
-
-    Raises:
-        InputError: diffusers' scheduler does not take what was asked for, or misses its shift.
-    """
-    theirs = settings.own_scheduler
-    takes = inspect.signature(theirs.set_timesteps).parameters
-    given = {"sigmas": request.sigmas, "timesteps": request.timesteps, "mu": request.mu}
-    chosen = {name: value for name, value in given.items() if value is not None}
-    for name in chosen:
-        if name not in takes:
-            raise InputError(
-                f"{type(theirs).__name__} takes no {name}=: leave it out, or use a flow-matching scheduler"
-            )
-    if theirs.config.get("use_dynamic_shifting") and request.mu is None and "mu" in takes:
-        raise InputError(
-            "this scheduler shifts its levels by the resolution (use_dynamic_shifting): pass mu= to set_timesteps, as "
-            "diffusers' pipelines do"
-        )
-    theirs.set_timesteps(request.steps, **chosen)
-    sigmas = theirs.sigmas.double().numpy().copy()
-    if theirs.config.get("invert_sigmas"):
-        raise InputError(
-            "invert_sigmas is not supported, because the network's time would rise while the noise falls: set it to "
-            "False"
-        )
-    if sigmas[-1] >= sigmas[-2]:
-        sigmas[-1] = 0.0
-    _check_falling(sigmas)
-    times = theirs.timesteps.double().numpy()
-    return Levels(times, 1 - sigmas, sigmas, not theirs.timesteps.is_floating_point())
-
-
-def _falling(times: Array, ratios: Array, process: Process, whole: bool) -> Levels:
-    """Levels from ``sigma / alpha``, shape ``(N + 1,)``.
-
-    Raises:
-        InputError: they do not fall.
-    """
-    _check_falling(ratios)
-    alphas = alpha_of_ratio("ve" if process == "edm" else "vp", ratios)
-    with np.errstate(invalid="ignore"):
-        sigmas = np.where(np.isinf(ratios), 1.0, ratios * alphas)
-    return Levels(times, alphas, sigmas, whole)
+    return float(settings.schedule.ratio(settings.schedule.t_range[0]))
 
 
 def _check_falling(levels: Array) -> None:
-    if len(levels) < 2 or not (np.diff(levels) < 0).all() or not levels[-1] >= 0 or np.isnan(levels).any():
+    rise = np.diff(levels) > 0
+    if len(levels) < 2 or rise.any() or not levels[-1] >= 0 or np.isnan(levels).any() or levels[0] == levels[-1]:
         shown = ", ".join(f"{level:.6g}" for level in levels[:12])
         raise InputError(f"the levels of the steps must fall, and be 0 at the least, got {shown}")

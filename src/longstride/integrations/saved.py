@@ -15,8 +15,10 @@ from longstride.card import CARD_FILE, Card
 from longstride.documents import downloaded
 from longstride.errors import InputError, unknown
 from longstride.integrations.counterparts import counterpart_of
-from longstride.integrations.own_scheduler import PROCESSES, Process, check_process, levels_class_of, process_of
-from longstride.integrations.scheduler_settings import SchedulerSettings
+from longstride.integrations.noise_process import PROCESSES, Process
+from longstride.integrations.origins import said
+from longstride.integrations.own_scheduler import check_process, levels_class_of, process_of
+from longstride.integrations.scheduler_settings import SchedulerSettings, assigned_to
 from longstride.solvers import SOLVERS
 
 __all__ = ["ConfiguredScheduler"]
@@ -87,6 +89,9 @@ class ConfiguredScheduler(SchedulerMixin, ConfigMixin):  # type: ignore[misc]
         sigma_data: float | None = None,
         sigma_schedule: str | None = None,
         rho: float | None = None,
+        snr_shift_scale: float | None = None,
+        timestep_type: str | None = None,
+        stochastic_sampling: bool | None = None,
         guidance_scale: float | None = None,
     ) -> None:
         if solver not in SOLVERS:
@@ -117,7 +122,8 @@ class ConfiguredScheduler(SchedulerMixin, ConfigMixin):  # type: ignore[misc]
             InputError: an unknown solver, or a process that longstride does not know.
         """
         if isinstance(config, Mapping):
-            if not (config.get("process") or kwargs.get("process")):
+            ours = config.get("process") is not None
+            if not (ours or kwargs.get("process")):
                 check_process(config)
             solver = kwargs.get("solver") or config.get("solver") or "dpmpp_2m"
             # A card belongs to the scheduler that it was given to.
@@ -125,8 +131,11 @@ class ConfiguredScheduler(SchedulerMixin, ConfigMixin):  # type: ignore[misc]
             # Levels that were chosen for one solver do not belong to a solver with a class of its own.
             if config.get("levels") == "EulerDiscreteScheduler" and counterpart_of(solver).scheduler_class is not None:
                 kwargs.setdefault("levels", None)
-            read = {"process": process_of(config), "levels": levels_class_of(config, solver)}
-            kwargs = {**{name: value for name, value in read.items() if config.get(name) is None}, **kwargs}
+            if not ours:
+                config = said({**config, **assigned_to(config)})
+                kwargs = {"process": process_of({**config, **kwargs}), **kwargs}
+            if config.get("levels") is None:
+                kwargs = {"levels": levels_class_of(config, solver), **kwargs}
         return super().from_config(config, return_unused_kwargs=return_unused_kwargs, **kwargs)
 
     @classmethod

@@ -2,23 +2,31 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import numpy as np
 from numpy.typing import ArrayLike
 from torch import Tensor
 
 from longstride.arrays import Array
-from longstride.denoiser import Clamp, DynamicThreshold
+from longstride.denoiser import Clamp, Denoiser, DynamicThreshold, as_denoiser
+from longstride.errors import InputError
+from longstride.integrations.clocks import Clocked, Retimed
 from longstride.integrations.counterparts import Counterpart, counterpart_of
-from longstride.integrations.own_scheduler import METHOD_SETTINGS, Process, own_scheduler
+from longstride.integrations.noise_process import NoiseProcess, Process
+from longstride.integrations.own_scheduler import METHOD_SETTINGS, is_continuous, own_scheduler
 from longstride.nodes import Nodes
 from longstride.schedule import Schedule
+from longstride.solvers import build
+from longstride.table import SolverTable
 
-__all__ = ["SchedulerSettings"]
+if TYPE_CHECKING:
+    from longstride.integrations.run_levels import Levels
+
+__all__ = ["SchedulerSettings", "assigned_to"]
 
 
 #: Settings whose default is not taken over: DDIM's class clips pictures unless it is told not to.
@@ -35,12 +43,18 @@ class SchedulerSettings:
     Attributes:
         config: Configuration of the scheduler. None stands for the default of diffusers' class.
         solver: Name of the solver.
-        process: Process of the pipeline, which scales its states.
+        process: Name of the process of the pipeline, which scales its states.
+        made_from: The configuration that the scheduler was made from, if somebody has assigned settings since, as in
+            ``scheduler.config.flow_shift = 8``.
+        clock: Levels and times that a run tells its network, as ``sigma / (alpha + sigma)`` and the time, if they are
+            not the times of the process.
     """
 
     config: Mapping[str, Any]
     solver: str
     process: Process
+    made_from: Mapping[str, Any] | None = None
+    clock: tuple[tuple[float, float], ...] = ()
 
     @staticmethod
     def of(config: Mapping[str, Any]) -> SchedulerSettings:
@@ -49,13 +63,24 @@ class SchedulerSettings:
         Args:
             config: Its configuration, with ``solver`` and ``process``.
         """
-        return SchedulerSettings(config, config["solver"], config["process"])
+        assigned = assigned_to(config)
+        if not assigned:
+            return SchedulerSettings(config, config["solver"], config["process"])
+        told = {**config, **assigned}
+        return SchedulerSettings(told, told["solver"], told["process"], config)
 
     def as_solver(self, solver: str) -> SchedulerSettings:
         """The same settings for another solver, without the defaults that were taken over for this one."""
-        defaults = self.config.get("_use_default_values", ())
-        said = {name: value for name, value in self.config.items() if name not in defaults}
-        return SchedulerSettings(said, solver, self.process)
+        defaults = set(self.config.get("_use_default_values", ())) - set(self._assigned)
+        said, made_from = (
+            given and {name: value for name, value in given.items() if name not in defaults}
+            for given in (self.config, self.made_from)
+        )
+        return SchedulerSettings(said or {}, solver, self.process, made_from, self.clock)
+
+    def with_clock(self, clock: tuple[tuple[float, float], ...]) -> SchedulerSettings:
+        """The same settings for a run that tells its network other times; see :attr:`clock`."""
+        return self if clock == self.clock else replace(self, clock=clock)
 
     @cached_property
     def own_scheduler(self) -> Any:
@@ -64,16 +89,69 @@ class SchedulerSettings:
         Raises:
             InputError: ``levels`` names no scheduler of diffusers.
         """
-        return own_scheduler(self.config, self.solver, self.process)
+        made = own_scheduler(self.made_from or self.config, self.solver, self.process)
+        for name, value in self._assigned.items():  # diffusers' class reads some settings once, and some at every call
+            setattr(made.config, name, value)
+        return made
+
+    @property
+    def _assigned(self) -> dict[str, Any]:
+        """What was assigned since the scheduler was made."""
+        was = self.made_from
+        if was is None:
+            return {}
+        return {name: value for name, value in self.config.items() if name not in was or not _same(was[name], value)}
 
     @cached_property
+    def noise_process(self) -> NoiseProcess:
+        """Scale of the pipeline's states, clock of its network, and what the network predicts.
+
+        Raises:
+            InputError: diffusers' scheduler describes no schedule, or the network predicts something that the process
+                does not allow.
+        """
+        process = NoiseProcess(
+            self.process,
+            self._usual_schedule,
+            self.prediction,
+            self.sigma_data if self.process in ("edm", "edm_atan") else None,
+            backwards=self.process == "flow" and bool(self.config.get("invert_sigmas")),
+        )
+        if not self.clock:
+            return process
+        return replace(process, schedule=Retimed(process.family, process.schedule, self.clock))
+
+    @property
+    def _usual_schedule(self) -> Schedule:
+        """The schedule that the network was trained with."""
+        theirs, name = self.own_scheduler.config, self.process
+        steps = float(theirs.get("num_train_timesteps", 1000))
+        if name in ("edm", "edm_atan"):
+            return Clocked("ve", "log" if name == "edm" else "atan", float(theirs.sigma_min), float(theirs.sigma_max))
+        if name == "ve":
+            low, high = (float(theirs.get(end) or usual) for end, usual in (("sigma_min", 0.002), ("sigma_max", 80.0)))
+            return Clocked("ve", "sigma", low, high, steps)
+        if name == "flow" and self.config.get("invert_sigmas"):
+            return Clocked("flow", "clean", 1.0 / (steps - 1) if steps > 1 else 1e-3, math.inf, steps)
+        if name == "flow":
+            return Schedule.flow_trained(steps)
+        table = Schedule.from_diffusers(self.own_scheduler)
+        if is_continuous(self.config):
+            ends = [theirs.get("sigma_min"), theirs.get("sigma_max")]
+            low, high = (
+                own if said is None else float(said) for said, own in zip(ends, table.sigma_range, strict=True)
+            )
+            return Clocked("vp", "log", low, high)
+        return Retimed("ve", table) if name == "euler" else table
+
+    @property
     def schedule(self) -> Schedule:
-        """The noise schedule of the network, built on first use.
+        """Levels and times of the network, on the scale of the pipeline's states.
 
         Raises:
             InputError: diffusers' scheduler describes no schedule.
         """
-        return Schedule.from_diffusers(self.own_scheduler)
+        return self.noise_process.schedule
 
     @property
     def counterpart(self) -> Counterpart:
@@ -131,9 +209,9 @@ class SchedulerSettings:
             ratios: ``sigma / alpha``, of any shape.
 
         Returns:
-            Network times in the same shape. EDM's network is told a quarter of the level's logarithm.
+            Network times in the same shape.
         """
-        return 0.25 * np.log(ratios) if self.process == "edm" else self.schedule.time_of_ratio(ratios)
+        return self.noise_process.times_of(ratios)
 
     def noise_levels(self, times: Array) -> tuple[Array, Array]:
         """Alpha and sigma at network times, on the scale of the pipeline's states.
@@ -143,7 +221,58 @@ class SchedulerSettings:
 
         Returns:
             Alphas and sigmas, each of shape ``(B,)``.
+
+        Raises:
+            InputError: a time is outside of the schedule.
         """
-        if self.process == "edm":
-            return np.ones_like(times), np.exp(4 * times)
-        return np.array(self.schedule.alpha(times)), np.array(self.schedule.sigma(times))
+        return self.noise_process.noise_levels(times)
+
+    def denoiser(
+        self,
+        network: Callable[..., Any],
+        *,
+        condition: Mapping[str, Any] | None = None,
+        threshold: Callable[[Tensor], Tensor] | None = None,
+    ) -> Denoiser:
+        """A pipeline as a denoiser, in the frame of :attr:`schedule`.
+
+        Args:
+            network: Called as ``network(x, times, **condition)`` with states on the pipeline's scale, shape ``(B, *)``,
+                and times ``(B,)``. It returns what the pipeline hands to ``step``.
+            condition: Keyword arguments of every call.
+            threshold: Applied to clean predictions, or None.
+
+        Raises:
+            InputError: the pipeline thresholds predictions of another process than a variance-preserving one.
+        """
+        if isinstance(threshold, DynamicThreshold) and self.process != "vp":
+            raise InputError("thresholding is for pixels of variance-preserving networks: set it to False")
+        weights = self.noise_process.clean_weights
+        return as_denoiser(network, self.schedule, weights, condition=condition, threshold=threshold)
+
+    def base_table(self, levels: Levels, solver: str = "ddim") -> SolverTable:
+        """A solver on the levels of a run, in the frame of :meth:`denoiser`."""
+        if not self.schedule.scaled:
+            return build(solver, levels.sigmas, alphas=levels.alphas, schedule=self.schedule)
+        return build(solver, levels.ratios, schedule=self.schedule)
+
+    def frame_alpha(self, levels: Levels) -> float:
+        """What the first states of a pipeline are divided by, to be in the frame of :meth:`denoiser`."""
+        return float(levels.alphas[0]) if self.schedule.scaled else 1.0
+
+
+def assigned_to(config: Mapping[str, Any]) -> dict[str, Any]:
+    """Settings that somebody has assigned to a configuration of diffusers as attributes, which is not as its items.
+
+    Args:
+        config: The configuration.
+    """
+    return {
+        name: value
+        for name, value in getattr(config, "__dict__", {}).items()
+        if not name.startswith("_") and not (name in config and _same(config[name], value))
+    }
+
+
+def _same(one: Any, other: Any) -> bool:
+    return one is other or repr(one) == repr(other)

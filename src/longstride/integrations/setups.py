@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
@@ -32,43 +33,68 @@ class Setup:
         levels: Levels that the classical solver visits.
         timesteps: What the network is told at every call, shape ``(K,)``.
         calibrated: Whether the plan is a card's.
+        threshold: What is done to clean predictions, or None.
     """
 
     plan: Plan
     levels: Levels
     timesteps: Tensor
     calibrated: bool
+    threshold: Callable[[Tensor], Tensor] | None = None
 
     def __post_init__(self) -> None:
         # Before a compiler looks: they are made under a lock.
         _ = self.settings.schedule, self.plan.table.levels, self.plan.table.last_reader
 
     @staticmethod
-    def of(plan: Plan, levels: Levels, calibrated: bool, device: str | torch.device | None) -> Setup:
+    def of(
+        plan: Plan,
+        levels: Levels,
+        calibrated: bool,
+        device: str | torch.device | None,
+        threshold: Callable[[Tensor], Tensor] | None = None,
+    ) -> Setup:
         """The setup of a plan, with its times on a device: int64 if they are whole numbers, float32 otherwise."""
         times = torch.from_numpy(plan.times).to(torch.int64 if plan.whole else torch.float32).to(device)
-        return Setup(plan, levels, times, calibrated)
+        return Setup(plan, levels, times, calibrated, threshold)
 
     @property
     def settings(self) -> SchedulerSettings:
         """Settings of the scheduler."""
         return self.plan.settings
 
-    def noise_levels(self, times: Array) -> tuple[Array, Array]:
+    @property
+    def end(self) -> int:
+        """What a pipeline that counts ``order`` calls per step takes for the call after the last step."""
+        return self.levels.steps * self.plan.order
+
+    def calls_at(self, time: float) -> list[int]:
+        """The network calls at a time, up to its rounding."""
+        found: list[int] = np.flatnonzero(np.isclose(self.plan.times, time, rtol=1e-5, atol=1e-4)).tolist()
+        return found
+
+    def noise_levels(self, times: Array, call: int | None = None) -> tuple[Array, Array]:
         """Alpha and sigma at network times: the run's levels if it has the time, or else the schedule's.
 
         Args:
             times: Network times, shape ``(B,)``.
+            call: The next call of the run, or None if nobody has said it. It tells apart calls at equal times.
 
         Returns:
             Alphas and sigmas, each of shape ``(B,)``.
+
+        Raises:
+            InputError: a time is outside of the schedule.
         """
-        alphas, sigmas = self.settings.noise_levels(times)
-        told = self.timesteps.double().cpu().numpy()
-        for n, time in enumerate(times):  # rounding may put a run's levels off the schedule's
-            same = np.flatnonzero(told == time)
-            if len(same):
-                alphas[n], sigmas[n] = self.plan.table.alphas[same[-1]], self.plan.table.sigmas[same[-1]]
+        table, pairs = self.plan.table, []
+        for time in times.tolist():  # rounding may put a run's levels off the schedule's
+            at = self.calls_at(time)
+            one = call if call in at else next((k for k in at if k in table.grid), at[0]) if at else None
+            level = (
+                self.settings.noise_levels(np.array(time)) if one is None else (table.alphas[one], table.sigmas[one])
+            )
+            pairs.append((float(level[0]), float(level[1])))
+        alphas, sigmas = np.array(pairs, np.float64).reshape(-1, 2).T
         return alphas, sigmas
 
     def mismatch(self, call: int, shape: torch.Size) -> str | None:

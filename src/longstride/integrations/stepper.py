@@ -6,7 +6,6 @@ import threading
 from collections.abc import Callable
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor
 
@@ -130,9 +129,10 @@ class Stepper:
             call: Index of the call, from 0.
 
         Raises:
-            InputError: there is no such call.
+            InputError: there is no such call. The end of the last step is the beginning of a run of no steps, as
+                image-to-image pipelines make it if ``strength`` leaves none.
         """
-        if self.known is not None and not 0 <= call < self.setup.plan.calls:
+        if self.known is not None and not (0 <= call < self.setup.plan.calls or call == self.setup.end):
             raise InputError(f"begin_index must be a call from 0 to {self.setup.plan.calls - 1}, got {call}")
         self._here.begin = self._compiled.begin = call
 
@@ -159,9 +159,8 @@ class Stepper:
             return self._here.begin
         if timestep is None:
             return 0
-        plan = self.setup.plan
-        time = float(timestep)
-        found: list[int] = np.flatnonzero(np.isclose(plan.times, time, rtol=1e-5, atol=1e-4)).tolist()
+        plan, time = self.setup.plan, float(timestep)
+        found = self.setup.calls_at(time)
         if not found:
             raise InputError(f"time {time:g} is none of this run's: take it from timesteps, or call set_begin_index")
         # A solver of several calls per step tells a time twice: within one step, and at the start of the next.
@@ -169,7 +168,7 @@ class Stepper:
 
     def step(
         self, output: Tensor, timestep: Any, sample: Tensor, threshold: Callable[[Tensor], Tensor] | None
-    ) -> Tensor:
+    ) -> tuple[Tensor, Tensor]:
         """Run one row of the table.
 
         Args:
@@ -179,7 +178,7 @@ class Stepper:
             threshold: Applied to the clean prediction, or None.
 
         Returns:
-            The next state, shape ``(B, *)``, in the dtype of ``sample``.
+            The next state in the dtype of ``sample`` and the clean prediction, each of shape ``(B, *)``.
 
         Raises:
             InputError: nothing was set, a state has another shape, or all calls are made.
@@ -204,6 +203,7 @@ class Stepper:
                 "shape of the state"
             )
         clean = combined(sample, output, setup.plan.clean[here.offset + run.k])
-        run.see(clean if threshold is None else threshold(clean))
+        clean = clean if threshold is None else threshold(clean)
+        run.see(clean)
         run.advance()
-        return here.give(run.x)
+        return here.give(run.x), clean

@@ -1,0 +1,156 @@
+"""Which class of diffusers a configuration belongs to, and what of the configuration somebody has said.
+
+A configuration in memory does not tell its class, but the names of its settings do. What belongs to no class whose
+process is known is refused: it would be sampled as its neighbour.
+"""
+
+from __future__ import annotations
+
+import inspect
+import warnings
+from collections.abc import Mapping
+from functools import cache
+from typing import Any
+
+import diffusers
+from diffusers.schedulers.scheduling_utils import KarrasDiffusionSchedulers
+from diffusers.utils import DummyObject
+
+from longstride.errors import InputError
+
+__all__ = ["READABLE", "check_origin", "class_of", "said"]
+
+#: Classes whose process is known.
+READABLE = (
+    *(kind.name for kind in KarrasDiffusionSchedulers),
+    "CogVideoXDDIMScheduler",
+    "CogVideoXDPMScheduler",
+    "CosineDPMSolverMultistepScheduler",
+    "DDIMParallelScheduler",
+    "DDPMParallelScheduler",
+    "DDPMScheduler",
+    "EDMDPMSolverMultistepScheduler",
+    "EDMEulerScheduler",
+    "FlowMatchEulerDiscreteScheduler",
+    "FlowMatchHeunDiscreteScheduler",
+    "SASolverScheduler",
+)
+#: Why the process of other classes is not that of their neighbours.
+_REASONS = {
+    "LCMScheduler": "its networks jump to the clean picture from any level, and no ODE leads there",
+    "TCDScheduler": "its networks jump to any lower level, and no ODE leads there",
+    "FlowMatchLCMScheduler": "its networks jump to the clean picture from any level, and no ODE leads there",
+    "FlowMapEulerDiscreteScheduler": "its networks are told two times, of a level and of the next",
+    "HeliosScheduler": "its levels run through several stages of resolution, with new noise between them",
+    "HeliosDMDScheduler": "its levels run through several stages of resolution, with new noise between them",
+    "UnCLIPScheduler": "its variance and its clamping are part of its networks' training, and it runs no ODE",
+    "PiflowScheduler": "its networks return a policy and not a velocity",
+    "SCMScheduler": "its networks jump to the clean picture from any level, and no ODE leads there",
+    "CMStochasticIterativeScheduler": "its networks jump to the clean picture from any level, and no ODE leads there",
+}
+#: Settings that describe the network or what is done to pictures. Their defaults are facts, not choices of a sampler.
+_FACTS = (
+    *("num_train_timesteps", "beta_start", "beta_end", "beta_schedule", "trained_betas", "rescale_betas_zero_snr"),
+    *("snr_shift_scale", "prediction_type", "timestep_type", "sigma_min", "sigma_max", "sigma_data", "sigma_schedule"),
+    *("rho", "shift", "flow_shift", "use_flow_sigmas", "use_dynamic_shifting", "time_shift_type", "base_shift"),
+    *("max_shift", "base_image_seq_len", "max_image_seq_len", "shift_terminal", "invert_sigmas", "stochastic_sampling"),
+    *("clip_sample", "clip_sample_range", "thresholding", "dynamic_thresholding_ratio", "sample_max_value"),
+)
+#: Settings of a class that has no module of its own in this installation, because it needs torchsde.
+_COSINE = {
+    "sigma_min": 0.3, "sigma_max": 500, "sigma_data": 1.0, "sigma_schedule": "exponential", "num_train_timesteps": 1000,
+    "solver_order": 2, "prediction_type": "v_prediction", "rho": 7.0, "solver_type": "midpoint",
+    "lower_order_final": True, "euler_at_final": False, "final_sigmas_type": "zero",
+}  # fmt: skip
+
+
+@cache
+def _settings_of_classes() -> dict[str, dict[str, Any]]:
+    """The settings of every scheduler class of diffusers, with their defaults."""
+    found = {"CosineDPMSolverMultistepScheduler": _COSINE}
+    for name in dir(diffusers):
+        kind = getattr(diffusers, name) if name.endswith("Scheduler") else None
+        if inspect.isclass(kind) and not isinstance(kind, DummyObject):
+            takes = inspect.signature(kind.__init__).parameters.values()
+            found[name] = {one.name: one.default for one in takes if one.name != "self" and one.kind != one.VAR_KEYWORD}
+    return found
+
+
+def class_of(config: Mapping[str, Any]) -> tuple[str, ...]:
+    """Names of the scheduler classes that a configuration can belong to.
+
+    Args:
+        config: Configuration of any diffusers scheduler.
+
+    Returns:
+        The class that the configuration names; or else every class of diffusers that has exactly its settings.
+    """
+    if config.get("_class_name"):
+        named = config["_class_name"]
+        return (str(named if isinstance(named, str) else named[-1]),)
+    names = {name for name in config if not name.startswith("_")}
+    return tuple(name for name, settings in _settings_of_classes().items() if set(settings) == names)
+
+
+def check_origin(config: Mapping[str, Any]) -> None:
+    """Make sure that a configuration belongs to a class whose process is known. If it may, there is a warning.
+
+    Args:
+        config: Configuration of any diffusers scheduler.
+
+    Raises:
+        InputError: it belongs to another class.
+    """
+    classes = class_of(config)
+    strange = [name for name in classes if name not in READABLE]
+    if classes and len(strange) == len(classes):
+        raise InputError(_refusal(strange[0]))
+    if strange:
+        warnings.warn(
+            f"this configuration may be one of {strange[0]} ({_why(strange[0])}); it is read as one of "
+            f"{next(name for name in classes if name in READABLE)}; process= says so without this warning",
+            stacklevel=4,
+        )
+    if not classes:
+        known = {setting for name in READABLE for setting in _settings_of_classes().get(name, ())}
+        said_names = {name for name, value in config.items() if value is not None and not name.startswith("_")}
+        if others := sorted(said_names - known - {"solver", "solver_options", "strict", "levels", "card"}):
+            owner = next((name for name, own in _settings_of_classes().items() if set(others) & set(own)), None)
+            raise InputError(
+                f"longstride does not know the process of schedulers with {', '.join(others)}"
+                f"{f', such as {owner}: {_why(owner)}' if owner else ''}; pass process= if you know it"
+            )
+    if config.get("stochastic_sampling"):
+        warnings.warn(
+            "stochastic_sampling adds fresh noise after every call, and longstride's samplers do not: a network that "
+            "was distilled for it is sampled otherwise than it was trained",
+            stacklevel=4,
+        )
+
+
+def _why(name: str) -> str:
+    return _REASONS.get(name, "what its networks predict is not known here")
+
+
+def _refusal(name: str) -> str:
+    return (
+        f"longstride does not know the process of {name}: {_why(name)}. Expected a scheduler with betas (DDPM and its "
+        "kind), for flow matching or of EDM's kind; pass process= if you know the process"
+    )
+
+
+def said(config: Mapping[str, Any]) -> dict[str, Any]:
+    """A configuration in which diffusers sees what somebody has said, in memory and from a file alike.
+
+    diffusers marks the settings that nobody has said, and gives every class its own defaults for them. A file has no
+    such marks. Settings of the network are facts: they are said even if they have the default of their class.
+
+    Args:
+        config: Configuration of any diffusers scheduler.
+    """
+    classes = class_of(config)
+    defaults = _settings_of_classes().get(classes[0], {}) if classes else {}
+    unsaid = set(config.get("_use_default_values", ()))
+    if "_class_name" in config:
+        unsaid |= {name for name, default in defaults.items() if name in config and config[name] == default}
+    return {**config, "_use_default_values": sorted(unsaid - set(_FACTS))}
