@@ -124,18 +124,18 @@ def _pndm_options(config: Mapping[str, Any], nodes: Nodes) -> dict[str, Any]:
     return {"start": "improved_euler" if _asked(config, "skip_prk_steps", False) else "runge_kutta"}
 
 
-# diffusers' classes of the exponential solvers do not know clip_sample.
+# diffusers' classes of the exponential solvers, PNDM's and iPNDM's do not know clip_sample.
 _MULTISTEP = Counterpart("DPMSolverMultistepScheduler", options=_multistep_options, clips=False, one_call=True)
 _SINGLESTEP = Counterpart("DPMSolverSinglestepScheduler", options=_singlestep_options(2), clips=False)
 #: The first steps make further calls, which a run from the middle has no room for.
-_STARTED = Counterpart(defaults={"set_alpha_to_one": False}, continues_as="ipndm")
+_STARTED = Counterpart(defaults={"set_alpha_to_one": False}, clips=False, continues_as="ipndm")
 
 #: diffusers' counterpart of every solver, by the solver's name.
 COUNTERPARTS: dict[str, Counterpart] = {
     "ddim": Counterpart(one_call=True),
     "spndm": _STARTED,
     "pndm": replace(_STARTED, options=_pndm_options),
-    "ipndm": Counterpart(one_call=True),
+    "ipndm": Counterpart(clips=False, one_call=True),
     "deis": Counterpart("DEISMultistepScheduler", options=_deis_options, clips=False, one_call=True),
     "heun": Counterpart(levels_class="EulerDiscreteScheduler", clips=False),
     "dpm_solver_2": _SINGLESTEP,
