@@ -10,6 +10,7 @@ times, as diffusers' Heun does.
 
 from __future__ import annotations
 
+import threading
 import warnings
 from collections.abc import Callable, Sequence
 from functools import cached_property
@@ -35,6 +36,8 @@ __all__ = ["LongstrideScheduler"]
 
 #: Setups that are kept: a server is asked for the same few numbers of steps again and again.
 _MOST_SETUPS = 32
+#: Threads that share a copy of a scheduler go on from it together.
+_RESUMING = threading.Lock()
 #: Classes whose configurations this scheduler reads, beside the classes in diffusers' ``KarrasDiffusionSchedulers``.
 _READABLE = (
     "DDPMScheduler",
@@ -77,9 +80,18 @@ class LongstrideScheduler(ConfiguredScheduler):
     _compatibles: ClassVar[list[str]] = [*(kind.name for kind in KarrasDiffusionSchedulers), *_READABLE]
 
     def _settle(self) -> None:
-        self._stepper = Stepper(self._begin)
+        self._runs = Stepper()
         self._setups: dict[Any, Setup] = {}
         self._told: set[str] = set()
+
+    @property
+    def _stepper(self) -> Stepper:
+        """The runs. A saved place is left as it is: a panorama goes on from one place with several views."""
+        if self._runs.saved:
+            with _RESUMING:
+                if self._runs.saved:
+                    self._runs = self._runs.resumed()
+        return self._runs
 
     # What pipelines read
 
@@ -272,7 +284,7 @@ class LongstrideScheduler(ConfiguredScheduler):
             raise InputError(f"this sampler is deterministic, eta must be 0, got {eta}")
         for name in [name for name, value in others.items() if value is not None and value is not False]:
             raise InputError(f"step takes no {name}: this scheduler has nothing for it, so leave it out")
-        result = self._stepper.step(model_output, timestep, sample, self.threshold)
+        result = self._stepper.step(model_output, timestep, sample, self.threshold, self._begin)
         return SchedulerOutput(prev_sample=result) if return_dict else (result,)
 
     def add_noise(self, original_samples: Tensor, noise: Tensor, timesteps: Tensor) -> Tensor:

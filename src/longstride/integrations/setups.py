@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
@@ -42,6 +43,9 @@ class Setup:
     def __post_init__(self) -> None:
         # Before a compiler looks: they are made under a lock.
         _ = self.settings.schedule, self.plan.table.levels, self.plan.table.last_reader
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> Setup:
+        return self  # nothing in it changes
 
     @staticmethod
     def of(plan: Plan, levels: Levels, calibrated: bool, device: str | torch.device | None) -> Setup:
