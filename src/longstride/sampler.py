@@ -54,6 +54,8 @@ class History:
         self.states[k] = x.to(self.dtype)
         if x.dtype == self.dtype:
             self._borrowed[0].add(k)
+        else:
+            self._borrowed[0].discard(k)
 
     def put_output(self, k: int, prediction: Tensor, *, fresh: bool) -> None:
         """Take output ``k``; ``fresh``: nobody else holds it, so it is not borrowed."""
