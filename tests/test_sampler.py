@@ -17,6 +17,18 @@ from longstride.sampler import Run
 EVERY = pytest.mark.parametrize("name", ls.SOLVERS)
 
 
+class Clones(TorchFunctionMode):
+    """Counts copies of tensors."""
+
+    def __init__(self):
+        super().__init__()
+        self.count = 0
+
+    def __torch_function__(self, func, types, args=(), kwargs=None):
+        self.count += func is Tensor.clone
+        return func(*args, **(kwargs or {}))
+
+
 def table_of(name="dpmpp_2m", steps=8, **options):
     sigmas = np.append(np.geomspace(10.0, 0.1, steps), 0.0)
     return ls.build(name, sigmas, **options)
@@ -157,6 +169,100 @@ def test_a_known_first_output_saves_the_call(name):
     first = Mixture()(noise, float(table.sigmas[0]))
     assert torch.equal(ls.sample(counted, noise, table, first=first), ls.sample(Mixture(), noise, table))
     assert calls == table.sigmas[1:-1].tolist()
+
+
+# Tensors of others
+
+
+class WithBuffer:
+    """A denoiser that returns one and the same tensor at every call, and writes into the state that it gets."""
+
+    def __init__(self) -> None:
+        self.buffer = None
+
+    def __call__(self, x, sigma):
+        found = Mixture()(x, sigma)
+        self.buffer = found if self.buffer is None else self.buffer
+        self.buffer.copy_(found)
+        x.fill_(float("nan"))
+        return self.buffer
+
+
+@EVERY
+@pytest.mark.parametrize("dtype", [torch.float16, torch.float32, torch.float64])
+def test_a_denoiser_may_write_into_its_state_and_use_its_output_again(name, dtype):
+    table, noise = table_of(name), noise_of(16, dtype=dtype)
+    before = noise.clone()
+    expected = ls.sample(Mixture(), noise, table)
+    assert torch.equal(ls.sample(WithBuffer(), noise, table), expected)
+    assert torch.equal(Run(noise, table).finish(WithBuffer()), expected)
+    assert torch.equal(noise, before)
+
+
+@EVERY
+def test_a_callback_may_write_into_what_it_is_told(name):
+    def clamp_preview(k, sigma, x, prediction):
+        x.zero_()
+        prediction.zero_()
+
+    table, noise = table_of(name), noise_of(16)
+    assert torch.equal(ls.sample(Mixture(), noise, table, callback=clamp_preview), ls.sample(Mixture(), noise, table))
+
+
+@EVERY
+def test_forks_do_not_share_a_buffer(name):
+    """A prefix that is kept for other tables, and every run that goes on from it."""
+    table, noise, network = table_of(name), noise_of(16), WithBuffer()
+    run, forks = Run(noise, table, keep=True), []
+    while run.k < table.nfe:
+        run.see(run.ask(network))
+        forks.append(run.fork(table))
+        run.advance()
+    expected = ls.sample(Mixture(), noise, table)
+    assert torch.equal(run.x, expected)
+    for fork in forks:
+        fork.advance()
+        assert torch.equal(fork.finish(network), expected)
+
+
+@EVERY
+def test_a_fork_for_another_table_reads_what_the_first_did_not(name):
+    noise, euler, table = noise_of(16), table_of("ddim", 8), table_of(name)
+    written = noise.clone()
+    fork = Run(written, euler).fork(table)
+    written.zero_()
+    assert torch.equal(fork.finish(Mixture()), ls.sample(Mixture(), noise, table))
+
+
+@EVERY
+@pytest.mark.parametrize("dtype", [torch.float16, torch.float32])
+def test_only_what_a_later_row_reads_is_copied(name, dtype):
+    """The states and outputs of a run whose caller may write into both; half precision is widened, not copied."""
+    table, noise, clones = table_of(name), noise_of(4, dtype=dtype), Clones()
+    run = Run(noise, table)
+    with clones:
+        while run.k < table.nfe:
+            if run.k:
+                run.replace(run.x)
+            run.see(Mixture()(run.x, run.sigma))
+            run.advance()
+    states, outputs = table.last_reader
+    later_states = sum(last > k + 1 for k, last in enumerate(states[:-1]))
+    later_outputs = sum(last > k + 1 for k, last in enumerate(outputs))
+    assert clones.count == later_outputs + (later_states if dtype == torch.float32 else 0)
+    if name == "ddim":
+        assert clones.count == 0
+
+
+@EVERY
+def test_the_denoiser_gets_a_copy_only_of_what_is_read_again(name):
+    table, noise, clones = table_of(name), noise_of(4), Clones()
+    with clones:
+        ls.sample(Mixture(), noise, table)
+    states, outputs = table.last_reader
+    lent = sum(k == 0 or any(k in row.states for row in table.rows[k:]) for k in range(table.nfe))
+    later = sum(last > k + 1 for k, last in enumerate(outputs)) + (states[0] > 1)
+    assert clones.count == lent + later
 
 
 # What it checks

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import pickle
 import threading
 from concurrent.futures import ThreadPoolExecutor
@@ -436,14 +435,13 @@ def test_a_scheduler_that_was_prepared_elsewhere_runs_here() -> None:
     torch.testing.assert_close(run(ours, noise()), there, rtol=0, atol=0)
 
 
-@pytest.mark.parametrize("way", [copy.deepcopy, lambda one: pickle.loads(pickle.dumps(one))])
-def test_copies_have_runs_of_their_own(way: Any) -> None:
+def test_a_pickle_holds_no_run() -> None:
     ours = LongstrideScheduler(solver="unipc")
     ours.set_timesteps(4)
     expected = run(ours, noise())
     ours.set_timesteps(4)
     ours.step(noise(), ours.timesteps[0], noise())
-    other = way(ours)
+    other = pickle.loads(pickle.dumps(ours))
     assert other.step_index is None
     torch.testing.assert_close(run(other, noise()), expected, rtol=0, atol=0)
     assert ours.step_index == 1

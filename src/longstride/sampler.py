@@ -33,15 +33,42 @@ class History:
     States are kept and rows are summed in float32 or better, even if the network works in half precision. Weights reach
     the tensors as Python floats, so that nothing waits for the device.
 
+    A tensor that the caller gives is borrowed: the caller may write into it later, as pipelines and networks with a
+    buffer do. It is copied when it outlives the row after it, and not before.
+
     Attributes:
+        dtype: Precision of the states, float32 or better.
         states: Kept states by index.
         outputs: Kept network outputs by index.
     """
 
     def __init__(self, noise: Tensor) -> None:
         self.dtype = torch.promote_types(noise.dtype, torch.float32)
-        self.states: dict[int, Tensor] = {0: noise.to(self.dtype)}
+        self.states: dict[int, Tensor] = {}
         self.outputs: dict[int, Tensor] = {}
+        self._borrowed: tuple[set[int], set[int]] = set(), set()
+        self.put(0, noise)
+
+    def put(self, k: int, x: Tensor) -> None:
+        """Take the caller's tensor as state ``k``."""
+        self.states[k] = x.to(self.dtype)
+        if x.dtype == self.dtype:
+            self._borrowed[0].add(k)
+        else:
+            self._borrowed[0].discard(k)
+
+    def put_output(self, k: int, prediction: Tensor, *, fresh: bool) -> None:
+        """Take output ``k``; ``fresh``: nobody else holds it, so it is not borrowed."""
+        self.outputs[k] = prediction
+        if not fresh:
+            self._borrowed[1].add(k)
+
+    def own(self) -> None:
+        """Copy what is borrowed."""
+        for kept, borrowed in zip((self.states, self.outputs), self._borrowed, strict=True):
+            for index in borrowed & kept.keys():
+                kept[index] = kept[index].clone()
+            borrowed.clear()
 
     def combine(self, row: Row) -> Tensor:
         """Value of ``row``; a new tensor."""
@@ -52,6 +79,13 @@ class History:
         for weight, tensor in rest:
             total.add_(tensor, alpha=weight)
         return total
+
+    def copied(self) -> History:
+        """The same history; its tensors are shared, and nothing is borrowed."""
+        self.own()
+        other = copy(self)
+        other.states, other.outputs, other._borrowed = dict(self.states), dict(self.outputs), (set(), set())
+        return other
 
     def forget(self, last_readers: tuple[Sequence[int], Sequence[int]], k: int) -> None:
         """Free the states and outputs that no row after row ``k`` reads; see :attr:`SolverTable.last_reader`."""
@@ -97,10 +131,23 @@ class Run:
         own = Course.of(self.table)
         return (own, self.k) if self.before is None else (self.before.then(own), len(self.before.sigmas) + self.k)
 
-    def ask(self, denoiser: DenoiserLike) -> Tensor:
-        """The network's output for :attr:`x`; a network with a method ``at`` is told where in the run it is called."""
+    def lend(self) -> Tensor:
+        """:attr:`x` for a network that may write into it: a copy, if the caller or a later row reads the state."""
+        held, k = self.history.states[self.k], self.k
+        if held.dtype != self.dtype:
+            return held.to(self.dtype)
+        read = self.keep or k == 0 or any(k in row.states for row in self.table.rows[k:])
+        return held.clone() if read else held
+
+    def ask(self, denoiser: DenoiserLike, x: Tensor | None = None) -> Tensor:
+        """The network's output for :attr:`x`; a network with a method ``at`` is told where in the run it is called.
+
+        Args:
+            denoiser: The network. It may write into its argument, and may use the tensor that it returns again.
+            x: What :meth:`lend` returned; default: it is called here.
+        """
         at = getattr(denoiser, "at", None)
-        prediction: Tensor = (denoiser if at is None else at(*self.where))(self.x, self.sigma)
+        prediction: Tensor = (denoiser if at is None else at(*self.where))(self.lend() if x is None else x, self.sigma)
         return prediction
 
     def replace(self, x: Tensor) -> None:
@@ -114,10 +161,14 @@ class Run:
                 f"the state had shape {tuple(self.history.states[self.k].shape)} and now has {tuple(x.shape)}, at call "
                 f"{self.k + 1} of {self.table.nfe}"
             )
-        self.history.states[self.k] = x.to(self.history.dtype)
+        self.history.put(self.k, x)
 
-    def see(self, prediction: Tensor) -> None:
+    def see(self, prediction: Tensor, *, fresh: bool = False) -> None:
         """Take the network's output for :attr:`x`.
+
+        Args:
+            prediction: The output, in the shape of the state.
+            fresh: Whether nobody else holds the tensor, so that it need not be copied for later rows.
 
         Raises:
             InputError: the output has another shape than the state.
@@ -127,7 +178,9 @@ class Run:
                 f"the denoiser returned shape {tuple(prediction.shape)} for a state of shape "
                 f"{tuple(self.history.states[self.k].shape)} at call {self.k + 1} of {self.table.nfe}"
             )
-        self.history.outputs[self.k] = prediction
+        self.history.put_output(self.k, prediction, fresh=fresh)
+        if self.keep:
+            self.history.own()  # calls of other runs may come before the next row
 
     def advance(self, row: Row | None = None) -> None:
         """Go to the next state, by ``row`` or, by default, the table's own row."""
@@ -135,6 +188,7 @@ class Run:
         self.k += 1
         if not self.keep:
             self.history.forget(self.table.last_reader, self.k)
+        self.history.own()
 
     def finish(self, denoiser: DenoiserLike) -> Tensor:
         """Make the calls that are left, and return the last state, which may hold NaN or infinity."""
@@ -146,8 +200,7 @@ class Run:
     def fork(self, table: SolverTable) -> Run:
         """This run so far, to be continued by another table; tensors are shared."""
         other = copy(self)
-        other.table, other.history = table, copy(self.history)
-        other.history.states, other.history.outputs = dict(self.history.states), dict(self.history.outputs)
+        other.table, other.history = table, self.history.copied()
         return other
 
 
@@ -165,7 +218,8 @@ def sample(
 
     Args:
         denoiser: ``denoiser(x, sigma)`` returns the clean prediction; called ``table.nfe`` times with ``x`` in the
-            dtype of ``noise`` and ``sigma`` a Python float.
+            dtype of ``noise`` and ``sigma`` a Python float. It may write into ``x``, and may return the same tensor
+            at every call.
         noise: First state, of any shape: ``table.sigmas[0]`` times standard normal noise (plus ``alphas[0]`` times a
             picture, for a start in the middle).
         table: The sampler.
@@ -191,13 +245,14 @@ def sample(
         raise InputError(f"noise must be a floating-point tensor, got {getattr(noise, 'dtype', type(noise).__name__)}")
     run = Run(noise, table, before=before)
     for k in range(table.nfe):
-        x = run.x
-        prediction = run.ask(denoiser) if k or first is None else first
+        x, sigma = run.lend(), run.sigma
+        prediction = run.ask(denoiser, x) if k or first is None else first
         run.see(prediction)
-        if callback is not None:
-            callback(k, run.sigma, x, prediction)
+        told = None if callback is None else (x, prediction)
         del x, prediction
         run.advance()
+        if callback is not None and told is not None:  # after the row, which reads the output: a callback may write
+            callback(k, sigma, *told)
     result = run.x
     if callback is not raise_if_not_finite and not is_finite(result):
         # The result alone is checked, so that the loop waits for no device. A second run finds the call.

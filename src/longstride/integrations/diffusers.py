@@ -11,6 +11,7 @@ times, as diffusers' Heun does.
 from __future__ import annotations
 
 import operator
+import threading
 import warnings
 from collections.abc import Callable, Sequence
 from typing import Any, ClassVar
@@ -41,6 +42,8 @@ _UNTAKEN = {
     "per_token_timesteps": "a row of a table goes from one level to another, and not every token to a level of its own",
     "variance_noise": "this sampler adds no noise",
 }
+#: Threads that share a copy of a scheduler go on from it together.
+_RESUMING = threading.Lock()
 
 
 class LongstrideScheduler(ConfiguredScheduler):
@@ -75,9 +78,18 @@ class LongstrideScheduler(ConfiguredScheduler):
     _compatibles: ClassVar[list[str]] = list(READABLE)
 
     def _settle(self) -> None:
-        self._stepper = Stepper(self._begin)
+        self._runs = Stepper()
         self._setups: dict[Any, Setup] = {}
         self._told: set[str] = set()
+
+    @property
+    def _stepper(self) -> Stepper:
+        """The runs. A saved place is left as it is: a panorama goes on from one place with several views."""
+        if self._runs.saved:
+            with _RESUMING:
+                if self._runs.saved:
+                    self._runs = self._runs.resumed()
+        return self._runs
 
     # What pipelines read
 
@@ -284,7 +296,7 @@ class LongstrideScheduler(ConfiguredScheduler):
         for name in [name for name, value in others.items() if value is not None and value is not False]:
             why = _UNTAKEN.get(name, "this scheduler has nothing for it, so leave it out")
             raise InputError(f"step takes no {name}: {why}")
-        state, clean = self._stepper.step(model_output, timestep, sample, self.threshold)
+        state, clean = self._stepper.step(model_output, timestep, sample, self.threshold, self._begin)
         if return_dict:
             return DDIMSchedulerOutput(prev_sample=state, pred_original_sample=clean)
         # Pipelines of EDM's class read the clean prediction; others unpack one state.

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
@@ -45,6 +46,9 @@ class Setup:
     def __post_init__(self) -> None:
         # Before a compiler looks: they are made under a lock.
         _ = self.settings.schedule, self.plan.table.levels, self.plan.table.last_reader
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> Setup:
+        return self  # nothing in it changes
 
     @staticmethod
     def of(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable
+from copy import copy
 from typing import Any
 
 import torch
@@ -15,7 +16,7 @@ from longstride.integrations.setups import Setup
 from longstride.sampler import Run
 from longstride.table import SolverTable
 
-__all__ = ["Stepper"]
+__all__ = ["Begin", "Stepper"]
 
 
 class _Standing:
@@ -59,12 +60,26 @@ class _Standing:
         """Index of the next call, or None before the first."""
         return None if self.run is None else self.offset + self.run.k
 
+    def copied(self) -> _Standing:
+        """The same standing, to be continued by itself; tensors are shared, because rows write into none."""
+        other = copy(self)
+        other.run = None if self.run is None else self.run.fork(self.run.table)
+        return other
+
 
 class _Local(threading.local):
-    """One standing per thread."""
+    """One standing per thread.
 
-    def __init__(self) -> None:
-        self.standing = _Standing()
+    Args:
+        saved: Where threads begin, or None for the beginning of all.
+    """
+
+    def __init__(self, saved: _Local | None = None) -> None:
+        self.standing: _Standing = _Standing() if saved is None else saved.standing.copied()
+
+
+#: The begin of a run: its table, from the setup, the call that the run begins with, and the shape of its state.
+Begin = Callable[[Setup, int, torch.Size], SolverTable]
 
 
 class Stepper:
@@ -73,19 +88,38 @@ class Stepper:
     A thread that has set nothing follows the setup that was set last. So a scheduler may be prepared in one thread and
     used in others. A step that torch.compile has compiled cannot see threads, so all threads share one compiled run.
 
-    Args:
-        begin: Makes the table of a run, from the setup, the call that the run begins with, and the shape of its state.
+    A deep copy is a saved place: it holds the run of the thread that made it, and :meth:`resumed` goes on from there as
+    often as one likes. A pickle holds no run.
 
     Attributes:
         latest: Setup that was set last, or None.
         prepared: How many times a setup was set.
+        saved: Whether this is a saved place, which stays as it is.
     """
 
-    def __init__(self, begin: Callable[[Setup, int, torch.Size], SolverTable]) -> None:
-        self.begin = begin
+    def __init__(self) -> None:
         self.latest: Setup | None = None
         self.prepared = 0
+        self.saved = False
         self._threads, self._compiled = _Local(), _Standing()
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> Stepper:
+        other = copy(self)
+        other.saved = True
+        other._threads.standing, other._compiled = self._threads.standing.copied(), self._compiled.copied()
+        return other
+
+    def resumed(self) -> Stepper:
+        """A stepper that goes on from this saved place."""
+        other = copy(self)
+        other.saved = False
+        mine = self._threads.standing
+        if mine.setup is None and mine.run is None:  # perhaps another thread has saved a run here
+            other._threads = _Local(self._threads)
+        else:
+            other._threads.standing = mine.copied()
+        other._compiled = self._compiled.copied()
+        return other
 
     def __getstate__(self) -> dict[str, Any]:
         return {key: value for key, value in self.__dict__.items() if key not in ("_threads", "_compiled")}
@@ -167,7 +201,12 @@ class Stepper:
         return next((call for call in found if call in plan.table.grid), found[0])
 
     def step(
-        self, output: Tensor, timestep: Any, sample: Tensor, threshold: Callable[[Tensor], Tensor] | None
+        self,
+        output: Tensor,
+        timestep: Any,
+        sample: Tensor,
+        threshold: Callable[[Tensor], Tensor] | None,
+        begin: Begin,
     ) -> tuple[Tensor, Tensor]:
         """Run one row of the table.
 
@@ -175,7 +214,8 @@ class Stepper:
             output: What the network returned, shape ``(B, *)``. A learned variance may double its channels.
             timestep: Network time of the first step of a run; later steps are counted.
             sample: State that the network saw, shape ``(B, *)``. It may have been changed since the last step.
-            threshold: Applied to the clean prediction, or None.
+            threshold: Applied to the clean prediction, or None; it makes a new tensor.
+            begin: Makes the table of a run.
 
         Returns:
             The next state in the dtype of ``sample`` and the clean prediction, each of shape ``(B, *)``.
@@ -189,7 +229,7 @@ class Stepper:
         run = here.run
         if run is None:
             call = self.first(timestep)
-            run = here.run = Run(sample, self.begin(setup, call, sample.shape))
+            run = here.run = Run(sample, begin(setup, call, sample.shape))
             here.offset = call
         elif run.k == run.table.nfe:
             raise InputError(f"all {setup.plan.calls} calls of this run are made: call set_timesteps for another")
@@ -202,8 +242,10 @@ class Stepper:
                 f"the network returned shape {tuple(output.shape)} for a state of {tuple(sample.shape)}: expected the "
                 "shape of the state"
             )
-        clean = combined(sample, output, setup.plan.clean[here.offset + run.k])
+        weights = setup.plan.clean[here.offset + run.k]
+        clean = combined(sample, output, weights)
+        fresh = weights != (0, 1) or clean.dtype != output.dtype or threshold is not None
         clean = clean if threshold is None else threshold(clean)
-        run.see(clean)
+        run.see(clean, fresh=fresh)
         run.advance()
         return here.give(run.x), clean

@@ -129,11 +129,11 @@ def solve_dense(
 
     def keep(k: int, sigma: float, x: Tensor, prediction: Tensor) -> None:
         states.append(x)
-        outputs.append(prediction)
+        outputs.append(prediction.clone())  # the network may use its tensor again
 
     states.append(sample(denoiser, noise, fine, callback=keep))
     last = float(fine.sigmas[-1])
     if last > 0:
         network = as_network(denoiser)
-        outputs.append(network.at(Course.of(fine).on(), fine.nfe)(states[-1], last))
+        outputs.append(network.at(Course.of(fine).on(), fine.nfe)(states[-1].clone(), last))
     return DenseSolution(fine.alphas, fine.sigmas, tuple(states), tuple(outputs), len(outputs))
