@@ -31,6 +31,7 @@ class CallArguments:
         seeds: One seed per sample.
         scheduler: Settings of the scheduler, in place of the pipeline's; None for none.
         single: Whether one sample is called by its own entries, not by lists of one entry.
+        latent: Whether the pipeline is asked for latents, which saves it from decoding a run that it leaves early.
     """
 
     steps: int
@@ -39,6 +40,7 @@ class CallArguments:
     seeds: Sequence[int]
     scheduler: Mapping[str, Any] | None = None
     single: bool = False
+    latent: bool = True
 
     @property
     def identity(self) -> str:
@@ -64,8 +66,11 @@ class CallArguments:
             "generator": generators[0] if self.single else generators,
             "num_inference_steps": self.steps if steps is None else steps,
         }
-        if "batch_size" in parameters_of(pipeline):
-            asked["batch_size"] = len(numbers)
+        takes = parameters_of(pipeline)
+        if self.latent and "output_type" in takes:
+            asked["output_type"] = "latent"
+        if "batch_size" in takes:
+            asked |= {"batch_size": len(numbers), "output_type": "np"}
         return {**asked, **own, **self.options}
 
 

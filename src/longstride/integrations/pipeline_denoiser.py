@@ -13,6 +13,7 @@ the time alone, and a little faster. :mod:`longstride.integrations.inquiry` find
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -20,7 +21,7 @@ import torch
 from torch import Tensor
 
 from longstride.arrays import Array
-from longstride.errors import InputError
+from longstride.errors import InputError, LongstrideError
 from longstride.integrations.answered import Answers
 from longstride.integrations.call_arguments import CallArguments
 from longstride.integrations.inquiry import Keeps, depends_on_its_step
@@ -180,12 +181,27 @@ class PipelineDenoiser:
                 are.
         """
         if self._probe is None:
-            call = self._begin(self._batch(0), Asked(None, 0), None, standing=False)
+            call = self._first_call()
             self._keep_first(self._batch(0), call)
             self._probe, self._base = call.probe, call.probe.setup
             self.computed += self.batch_size
             call.end()
         return self._probe
+
+    def _first_call(self) -> Call:
+        """A call for the first batch, which also tells whether the pipeline can be asked for latents."""
+        asked = Asked(None, 0)
+        try:
+            return self._begin(self._batch(0), asked, None, standing=False)
+        except (LongstrideError, torch.OutOfMemoryError):
+            raise
+        except Exception:
+            self.arguments = replace(self.arguments, latent=False)
+            try:
+                return self._begin(self._batch(0), asked, None, standing=False)
+            except Exception:
+                self.arguments = replace(self.arguments, latent=True)
+            raise
 
     @property
     def setup(self) -> Setup:
