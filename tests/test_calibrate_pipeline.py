@@ -14,7 +14,7 @@ from typer.testing import CliRunner
 import longstride as ls
 from longstride.cli import app
 from longstride.integrations.diffusers import LongstrideScheduler
-from longstride.integrations.pipeline_denoiser import CallArguments, PipelineDenoiser
+from longstride.integrations.pipeline_denoiser import PipelineDenoiser
 from longstride.integrations.pipelines import calibrate_pipeline
 
 pytestmark = [
@@ -42,8 +42,7 @@ def network_of(pipeline: Any, name: str, batch_size: int = 4, **limits: int) -> 
     guidance, options = CASES[name]
     own = {"guidance_scale": guidance} if guidance else {"batch_size": batch_size, "output_type": "np"}
     per_sample = {"prompt": ["a cat", "two dogs", "a"]} if "guidance_rescale" in options or name == "xl" else {}
-    arguments = CallArguments(4, {**options, **own}, per_sample, range(50))
-    return PipelineDenoiser(pipeline, arguments, batch_size, **limits)
+    return PipelineDenoiser(pipeline, 4, {**options, **own}, per_sample, range(50), batch_size, **limits)
 
 
 @pytest.mark.parametrize("name", CASES)
@@ -207,10 +206,18 @@ def test_what_is_not_the_pipeline_itself_is_refused(tmp_path) -> None:
         calibrate_pipeline(pipeline, 3, options={**SIZE, "callback_on_step_end": halve}, **few)
     with pytest.raises(ls.InputError, match="left its loop by itself"):
         calibrate_pipeline(pipeline, 3, options={**SIZE, "callback_on_step_end": interrupt}, **few)
-    with pytest.raises(ls.InputError, match="options must not hold denoising_end"):
-        calibrate_pipeline(pipeline, 3, options={"denoising_end": 0.6}, **few)
-    with pytest.raises(ls.InputError, match="starts from a picture"):
-        calibrate_pipeline(make_pipeline("img2img", tmp_path / "i"), 3, **few)
+    with pytest.raises(ls.InputError, match="options must not hold latents"):
+        calibrate_pipeline(pipeline, 3, options={"latents": torch.zeros(8, 4, 8, 8)}, **few)
+    with pytest.raises(ls.InputError, match="left its loop by itself"):
+        calibrate_pipeline(make_pipeline("xl", tmp_path / "x"), 3, options={**SIZE, "denoising_end": 0.6}, **few)
+    picture = torch.rand(8, 3, 16, 16, generator=torch.Generator().manual_seed(9))
+    with pytest.raises(ls.InputError, match="leaves out some of its times"):
+        calibrate_pipeline(make_pipeline("img2img", tmp_path / "i"), 3, options={"image": picture}, **few)
+    mask = torch.zeros(8, 1, 16, 16)
+    mask[..., :8] = 1
+    masked = {**SIZE, "image": picture, "mask_image": mask, "strength": 1.0}
+    with pytest.raises(ls.InputError, match="something changes the states between the steps"):
+        calibrate_pipeline(make_pipeline("inpaint", tmp_path / "m"), 3, options=masked, **few)
 
 
 def test_another_prompt_is_another_journal(tmp_path) -> None:
@@ -231,22 +238,13 @@ def test_parts_of_batches_are_calls_of_their_own(tmp_path) -> None:
     assert result.end.samples == 16
 
 
-def test_one_number_for_several_states_is_a_sample_for_each() -> None:
+@pytest.mark.parametrize("positional", [False, True])
+def test_one_number_for_several_states_is_a_sample_for_each(tmp_path, positional: bool) -> None:
     """Runs of one sample make their call together: each state has a prediction of its own."""
-    network = PipelineDenoiser(None, None, 3)  # type: ignore[arg-type]
-    seen: list[tuple[int, ...]] = []
-
-    class Live:
-        state = torch.zeros(1, dtype=torch.float64)
-
-        def __call__(self, x: torch.Tensor, time: torch.Tensor) -> torch.Tensor:
-            return 2 * x
-
-    def call(numbers: tuple[int, ...]) -> Live:
-        seen.append(numbers)
-        return Live()
-
-    network.call = call  # type: ignore[assignment, method-assign]
-    x = torch.arange(4.0, dtype=torch.float64)[:, None]
-    torch.testing.assert_close(network(x, torch.zeros(4), torch.tensor([8])), 2 * x, rtol=0, atol=0)
-    assert seen == [(8, 8, 8), (8,)]
+    network = network_of(make_pipeline("stable_diffusion", tmp_path), "stable_diffusion", batch_size=3)
+    network.force(positional=positional)
+    x = torch.randn(4, 4, 8, 8, generator=torch.Generator().manual_seed(0))
+    found = network(x, torch.full((4,), 300.0), torch.tensor([8]))
+    expected = torch.cat([network(one[None], torch.full((1,), 300.0), torch.tensor([8])) for one in x])
+    network.close()
+    torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-5)

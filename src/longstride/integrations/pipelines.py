@@ -6,8 +6,9 @@ The pipeline becomes a function of a state and a level without being changed, se
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +18,8 @@ from longstride.calibration.calibrate import Calibration, Progress, calibrate
 from longstride.calibration.endpoint.settings import HELD_OUT, fitted_samples
 from longstride.card import ModelInfo
 from longstride.errors import InputError, LongstrideError
-from longstride.integrations.pipeline_denoiser import CallArguments, PipelineDenoiser, parameters_of
+from longstride.integrations.call_arguments import parameters_of
+from longstride.integrations.pipeline_denoiser import PipelineDenoiser
 from longstride.zoo.model import weights_digest
 from longstride.zoo.text import as_prompts
 
@@ -27,20 +29,8 @@ __all__ = ["calibrate_pipeline"]
 _BATCH_SIZE = 8
 #: Seeds of two calibrations do not meet.
 _SEEDS_APART = 1_000_003
-#: Options of a call that calibration sets itself, or under which a pipeline does not make whole runs.
-_REFUSED = (
-    "generator",
-    "num_inference_steps",
-    "output_type",
-    "latents",
-    "timesteps",
-    "sigmas",
-    "denoising_start",
-    "denoising_end",
-    "strength",
-    "image",
-    "mask_image",
-)
+#: Options of a call that calibration sets itself.
+_REFUSED = ("generator", "num_inference_steps", "output_type", "latents")
 
 
 def calibrate_pipeline(
@@ -96,10 +86,10 @@ def calibrate_pipeline(
     if guidance_scale is not None:
         asked["guidance_scale"] = guidance_scale
     seeds = range(seed * _SEEDS_APART, seed * _SEEDS_APART + total)
-    arguments = CallArguments(nfe, asked, per_sample, seeds, scheduler)
-    network = _started(pipeline, arguments, samples, held_out, batch_size)
+    made = partial(PipelineDenoiser, pipeline, nfe, asked, per_sample, seeds, scheduler=scheduler)
+    network = _started(made, samples, held_out, batch_size)
     try:
-        probe = network.first.probe
+        probe = network.probe
         own, levels = probe.setup.settings, probe.setup.levels
         table = own.base_table(levels)
         index, threshold = torch.arange(total), own.threshold(calibrated=True)
@@ -113,9 +103,9 @@ def calibrate_pipeline(
             method=method,
             held_out=held_out,
             batch_size=network.batch_size,
-            model=_info(pipeline, guidance_scale, tuple(noise.shape[1:])),
+            model=_info(pipeline, guidance_scale, network.state_shape),
             seed=seed,
-            journal=None if journal is None else Path(journal) / arguments.identity,
+            journal=None if journal is None else Path(journal) / network.arguments.identity,
             progress=progress,
             **settings,
         )
@@ -132,12 +122,7 @@ def _checked_options(pipeline: Any, options: Mapping[str, Any] | None) -> dict[s
     """
     asked = dict(options or {})
     if refused := [name for name in _REFUSED if name in asked]:
-        raise InputError(f"options must not hold {', '.join(refused)}: calibration sets them, or needs whole runs")
-    if parameters_of(pipeline) & {"strength", "mask_image", "control_image"} or hasattr(pipeline, "controlnet"):
-        raise InputError(
-            f"{type(pipeline).__name__} starts from a picture or is controlled by one: calibrate the text-to-image "
-            "pipeline of the same network"
-        )
+        raise InputError(f"options must not hold {', '.join(refused)}: calibration sets them")
     return asked
 
 
@@ -163,9 +148,9 @@ def _per_sample(
 
 
 def _started(
-    pipeline: Any, arguments: CallArguments, samples: int, held_out: int, batch_size: int | None
+    made: Callable[..., PipelineDenoiser], samples: int, held_out: int, batch_size: int | None
 ) -> PipelineDenoiser:
-    """The pipeline as a network whose first batch is live. If nobody says its size, it is halved until it fits.
+    """The pipeline as a network that knows the way it is asked. If nobody says its batch size, it is halved until it fits.
 
     Raises:
         InputError: the batch size does not divide the samples, or the pipeline cannot be driven from outside.
@@ -177,14 +162,37 @@ def _started(
             raise InputError(
                 f"samples and held_out must be multiples of the batch size {size}, got {samples} and {held_out}"
             )
-        network = PipelineDenoiser(pipeline, arguments, size)
+        network = made(batch_size=size)
         try:
-            _ = network.first
+            network.decide()
             return network
         except torch.OutOfMemoryError:
+            network.close()
             if batch_size is not None or size == 1:
                 raise
             size //= 2
+        except BaseException as error:
+            network.close()
+            alone = _alone(made) if isinstance(error, Exception) and not network.begun else None
+            if alone is None:
+                raise
+            return alone
+
+
+def _alone(made: Callable[..., PipelineDenoiser]) -> PipelineDenoiser | None:
+    """The pipeline called with one prompt and no lists, or None if it does not come to its loop in this way, either."""
+    network = made(batch_size=1, single=True)
+    try:
+        _ = network.probe
+    except Exception:
+        network.close()
+        return None
+    try:
+        network.decide()
+    except BaseException:
+        network.close()
+        raise
+    return network
 
 
 def _info(pipeline: Any, guidance: float | None, shape: tuple[int, ...]) -> ModelInfo:

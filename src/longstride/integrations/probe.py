@@ -1,32 +1,149 @@
-"""A pipeline's call that is held inside its loop.
-
-The call hands out the network's predictions, and takes in the states that it is to predict for.
-"""
+"""A scheduler that hands a pipeline's predictions out, and takes in the states that they are to be made for."""
 
 from __future__ import annotations
 
 import queue
-import threading
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import ExitStack
-from copy import copy
-from functools import cached_property
-from typing import Any
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol
 
+import numpy as np
 import torch
 from torch import Tensor
 
+from longstride.arrays import Array
 from longstride.errors import InputError
 from longstride.integrations.diffusers import LongstrideScheduler
+from longstride.integrations.setups import Setup
 
-__all__ = ["Call", "Probe"]
+__all__ = ["Answered", "Asked", "Channel", "Leave", "Probe", "Told"]
 
-#: Seconds that a call may take to leave its loop.
-_PATIENCE = 60.0
+_COPIED = (
+    "this pipeline copies its scheduler and steps the copy: calibration sees one run of one state alone, so this "
+    "pipeline cannot be calibrated"
+)
+_MIDDLE = (
+    "this pipeline leaves out some of its times: only whole runs can be calibrated, so leave out options that make it "
+    "begin late or end early, and set strength to 1 if the pipeline has it"
+)
 
 
-class _Over(Exception):
-    """The call of a pipeline has ended by itself."""
+class Leave(BaseException):
+    """The call of a pipeline is to end; no error, so that no pipeline catches it as such."""
+
+
+@dataclass(frozen=True, eq=False)
+class Told:
+    """What the network of a pipeline is told in a run of K calls.
+
+    Attributes:
+        times: Network times, shape ``(K,)``.
+        ratios: ``sigma / alpha`` of every state, sigma itself for flows, shape ``(K + 1,)``.
+    """
+
+    times: Array
+    ratios: Array
+
+    @property
+    def calls(self) -> int:
+        """Network calls K."""
+        return len(self.times)
+
+    def same(self, other: Told | None) -> bool:
+        """Whether the other run is told the same."""
+        return self is other or (
+            other is not None and np.array_equal(self.times, other.times) and np.array_equal(self.ratios, other.ratios)
+        )
+
+
+@dataclass(frozen=True, eq=False)
+class Asked:
+    """A question to a call.
+
+    Attributes:
+        x: State as the pipeline has it, shape ``(B, *)``; None for the pipeline's own first state.
+        k: Number of the step.
+        time: Network time; None if the step has its own.
+        answered: Whether the networks are answered at this step, too: the state alone is of interest.
+    """
+
+    x: Tensor | None
+    k: int
+    time: Tensor | None = None
+    answered: bool = False
+
+
+class Answered(Protocol):
+    """What acts on the components of a pipeline while its call goes on; see :mod:`.answered`."""
+
+    looping: bool
+    answering: bool
+
+    def resume(self) -> None: ...
+    def pause(self) -> None: ...
+    def take(self) -> tuple[Any, ...]: ...
+
+
+class Channel:
+    """Between the thread of a pipeline's call and the thread that asks.
+
+    Args:
+        asked: The first question.
+        answers: What acts on the components meanwhile.
+
+    Attributes:
+        out: From the pipeline: a prediction and a state, each of shape ``(B, *)``, or the error that ended the call.
+        back: To the pipeline: the next question, or None to end the call.
+        position: Number of the step that the pipeline comes to next.
+        patterns: What was called in every step so far.
+    """
+
+    def __init__(self, asked: Asked, answers: Answered) -> None:
+        self.out: queue.Queue[Any] = queue.Queue()
+        self.back: queue.Queue[Asked | None] = queue.Queue()
+        self.asked, self.answers = asked, answers
+        self.position = 0
+        self.patterns: list[tuple[Any, ...]] = []
+
+    def __copy__(self) -> Channel:
+        raise InputError(_COPIED)
+
+    def __deepcopy__(self, memo: Any) -> Channel:
+        raise InputError(_COPIED)
+
+    def begin(self) -> None:
+        """Let the components be watched; called in the thread of the call."""
+        self._go_on()
+
+    def _go_on(self) -> None:
+        self.answers.looping = self.position > 0
+        self.answers.answering = self.position < self.asked.k or self.asked.answered
+        self.answers.resume()
+
+    def step(self, output: Tensor, sample: Tensor) -> Asked | None:
+        """Hand a prediction out if it was asked for.
+
+        Args:
+            output: What the pipeline has made of the network's outputs, shape ``(B, *)``.
+            sample: The state, shape ``(B, *)``.
+
+        Returns:
+            The question of the next step, or None if that step is not asked for.
+
+        Raises:
+            Leave: the call is to end.
+        """
+        self.answers.pause()
+        self.patterns.append(self.answers.take())
+        if self.position == self.asked.k:
+            self.out.put((output, sample))
+            asked = self.back.get()
+            if asked is None:
+                raise Leave
+            self.asked = asked
+        self.position += 1
+        self._go_on()
+        return self.asked if self.position == self.asked.k else None
 
 
 class _Times:
@@ -48,10 +165,7 @@ class _Times:
         if not isinstance(index, slice):
             return self.first
         if (index.start or 0) != 0 or (index.stop is not None and index.stop < self.length):
-            raise InputError(
-                "this pipeline leaves out some of its times: only whole runs can be calibrated, so leave out options "
-                "that make it begin late or end early"
-            )
+            raise InputError(_MIDDLE)
         return self
 
     def __iter__(self) -> Iterator[Tensor]:
@@ -64,29 +178,90 @@ class Probe(LongstrideScheduler):
     """A scheduler that hands predictions out and takes states in, from the thread of a pipeline's call.
 
     Attributes:
-        closed: Whether the call is to end.
+        channel: The other end; a copy or a scheduler of the same settings has none.
+        told: What the run tells the network; None: what the scheduler's own levels tell.
+        standing: Whether the loop has no end, and every step is told the time of its question.
     """
 
-    # The queues are not made in __init__, because diffusers reads the names of the settings from its signature.
-    @cached_property
-    def out(self) -> queue.Queue[Any]:
-        """From the pipeline: a prediction and a state, each of shape ``(B, *)``, or the error that ended the call."""
-        return queue.Queue()
-
-    @cached_property
-    def back(self) -> queue.Queue[tuple[Tensor, Tensor] | None]:
-        """To the pipeline: a state of shape ``(B, *)`` and a time, or None to end the call."""
-        return queue.Queue()
-
-    #: Time that the loop is told when it comes round next.
+    # Not set in __init__, because diffusers reads the names of the settings from its signature.
+    channel: Channel | None = None
+    told: Told | None = None
+    standing = False
+    _base: Setup | None = None
+    _device: Any = None
+    #: Time that an endless loop is told when it comes round next.
     _time: Tensor | None = None
-    closed = False
+
+    def connect(self, channel: Channel, told: Told | None, base: Setup | None, *, standing: bool) -> None:
+        """Set the attributes.
+
+        Args:
+            channel: As above.
+            told: As above.
+            base: What ``set_timesteps`` decides, whatever it is asked for; None: what it is asked for.
+            standing: As above.
+        """
+        self.channel, self.told, self._base, self.standing = channel, told, base, standing
+
+    def __copy__(self) -> Probe:
+        raise InputError(_COPIED)
+
+    def __deepcopy__(self, memo: Any) -> Probe:
+        raise InputError(_COPIED)
+
+    def set_timesteps(
+        self,
+        num_inference_steps: int | None = None,
+        device: str | torch.device | None = None,
+        timesteps: Sequence[float] | None = None,
+        sigmas: Sequence[float] | None = None,
+        mu: float | None = None,
+    ) -> None:
+        """As in :class:`LongstrideScheduler`; a run that is told its levels keeps them."""
+        self._device = device
+        if self._base is None:
+            super().set_timesteps(num_inference_steps, device, timesteps, sigmas, mu)
+        else:
+            self._stepper.prepare(self._base)
+
+    def set_begin_index(self, begin_index: int = 0) -> None:
+        """Nothing.
+
+        Raises:
+            InputError: the run begins in the middle.
+        """
+        if begin_index:
+            raise InputError(_MIDDLE)
+
+    @property
+    def order(self) -> int:
+        """Network calls per step, as a pipeline sees them: 1."""
+        return 1
+
+    @property
+    def step_index(self) -> int | None:
+        """Number of the next step."""
+        return None if self.channel is None else self.channel.position
+
+    @property
+    def num_inference_steps(self) -> int | None:
+        """Steps of the run, or None."""
+        return super().num_inference_steps if self.told is None else self.told.calls
 
     @property
     def timesteps(self) -> Any:
-        """The first time that was set, and then every time that is asked for."""
-        told = super().timesteps
-        return _Times(self._following, told[0], len(told))
+        """The times of the run; in an endless loop the first, and then every time that is asked for."""
+        if self.told is not None and self._stepper.known is not None:
+            return torch.tensor(self.told.times, dtype=torch.float32, device=self._device)
+        own = super().timesteps
+        if self.standing and self._stepper.known is not None:
+            return _Times(self._following, own[0], len(own))
+        return own
+
+    @property
+    def sigmas(self) -> Tensor:
+        """``sigma / alpha`` of every state of the run, sigma itself for flows, shape ``(K + 1,)``."""
+        return super().sigmas if self.told is None else torch.from_numpy(self.told.ratios.copy())
 
     def _following(self) -> Tensor | None:
         # Once only: a loop that comes round without a step must end, as that of an interrupted pipeline.
@@ -94,36 +269,59 @@ class Probe(LongstrideScheduler):
         return time
 
     def scale_model_input(self, sample: Tensor, timestep: Any = None) -> Tensor:
-        """The state itself.
+        """As in :class:`LongstrideScheduler`, at the time that is told.
 
-        Raises:
-            InputError: the network has EDM's preconditioning.
+        Args:
+            sample: The state, shape ``(B, *)``.
+            timestep: Network time.
+
+        Returns:
+            The network's input, shape ``(B, *)``.
         """
-        if self.process == "edm":
-            raise InputError("pipelines with EDM's preconditioning cannot be calibrated yet: use longstride.calibrate")
-        return sample
+        process = self.setup.settings.noise_process
+        if process.input_scale(1.0) == 1:
+            return sample
+        told = self.timesteps[0] if timestep is None else timestep
+        return sample * process.input_scale(float(process.noise_levels([float(told)])[1][0]))
 
     def step(self, model_output: Tensor, timestep: Any, sample: Tensor, *args: Any, **kwargs: Any) -> Any:
-        """Hand a prediction out, and wait for the next state and its time.
+        """Hand a prediction out, and wait for the next state.
 
         Args:
             model_output: The network's prediction, shape ``(B, *)``.
-            timestep: Unused.
+            timestep: Network time; a first time that is not the run's first belongs to a run that begins late.
             sample: The state, shape ``(B, *)``.
             *args: Unused.
             **kwargs: Unused, but for ``return_dict``.
 
         Returns:
             The next state, shape ``(B, *)``, in what pipelines read from ``step``.
+
+        Raises:
+            InputError: the run begins late, or this scheduler is a copy.
         """
-        asked = None
-        if not self.closed:
-            self.out.put((model_output, sample))
-            asked = self.back.get()
-        # A copy, because the pipeline must not write into the caller's tensor or a tensor of inference mode.
-        following = sample if asked is None else asked[0].to(sample).clone()
-        self._time = None if asked is None else asked[1]
+        if self.channel is None:
+            raise InputError(_COPIED)
+        if not self.channel.position and not self.standing:
+            self._check_first(timestep)
+        asked = self.channel.step(model_output, sample)
+        if asked is None or asked.x is None:
+            following = torch.full_like(sample, float("nan"))
+        else:  # a copy, because the pipeline must not write into the caller's tensor or a tensor of inference mode
+            following = asked.x.to(sample).clone()
+            self._time = asked.time
         return (following,) if kwargs.get("return_dict") is False else _Output(following)
+
+    def _check_first(self, timestep: Any) -> None:
+        times = np.asarray(self.timesteps.double().cpu()) if len(self.timesteps) else np.zeros(0)
+        if isinstance(timestep, Tensor) and timestep.numel() != 1:
+            return
+        try:
+            time = float(timestep)
+        except (TypeError, ValueError):
+            return
+        if time in times[1:] and time != times[0]:
+            raise InputError(_MIDDLE)
 
 
 class _Output:
@@ -134,87 +332,3 @@ class _Output:
 
     def __getitem__(self, index: int) -> Tensor:
         return (self.prev_sample,)[index]
-
-
-class Call:
-    """One call of a pipeline, in a thread of its own, that is held inside its loop.
-
-    Calling it with states ``(size, *)`` and a time returns the pipeline's predictions, shape ``(size, *)``.
-
-    Args:
-        pipeline: The pipeline; a shallow copy of it is called.
-        probe: Its scheduler for this call.
-        options: Arguments of the call.
-        size: Number of samples.
-
-    Attributes:
-        probe: As above.
-        thread: Thread of the call.
-        copies: How many times the pipeline carries every state.
-        state: First states of the samples, shape ``(size, *)``.
-
-    Raises:
-        InputError: the pipeline did not enter its loop. Errors of the pipeline itself are raised as they are.
-    """
-
-    def __init__(self, pipeline: Any, probe: Probe, options: Mapping[str, Any], size: int) -> None:
-        self.probe = probe
-        mine = copy(pipeline)
-        mine.scheduler = probe
-        mine.set_progress_bar_config(disable=True)
-
-        casts = [(kind, torch.get_autocast_dtype(kind)) for kind in ("cpu", "cuda") if torch.is_autocast_enabled(kind)]
-
-        def run() -> None:
-            try:
-                with ExitStack() as stack:  # a thread begins without the caller's autocast
-                    for kind, dtype in casts:
-                        stack.enter_context(torch.autocast(kind, dtype))
-                    mine(**options)
-                probe.out.put(_Over())
-            except BaseException as error:
-                probe.out.put(error)
-
-        self.thread = threading.Thread(target=run, daemon=True)
-        self.thread.start()
-        try:
-            _, state = self._wait()
-        except BaseException:
-            self.end()
-            raise
-        #: DiT's pipeline carries every state twice, once for each side of guidance.
-        self.copies = max(1, len(state) // size)
-        self.state = state[:size]
-
-    def _wait(self) -> tuple[Tensor, Tensor]:
-        """The next prediction and its state, each of shape ``(B, *)``.
-
-        Raises:
-            InputError: the pipeline ended its call. Errors of the pipeline itself are raised as they are.
-        """
-        found = self.probe.out.get()
-        if isinstance(found, _Over):
-            raise InputError(
-                "the pipeline left its loop by itself: a pipeline cannot be calibrated if it is interrupted, or if it "
-                "does not call its scheduler in a loop over its times"
-            )
-        if isinstance(found, BaseException):
-            raise found
-        output, state = found
-        return output, state
-
-    def __call__(self, x: Tensor, time: Tensor) -> Tensor:
-        self.probe.back.put((torch.cat([x] * self.copies), time))
-        output, seen = self._wait()
-        if not torch.equal(seen[: len(x)].to(x), x):
-            raise InputError(
-                "something changes the states between the steps of this pipeline, a callback or a mask: take it "
-                "away for the calibration"
-            )
-        return output[: len(x)]
-
-    def end(self) -> None:
-        """Let the pipeline leave its loop, and wait for its thread."""
-        self.probe.closed = True
-        self.probe.back.put(None)
-        self.thread.join(_PATIENCE)

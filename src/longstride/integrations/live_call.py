@@ -1,0 +1,132 @@
+"""One call of a pipeline, in a thread of its own, that is held inside its loop."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Mapping
+from contextlib import ExitStack
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from longstride.errors import InputError
+from longstride.integrations.probe import Asked, Leave, Probe, Told
+
+__all__ = ["Call"]
+
+#: Seconds that a call may take to leave its loop.
+_PATIENCE = 60.0
+
+
+class _Over(Exception):
+    """The call of a pipeline has ended by itself."""
+
+
+class Call:
+    """One call of a pipeline that is held inside its loop.
+
+    Args:
+        pipeline: A copy of the pipeline, whose scheduler is the probe.
+        probe: The probe, connected.
+        options: Arguments of the call.
+
+    Attributes:
+        probe: As above.
+        thread: Thread of the call.
+        told: What the run tells the network.
+        prediction: The last prediction, as the pipeline has made it, shape ``(B, *)``.
+        state: The state that it is for, shape ``(B, *)``.
+
+    Raises:
+        InputError: the pipeline did not come to the step that it was asked for. Errors of the pipeline itself are
+            raised as they are.
+    """
+
+    def __init__(self, pipeline: Any, probe: Probe, options: Mapping[str, Any]) -> None:
+        assert probe.channel is not None
+        self.probe, self.channel = probe, probe.channel
+        casts = [(kind, torch.get_autocast_dtype(kind)) for kind in ("cpu", "cuda") if torch.is_autocast_enabled(kind)]
+
+        def run() -> None:
+            try:
+                with ExitStack() as stack:  # a thread begins without the caller's autocast
+                    for kind, dtype in casts:
+                        stack.enter_context(torch.autocast(kind, dtype))
+                    self.channel.begin()
+                    pipeline(**options)
+                self._end_with(_Over())
+            except Leave:
+                pass
+            except BaseException as error:
+                self._end_with(error)
+
+        self.thread = threading.Thread(target=run, daemon=True)
+        self.thread.start()
+        asked = self.channel.asked
+        try:
+            self.prediction, self.state = self._wait()
+            self._check(asked)
+        except BaseException:
+            self.end()
+            raise
+
+    def _end_with(self, found: BaseException) -> None:
+        self.channel.answers.pause()
+        self.channel.out.put(found)
+
+    @property
+    def told(self) -> Told | None:
+        """What the run tells the network; None: what the scheduler's own levels tell."""
+        return self.probe.told
+
+    @property
+    def position(self) -> int:
+        """Number of the step that can be asked for next."""
+        return self.channel.position + 1
+
+    def ask(self, asked: Asked) -> tuple[Tensor, Tensor]:
+        """The prediction for a question, and its state.
+
+        Args:
+            asked: The question; its step is :attr:`position` or a later step.
+
+        Raises:
+            InputError: the pipeline ended its call, or changes its states. Errors of the pipeline itself are raised as
+                they are.
+        """
+        self.channel.back.put(asked)
+        self.prediction, self.state = self._wait()
+        self._check(asked)
+        return self.prediction, self.state
+
+    def _check(self, asked: Asked) -> None:
+        if asked.x is not None and not (
+            self.state.shape == asked.x.shape and torch.equal(self.state, asked.x.to(self.state))
+        ):
+            raise InputError(
+                "something changes the states between the steps of this pipeline, a callback or a mask: take it "
+                "away for the calibration"
+            )
+
+    def _wait(self) -> tuple[Tensor, Tensor]:
+        """The next prediction and its state, each of shape ``(B, *)``.
+
+        Raises:
+            InputError: the pipeline ended its call. Errors of the pipeline itself are raised as they are.
+        """
+        found = self.channel.out.get()
+        if isinstance(found, _Over):
+            raise InputError(
+                "the pipeline left its loop by itself: a pipeline cannot be calibrated if it is interrupted, if it "
+                "ends its runs early, or if it does not call its scheduler in a loop over its times"
+            )
+        if isinstance(found, BaseException):
+            raise found
+        output, state = found
+        return output, state
+
+    def end(self) -> None:
+        """Let the pipeline leave its loop, and wait for its thread."""
+        self.channel.back.put(None)
+        self.thread.join(_PATIENCE)
