@@ -15,15 +15,15 @@ import torch
 
 from longstride.calibration.calibrate import Calibration, Progress, calibrate
 from longstride.calibration.endpoint.settings import HELD_OUT, fitted_samples
-from longstride.card import ModelInfo
 from longstride.denoiser import DIFFUSERS_PREDICTIONS, Denoiser, DynamicThreshold, as_denoiser
-from longstride.errors import InputError, LongstrideError
+from longstride.errors import InputError
+from longstride.integrations.guidance_seen import GuidanceWatch
+from longstride.integrations.made_for import denoisers_of, made_for
 from longstride.integrations.pipeline_denoiser import CallArguments, PipelineDenoiser, parameters_of
 from longstride.integrations.probe import Probe
 from longstride.integrations.setups import Setup
 from longstride.solvers import build
 from longstride.table import SolverTable
-from longstride.zoo.model import weights_digest
 from longstride.zoo.text import as_prompts
 
 __all__ = ["calibrate_pipeline"]
@@ -102,13 +102,23 @@ def calibrate_pipeline(
         asked["guidance_scale"] = guidance_scale
     seeds = range(seed * _SEEDS_APART, seed * _SEEDS_APART + total)
     arguments = CallArguments(nfe, asked, per_sample, seeds, scheduler)
-    network = _started(pipeline, arguments, samples, held_out, batch_size)
+    with GuidanceWatch(denoisers_of(pipeline).values(), everywhere=True) as watch:
+        network = _started(pipeline, arguments, samples, held_out, batch_size)
+        seen = watch.read(network.first.output)
     try:
         probe = network.first.probe
         table = _base_table(probe.setup)
         denoiser = _denoiser(network, probe, total)
         noise = network.states(total) / _frame_alpha(probe.setup)
         config = {name: value for name, value in probe.config.items() if not name.startswith("_")}
+        made = made_for(
+            pipeline,
+            asked,
+            per_sample,
+            shape=tuple(noise.shape[1:]),
+            request=probe.setup.request,
+            seen=None if seen is None else seen.weights,
+        )
         result = calibrate(
             denoiser,
             noise,
@@ -116,7 +126,7 @@ def calibrate_pipeline(
             method=method,
             held_out=held_out,
             batch_size=network.batch_size,
-            model=_info(pipeline, guidance_scale, tuple(noise.shape[1:])),
+            model=made.model,
             seed=seed,
             journal=None if journal is None else Path(journal) / arguments.identity,
             progress=progress,
@@ -124,7 +134,7 @@ def calibrate_pipeline(
         )
     finally:
         network.close()
-    return replace(result, card=result.card.model_copy(update={"scheduler": config}))
+    return replace(result, card=result.card.model_copy(update={"scheduler": config, "call": made.call}))
 
 
 def _checked_options(pipeline: Any, options: Mapping[str, Any] | None) -> dict[str, Any]:
@@ -219,14 +229,3 @@ def _denoiser(network: PipelineDenoiser, probe: Probe, total: int) -> Denoiser:
         condition={"index": torch.arange(total)},
         threshold=threshold,
     )
-
-
-def _info(pipeline: Any, guidance: float | None, shape: tuple[int, ...]) -> ModelInfo:
-    """What the card says of the network; ``shape`` is that of one state."""
-    network = getattr(pipeline, "unet", None) or getattr(pipeline, "transformer", None)
-    name = str(getattr(pipeline, "name_or_path", "") or type(pipeline).__name__)
-    try:
-        digest = None if network is None else weights_digest(network)
-    except (LongstrideError, RuntimeError, NotImplementedError):  # offloaded or quantised weights cannot be read
-        digest = None
-    return ModelInfo(name=name, fingerprint=digest, guidance=guidance, shape=shape)

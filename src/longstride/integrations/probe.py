@@ -152,6 +152,7 @@ class Call:
         thread: Thread of the call.
         copies: How many times the pipeline carries every state.
         state: First states of the samples, shape ``(size, *)``.
+        output: What the pipeline handed to its scheduler for them, shape ``(copies * size, *)``.
 
     Raises:
         InputError: the pipeline did not enter its loop. Errors of the pipeline itself are raised as they are.
@@ -178,13 +179,14 @@ class Call:
         self.thread = threading.Thread(target=run, daemon=True)
         self.thread.start()
         try:
-            _, state = self._wait()
+            output, state = self._wait()
         except BaseException:
             self.end()
             raise
         #: DiT's pipeline carries every state twice, once for each side of guidance.
         self.copies = max(1, len(state) // size)
         self.state = state[:size]
+        self.output = output
 
     def _wait(self) -> tuple[Tensor, Tensor]:
         """The next prediction and its state, each of shape ``(B, *)``.

@@ -12,7 +12,7 @@ from longstride.arrays import Array
 from longstride.errors import InputError
 from longstride.integrations.counterparts import counterpart_of
 from longstride.integrations.plan import Plan, classical_plan
-from longstride.integrations.run_levels import Levels
+from longstride.integrations.run_levels import LevelRequest, Levels
 from longstride.integrations.scheduler_settings import SchedulerSettings
 from longstride.table import SolverTable
 
@@ -32,22 +32,30 @@ class Setup:
         levels: Levels that the classical solver visits.
         timesteps: What the network is told at every call, shape ``(K,)``.
         calibrated: Whether the plan is a card's.
+        request: What the pipeline asked for, or None if unknown.
     """
 
     plan: Plan
     levels: Levels
     timesteps: Tensor
     calibrated: bool
+    request: LevelRequest | None = None
 
     def __post_init__(self) -> None:
         # Before a compiler looks: they are made under a lock.
         _ = self.settings.schedule, self.plan.table.levels, self.plan.table.last_reader
 
     @staticmethod
-    def of(plan: Plan, levels: Levels, calibrated: bool, device: str | torch.device | None) -> Setup:
+    def of(
+        plan: Plan,
+        levels: Levels,
+        calibrated: bool,
+        device: str | torch.device | None,
+        request: LevelRequest | None = None,
+    ) -> Setup:
         """The setup of a plan, with its times on a device: int64 if they are whole numbers, float32 otherwise."""
         times = torch.from_numpy(plan.times).to(torch.int64 if plan.whole else torch.float32).to(device)
-        return Setup(plan, levels, times, calibrated)
+        return Setup(plan, levels, times, calibrated, request)
 
     @property
     def settings(self) -> SchedulerSettings:
@@ -71,17 +79,20 @@ class Setup:
                 alphas[n], sigmas[n] = self.plan.table.alphas[same[-1]], self.plan.table.sigmas[same[-1]]
         return alphas, sigmas
 
-    def mismatch(self, call: int, shape: torch.Size) -> str | None:
+    def mismatch(self, call: int, shape: torch.Size, end: int | None = None) -> str | None:
         """Why the card is not for a run, or None if it is, or if there is no card.
 
         Args:
             call: Call that the run begins with.
             shape: Shape of the states, ``(B, *)``.
+            end: Call before which the pipeline will stop, or None if it has not said it.
         """
         if not self.calibrated:
             return None
         if call:
             return f"this card is for whole runs, not for one that begins with call {call + 1}"
+        if end is not None and end < self.plan.calls:
+            return f"this card is for whole runs of {self.plan.calls} calls, the pipeline stops after {end}"
         size = tuple(shape[1:])
         if self.plan.shape is None or self.plan.shape == size:
             return None
