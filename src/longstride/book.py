@@ -29,8 +29,7 @@ from longstride.version import __version__
 
 __all__ = ["BOOK_VERSION", "CardBook", "Entry", "Unjudged", "load_any", "load_book"]
 
-#: Version of the format; a book with a higher one was written by a newer longstride. From version 2 on, its cards are of
-#: version 4.
+#: Version of the format; a book with a higher one was written by a newer longstride. Version 2: cards of version 4.
 BOOK_VERSION = 2
 
 

@@ -18,8 +18,8 @@ from torch import Tensor
 
 __all__ = ["GuidanceWatch", "Seen", "seen_in"]
 
-#: Largest error of the fit, relative to what is explained: for predictions in float32, and in half precision.
-_EXACT, _HALF = 1e-4, 3e-2
+#: Largest error of a fit that is taken for rounding, relative to what is explained, if float32 is the lowest precision.
+_ROUNDING = 2e-5
 #: Weights of two runs that differ by less, relative to the larger of 1 and the weight, are one guidance.
 _SAME = 0.02
 
@@ -76,7 +76,7 @@ def seen_in(outputs: Iterable[Tensor], given: Tensor) -> Seen | None:
     if not 1 <= len(predictions) <= 2:
         return None
     whole = [given, *predictions]
-    bound = _HALF if any(one.element_size() < 4 for one in whole) else _EXACT
+    bound = max(_ROUNDING, *(torch.finfo(one.dtype).eps for one in whole))
     target, *columns = (one.detach().cpu().double().flatten() for one in whole)
     size = float(target.norm())
     if not torch.isfinite(torch.stack([one.norm() for one in (target, *columns)])).all() or size == 0:

@@ -22,11 +22,12 @@ from longstride.integrations.made_for import denoisers_of, made_for
 from longstride.integrations.pipeline_denoiser import CallArguments, PipelineDenoiser, parameters_of
 from longstride.integrations.probe import Probe
 from longstride.integrations.setups import Setup
+from longstride.integrations.use_card import use_card
 from longstride.solvers import build
 from longstride.table import SolverTable
 from longstride.zoo.text import as_prompts
 
-__all__ = ["calibrate_pipeline"]
+__all__ = ["calibrate_pipeline", "use_card"]
 
 #: Samples per call of a pipeline, if nobody says how many. It is halved until a batch fits into memory.
 _BATCH_SIZE = 8

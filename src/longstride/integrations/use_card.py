@@ -13,7 +13,7 @@ from typing import Any
 
 from longstride.book import CardBook, Unjudged, load_any
 from longstride.card import Card
-from longstride.card_parts import Adapter, CallInfo, ModelInfo
+from longstride.card_parts import Adapter, CallInfo, LevelData, ModelInfo
 from longstride.errors import CardError, InputError
 from longstride.integrations.cards import other_settings
 from longstride.integrations.diffusers import LongstrideScheduler
@@ -22,8 +22,8 @@ from longstride.integrations.made_for import call_of, denoisers_of, model_of, ta
 
 __all__ = ["differences", "use_card"]
 
-#: Options under which a pipeline does not make a whole run from noise on the levels of its scheduler.
-_CUT = ("denoising_start", "denoising_end", "strength", "timesteps", "sigmas")
+#: Options under which a pipeline begins late or ends early, with the values under which it makes a whole run.
+_CUT = {"denoising_start": 0.0, "denoising_end": 1.0, "strength": 1.0}
 #: Settings that the shape of the state decides; a pipeline chooses them by itself if they are None.
 _SIZES = ("height", "width", "num_frames", "video_length", "resolution")
 
@@ -63,39 +63,41 @@ def use_card(
     if isinstance(loaded, CardBook) and "num_inference_steps" not in call:
         raise InputError(f"this is a book of {loaded.contents}: say which with num_inference_steps=")
     steps = call.get("num_inference_steps") or (loaded.nfe if isinstance(loaded, Card) else 0)
-    found = _chosen(loaded, steps, call)
+    found = _chosen(loaded, steps, call, strict)
     made = found.near if isinstance(found, Unjudged) else found
     completed = _completed(pipeline, made, found.model.guidance, {"num_inference_steps": steps, **call})
     config = {**pipeline.scheduler.config, **(scheduler or {})}
     known = differences(pipeline, made, completed, found.model.guidance)
     known += [f"the card was calibrated with {one}" for one in other_settings(made, config)]
-    if made.nfe != steps:
+    if isinstance(found, Unjudged) and found.how == "base":
+        known = [found.note]
+    elif made.nfe != steps:
         known.append(f"the card is for {made.nfe} network calls, not {steps}: set num_inference_steps={made.nfe}")
     if known:
-        told = f"this card was made for something else: {'; '.join(known)}. Calibrate a card for this call"
+        told = f"this card was made for something else: {'; '.join(known)}"
         if strict:
-            raise CardError(f"{told}, or force its use with strict=False")
+            raise CardError(f"{told}. Change the call, calibrate a card for it, or use this card with strict=False")
         warnings.warn(told, stacklevel=2)
     replaced = {**(scheduler or {}), "strict": strict}
+    if found.model.guidance is not None:  # the scale of a guider is compared with the guider's
+        replaced["guidance_scale"] = {**takes(pipeline), **completed}.get("guidance_scale", found.model.guidance)
     mine = LongstrideScheduler.from_card(loaded, made.scheduler or config, **replaced)
-    if isinstance(loaded, CardBook):
-        mine.register_to_config(guidance_scale=found.model.guidance)
     if made.call is not None and made.call.seen is not None and not isinstance(found, Unjudged):
         mine.watch(GuidanceWatch(denoisers_of(pipeline).values(), made.call.seen))
     pipeline.scheduler = mine
     return completed
 
 
-def _chosen(loaded: Card | CardBook, steps: int, call: Mapping[str, Any]) -> Card | Unjudged:
+def _chosen(loaded: Card | CardBook, steps: int, call: Mapping[str, Any], strict: bool) -> Card | Unjudged:
     """The card itself, or the table that a book has for the call.
 
     Raises:
-        CardError: the book has none.
+        CardError: the book has several, or ``strict`` and it has none.
     """
     if isinstance(loaded, Card):
         return loaded
     try:
-        return loaded.choose(steps, call.get("guidance_scale"), strict=True)
+        return loaded.choose(steps, call.get("guidance_scale"), strict=strict)
     except InputError as error:
         raise CardError(f"{error}: set num_inference_steps and guidance_scale to what it holds") from None
 
@@ -127,10 +129,12 @@ def differences(pipeline: Any, card: Card, call: Mapping[str, Any], guidance: fl
         call: Arguments of the call.
         guidance: Guidance scale of the card's table.
     """
-    found = [*_cut(pipeline, call), *_networks(card.model, model_of(pipeline), pipeline)]
+    found = [*_cut(pipeline, call, card), *_networks(card.model, model_of(pipeline))]
     now = call_of(pipeline, call)
     if card.call is not None:
-        then = {**card.call.settings, **({} if guidance is None else {"guidance_scale": guidance})}
+        then = dict(card.call.settings)
+        if guidance is not None and "guidance_scale" in then:  # a book's table between two cards has its own
+            then["guidance_scale"] = guidance
         return [*found, *_calls(card.call.model_copy(update={"settings": then}), now)]
     asked = now.settings.get("guidance_scale")
     if guidance is None and card.scheduler is not None:  # before version 4: the pipeline's default
@@ -140,21 +144,23 @@ def differences(pipeline: Any, card: Card, call: Mapping[str, Any], guidance: fl
     return found
 
 
-def _cut(pipeline: Any, call: Mapping[str, Any]) -> Iterator[str]:
+def _cut(pipeline: Any, call: Mapping[str, Any], card: Card) -> Iterator[str]:
     """Options that make a run begin late, end early, or visit other levels."""
-    in_force = {**takes(pipeline), **call}
-    for name in _CUT:
-        value = in_force.get(name)
-        if (
-            value is None
-            or (name in ("strength", "denoising_end") and value == 1)
-            or (name == "denoising_start" and not value)
+    in_force = {name: value for name, value in {**takes(pipeline), **call}.items() if value is not None}
+    for name, whole in _CUT.items():
+        if name in in_force and in_force[name] != whole:
+            yield f"{name}={in_force[name]!r} does not make a whole run: leave it out, or set it to {whole!r}"
+    levels = LevelData() if card.call is None or card.call.levels is None else card.call.levels
+    for name in ("timesteps", "sigmas"):
+        given = in_force.get(name)
+        own = getattr(levels, name)
+        if given is not None and (
+            own is None or not LevelData(sigmas=own).same(LevelData(sigmas=tuple(map(float, given))))
         ):
-            continue
-        yield f"{name}={value!r} does not make a whole run on the card's levels: leave it out"
+            yield f"{name} of the call are not the card's: leave them out"
 
 
-def _networks(then: ModelInfo, now: ModelInfo, pipeline: Any) -> Iterator[str]:
+def _networks(then: ModelInfo, now: ModelInfo) -> Iterator[str]:
     """Networks and adapters that differ."""
     if then.networks:
         for name in sorted({*then.networks, *now.networks}):

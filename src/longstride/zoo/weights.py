@@ -45,7 +45,7 @@ def adapters_of(network: torch.nn.Module) -> dict[str, Adapter]:
         for name in [active] if isinstance(active, str) else active:
             if name in module.scaling:
                 scales.setdefault(name, []).append(float(module.scaling[name]))
-    _, others = _split(network)
+    others = _split(network)[1] if scales else {}
     digests = {
         name: _digest({key: value for key, value in others.items() if name in key.split(".")}) for name in scales
     }
