@@ -29,8 +29,8 @@ from longstride.version import __version__
 
 __all__ = ["BOOK_VERSION", "CardBook", "Entry", "Unjudged", "load_any", "load_book"]
 
-#: Version of the format; a book with a higher one was written by a newer longstride.
-BOOK_VERSION = 1
+#: Version of the format; a book with a higher one was written by a newer longstride. Version 2: cards of version 4.
+BOOK_VERSION = 2
 
 
 class Entry(Part):
@@ -65,6 +65,7 @@ class Unjudged:
         model: The book's model, at the guidance scale of the table.
         how: ``filled`` between two guidance scales, or ``base``: a classical solver, for a setting outside of the book.
         note: The origin in words.
+        near: Card of the nearest entry.
     """
 
     table: SolverTable
@@ -72,6 +73,7 @@ class Unjudged:
     model: ModelInfo
     how: Literal["filled", "base"]
     note: str
+    near: Card
 
     @property
     def nfe(self) -> int:
@@ -158,15 +160,9 @@ class CardBook(documents.Document):
 
     def choose(self, nfe: int, guidance: float | None = None, *, strict: bool = False) -> Card | Unjudged:
         """As :meth:`card`, but the warning is in the ``note`` of the result alone."""
-        scales = self.guidances
-        if guidance is None and len(scales) > 1:
-            known = ", ".join(f"{g:g}" for g in scales if g is not None)
-            raise InputError(f"this book holds the guidance scales {known}: say which")
-        scale = scales[0] if guidance is None else float(guidance)
-        if (entry := self.entry(nfe, scale)) is not None:
-            return entry.card
-        if (between := self._between(nfe, scale)) is not None:
-            return between
+        scale = self._scale(nfe, guidance)
+        if (found := self.find(nfe, guidance)) is not None:
+            return found
         asked = f"{nfe} network calls" + ("" if scale is None else f" at guidance {scale:g}")
         if strict:
             raise InputError(f"{asked}: not in this book, which holds {self.contents}")
@@ -174,7 +170,31 @@ class CardBook(documents.Document):
         table = self._classical(nearest.card, nfe)
         name = nearest.card.base.name if nearest.card.search is None else nearest.card.search.base
         note = f"{asked}: not in this book, which holds {self.contents}; the classical {name} is used, uncalibrated"
-        return Unjudged(table, table, self.model.model_copy(update={"guidance": scale}), "base", note)
+        return Unjudged(table, table, self.model.model_copy(update={"guidance": scale}), "base", note, nearest.card)
+
+    def find(self, nfe: int, guidance: float | None = None) -> Card | Unjudged | None:
+        """As :meth:`card`, but None for a setting outside of the book.
+
+        Raises:
+            InputError: no guidance, and several scales for this number of calls.
+        """
+        scale = self._scale(nfe, guidance)
+        entry = self.entry(nfe, scale)
+        return self._between(nfe, scale) if entry is None else entry.card
+
+    def _scale(self, nfe: int, guidance: float | None) -> float | None:
+        """The scale that is meant. Guidance 1 is none; no guidance is the scale of a book with a single scale.
+
+        Raises:
+            InputError: there are several scales for this number of calls.
+        """
+        scales = [entry.guidance for entry in self.entries if entry.nfe == nfe] or self.guidances
+        if guidance is None and len(scales) > 1:
+            known = ", ".join(f"{g:g}" for g in scales if g is not None)
+            raise InputError(f"this book holds the guidance scales {known}: say which")
+        if guidance is None or (guidance == 1 and scales == [None]):
+            return scales[0]
+        return float(guidance)
 
     @property
     def contents(self) -> str:
@@ -198,7 +218,8 @@ class CardBook(documents.Document):
         except InputError:
             return None
         note = f"filled between guidance {', '.join(f'{g:g}' for g in fitted)}; not judged on held-out noise"
-        return Unjudged(table, near.base_table, self.model.model_copy(update={"guidance": scale}), "filled", note)
+        model = self.model.model_copy(update={"guidance": scale})
+        return Unjudged(table, near.base_table, model, "filled", note, near)
 
     def _nearest(self, nfe: int, scale: float | None) -> Entry:
         def away(entry: Entry) -> float:

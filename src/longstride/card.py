@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from longstride import documents
-from longstride.card_parts import ModelInfo, ScheduleInfo, SolverInfo, TableData
+from longstride.card_parts import CallInfo, ModelInfo, ScheduleInfo, SolverInfo, TableData
 from longstride.errors import CardError, InputError
 from longstride.grid import check_levels
 from longstride.reports import EndReport, Report, RowReport, Search
@@ -23,8 +23,9 @@ from longstride.version import __version__
 
 __all__ = ["CARD_VERSION", "Card", "ModelInfo", "load_card", "parse_card", "same_start"]
 
-#: Version of the format; a card with a higher one was written by a newer longstride.
-CARD_VERSION = 3
+#: Version of the format; a card with a higher one was written by a newer longstride. Before version 4 a card does not
+#: say its call. So a guidance of None on the card of a pipeline means there: the default of the pipeline.
+CARD_VERSION = 4
 #: First noise levels that differ by more than this factor are of another process, shift or grid.
 _FARTHEST = 1.25
 #: Name of a card in a repository of the hub.
@@ -52,6 +53,7 @@ class Card(documents.Document):
         end: Errors of whole trajectories on held-out noise.
         calls: All network calls of the calibration, in samples; None on cards before version 3.
         scheduler: Settings of the pipeline's scheduler, or None if no pipeline was calibrated.
+        call: The call of the pipeline; None on cards before version 4, and if no pipeline was calibrated.
     """
 
     format: Literal["longstride-card"] = "longstride-card"
@@ -71,6 +73,7 @@ class Card(documents.Document):
     end: EndReport
     calls: int | None = None
     scheduler: dict[str, Any] | None = None
+    call: CallInfo | None = None
 
     @staticmethod
     def of(
@@ -110,6 +113,11 @@ class Card(documents.Document):
     def base_table(self) -> SolverTable:
         """The classical table that :attr:`table` is compared with."""
         return self.base_data.table(self.base.name, self.base.options)
+
+    @property
+    def unsaid_guidance(self) -> bool:
+        """Whether the card was made at the guidance of a pipeline's default without saying it, before version 4."""
+        return self.scheduler is not None and self.call is None and self.model.guidance is None
 
     def check_model(self, model: ModelInfo) -> None:
         """Make sure that the card belongs to ``model``.

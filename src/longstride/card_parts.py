@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 from collections.abc import Mapping
 from dataclasses import asdict
 from typing import Any, Literal
@@ -14,7 +16,18 @@ from longstride.reports import Finite
 from longstride.schedule import VE, ContinuousVP, DiscreteVP, Flow, Schedule
 from longstride.table import Row, SolverTable
 
-__all__ = ["How", "ModelInfo", "Part", "ScheduleData", "ScheduleInfo", "SolverInfo", "TableData"]
+__all__ = [
+    "Adapter",
+    "CallInfo",
+    "How",
+    "LevelData",
+    "ModelInfo",
+    "Part",
+    "ScheduleData",
+    "ScheduleInfo",
+    "SolverInfo",
+    "TableData",
+]
 
 #: Origin of an entry of a book; ``base``: its gate kept the best classical solver.
 How = Literal["calibrated", "filled", "filled and refined", "base"]
@@ -26,20 +39,37 @@ class Part(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
 
+class Adapter(Part):
+    """An adapter that was active in a network, such as a LoRA.
+
+    Attributes:
+        scale: What its output is multiplied by; the mean over the layers.
+        digest: SHA-256 of its weights.
+    """
+
+    scale: Finite
+    digest: str
+
+
 class ModelInfo(Part):
     """The model that a card was calibrated on.
 
     Attributes:
         name: Human-readable name.
-        fingerprint: SHA-256 of the weights, or None if unknown.
-        guidance: Classifier-free guidance scale, or None.
+        fingerprint: SHA-256 of the weights, or None if unknown. Of several networks: SHA-256 of their digests.
+        guidance: Classifier-free guidance scale, or None. The scale of a pipeline's default counts as any other.
         shape: Shape of one state, or None if unknown.
+        networks: SHA-256 of the weights of every network of a pipeline, by the name of its component; None if they
+            cannot be read. Empty on cards before version 4, and if no pipeline was calibrated.
+        adapters: Adapters that were active, by ``component/name``.
     """
 
     name: str = "unnamed"
     fingerprint: str | None = None
     guidance: Finite | None = None
     shape: tuple[int, ...] | None = None
+    networks: dict[str, str | None] = {}
+    adapters: dict[str, Adapter] = {}
 
     def check(self, model: ModelInfo) -> None:
         """Make sure that a card of this model belongs to ``model``.
@@ -58,6 +88,59 @@ class ModelInfo(Part):
                 f"this card was calibrated at guidance {self.guidance}, not {model.guidance}: use that scale, or "
                 "calibrate again"
             )
+
+
+class LevelData(Part):
+    """What a pipeline gave to ``set_timesteps``; None for what it left out.
+
+    Attributes:
+        steps: Number of steps.
+        timesteps: Network times of the steps.
+        sigmas: Levels of the steps.
+        mu: Dynamic shift of a flow.
+    """
+
+    steps: int | None = None
+    timesteps: tuple[Finite, ...] | None = None
+    sigmas: tuple[Finite, ...] | None = None
+    mu: Finite | None = None
+
+    def same(self, other: LevelData) -> bool:
+        """Whether both are one request, to the precision of float32."""
+        numbers = [(self.timesteps, other.timesteps), (self.sigmas, other.sigmas), (self.mu, other.mu)]
+        return self.steps == other.steps and all(_close(mine, theirs) for mine, theirs in numbers)
+
+
+def _close(mine: Any, theirs: Any) -> bool:
+    if mine is None or theirs is None:
+        return mine is theirs
+    return np.shape(mine) == np.shape(theirs) and bool(np.allclose(mine, theirs, rtol=1e-4, atol=1e-6))
+
+
+class CallInfo(Part):
+    """The call of a pipeline that a card was made for.
+
+    Attributes:
+        pipeline: Class of the pipeline.
+        settings: What was in force, by name: given values and defaults, as plain values; what is None is left out.
+            Guiders are among the settings. Prompts, pictures and other tensors are not.
+        conditions: What was given beside the prompt, by kind, such as ``negative_prompt`` and ``control_image``.
+        levels: What the pipeline gave to ``set_timesteps``; None if unknown.
+        seen: Weights of the network's predictions in what the scheduler was given at the first call, in the order in
+            which the network made them; None if no two numbers explain it.
+    """
+
+    pipeline: str
+    settings: dict[str, Any] = {}
+    conditions: tuple[str, ...] = ()
+    levels: LevelData | None = None
+    seen: tuple[Finite, ...] | None = None
+
+    @property
+    def digest(self) -> str:
+        """SHA-256 of the class, the settings and the conditions."""
+        told = [self.pipeline, self.settings, sorted(self.conditions)]
+        return hashlib.sha256(json.dumps(told, sort_keys=True).encode()).hexdigest()
 
 
 class RowWeights(Part):

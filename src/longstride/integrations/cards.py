@@ -2,20 +2,23 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
 import numpy as np
 
-from longstride.book import CardBook
+from longstride.arrays import Array
+from longstride.book import CardBook, Unjudged
 from longstride.card import Card, same_start
-from longstride.errors import CardError
+from longstride.card_parts import LevelData
+from longstride.errors import CardError, InputError
 from longstride.integrations.plan import Plan, plan_of_table
 from longstride.integrations.run_levels import LevelRequest, Levels, levels_of
 from longstride.integrations.scheduler_settings import SchedulerSettings
 
-__all__ = ["plan_of_card"]
+__all__ = ["other_settings", "plan_of_card"]
 
 #: Settings of a scheduler that a card is only for one value of.
 _ONE_VALUE = (
@@ -46,33 +49,48 @@ def plan_of_card(loaded: Card | CardBook, settings: SchedulerSettings, request: 
         InputError: the card is for another kind of network.
     """
     kind = "book" if isinstance(loaded, CardBook) else "card"
-    nfe = _calls_asked(settings, request, levels)
+    nfe = _calls_asked(loaded, settings, request, levels)
     if not request.custom:
         levels = _levels_of_card(loaded, settings, request, levels)
-    if nfe is None:
-        raise CardError(f"the pipeline sets levels of its own, this {kind} has others")
-    card = _chosen(loaded, kind, nfe, settings.config.get("guidance_scale"))
-    _check_settings(card, kind, settings.config)
-    if card.schedule.times is None:
-        raise CardError(
-            "this card was calibrated on a plain function and does not know the network's times: calibrate a card on "
-            "this pipeline"
-        )
-    plan = plan_of_table(card.table, np.array(card.schedule.times), settings)
+    guidance = settings.config.get("guidance_scale")
+    chosen = _of_book(loaded, nfe, guidance) if isinstance(loaded, CardBook) else _checked(loaded, nfe, guidance)
+    card = chosen.near if isinstance(chosen, Unjudged) else chosen
+    if differing := other_settings(card, settings.config):
+        raise CardError(f"this {kind} was calibrated with {differing[0]}")
+    _check_mu(card, request, kind)
+    plan = plan_of_table(chosen.table, _times(loaded, chosen), settings)
     wanted = levels.sigmas if settings.process == "flow" else levels.ratios
     _check_start(float(plan.ratios[0]), float(wanted[0]), kind)
-    return plan if card.model.shape is None else replace(plan, shape=tuple(card.model.shape))
+    shape = chosen.model.shape
+    note = chosen.note if isinstance(chosen, Unjudged) else ""
+    return replace(plan, shape=None if shape is None else tuple(shape), note=note)
 
 
-def _calls_asked(settings: SchedulerSettings, request: LevelRequest, levels: Levels) -> int | None:
-    """Network calls that a pipeline asks for, or None if its levels are its own."""
+def _cards_of(loaded: Card | CardBook) -> list[Card]:
+    return [entry.card for entry in loaded.entries] if isinstance(loaded, CardBook) else [loaded]
+
+
+def _calls_asked(loaded: Card | CardBook, settings: SchedulerSettings, request: LevelRequest, levels: Levels) -> int:
+    """Network calls that a pipeline asks for.
+
+    Raises:
+        CardError: the pipeline's levels are its own, and they are not those that a card was calibrated with.
+    """
     if not request.custom:
         return levels.steps
-    if settings.process != "flow" or request.timesteps is not None or len(request.sigmas or ()) != levels.steps:
-        return None
-    # Flow pipelines pass the levels that their scheduler would choose by itself.
-    usual = np.linspace(1, 1 / levels.steps, levels.steps)
-    return levels.steps if np.allclose(np.asarray(request.sigmas), usual, atol=1e-3) else None
+    asked = LevelData.model_validate(vars(request))
+    known = [(card, card.call.levels) for card in _cards_of(loaded) if card.call is not None and card.call.levels]
+    for card, given in known:
+        # Another shift of the same levels is another thing, and is said as such.
+        if given.model_copy(update={"mu": None}).same(asked.model_copy(update={"mu": None})):
+            return card.nfe
+    if settings.process == "flow" and request.timesteps is None and len(request.sigmas or ()) == levels.steps:
+        # Flow pipelines pass the levels that their scheduler would choose by itself.
+        usual = np.linspace(1, 1 / levels.steps, levels.steps)
+        if np.allclose(np.asarray(request.sigmas), usual, atol=1e-3):
+            return levels.steps
+    kind = "book" if isinstance(loaded, CardBook) else "card"
+    raise CardError(f"the pipeline sets levels of its own, this {kind} has others")
 
 
 def _levels_of_card(
@@ -83,43 +101,87 @@ def _levels_of_card(
     return levels if solver == settings.solver else levels_of(settings.as_solver(solver), request)
 
 
-def _chosen(loaded: Card | CardBook, kind: str, nfe: int, guidance: float | None) -> Card:
-    """The card for some network calls and a guidance scale; None is a scale that nobody has said.
+def _checked(card: Card, nfe: int, guidance: float | None) -> Card:
+    """A card that is for some network calls and a guidance scale; None is a scale that nobody has said.
+
+    Raises:
+        CardError: it is for others.
+    """
+    if card.nfe != nfe:
+        raise _differs("card", "network calls", [card.nfe], nfe)
+    if guidance is not None and card.unsaid_guidance:
+        raise CardError(
+            "this card does not say its guidance, which was the pipeline's default (its version is below 4): calibrate "
+            "again, leave guidance_scale= out, or use longstride.integrations.use_card"
+        )
+    own = card.model.guidance
+    if guidance is not None and not (own is None and guidance == 1) and not _same(own, guidance):
+        raise _differs("card", "guidance", [own], guidance)
+    return card
+
+
+def _same(one: float | None, other: float) -> bool:
+    return one is not None and math.isclose(one, other, rel_tol=1e-9)
+
+
+def _of_book(book: CardBook, nfe: int, guidance: float | None) -> Card | Unjudged:
+    """The table of a book for some network calls and a guidance scale, as :meth:`~longstride.book.CardBook.choose`.
 
     Raises:
         CardError: there is none, or there are several.
     """
-    all_cards = [entry.card for entry in loaded.entries] if isinstance(loaded, CardBook) else [loaded]
-    cards = [card for card in all_cards if card.nfe == nfe]
-    if not cards:
-        raise _differs(kind, "network calls", sorted({card.nfe for card in all_cards}), nfe)
-    scales = sorted({card.model.guidance for card in cards}, key=lambda scale: scale or 0.0)
-    if guidance is None:
-        if len(scales) > 1:
-            shown = ", ".join(map(str, scales))
-            raise CardError(f"this book is for guidance {shown}: say which with guidance_scale=")
-        return cards[0]
-    unguided = None if guidance == 1 else guidance
-    fitting = [card for card in cards if card.model.guidance in (guidance, unguided)]
-    if not fitting:
-        raise _differs(kind, "guidance", scales, guidance)
-    return fitting[0]
+    if nfe not in book.nfes:
+        raise _differs("book", "network calls", book.nfes, nfe)
+    try:
+        found = book.find(nfe, guidance)
+    except InputError as error:
+        raise CardError(f"{error} with guidance_scale=") from None
+    if found is None:
+        raise _differs("book", "guidance", [entry.guidance for entry in book.entries if entry.nfe == nfe], guidance)
+    return found
 
 
 def _differs(kind: str, what: str, known: list[Any], wanted: Any) -> CardError:
     return CardError(f"this {kind} is for {what} {', '.join(map(str, known))}, not {wanted}")
 
 
-def _check_settings(card: Card, kind: str, config: Mapping[str, Any]) -> None:
-    """Make sure that the pipeline has the settings that the card was calibrated with.
+def other_settings(card: Card, config: Mapping[str, Any]) -> list[str]:
+    """Settings of a scheduler that differ from those that a card was calibrated with, in words."""
+    pairs = [(name, (card.scheduler or {}).get(name), config.get(name)) for name in _ONE_VALUE]
+    return [
+        f"{name} {then}, the pipeline has {now}" for name, then, now in pairs if then != now and None not in (then, now)
+    ]
+
+
+def _check_mu(card: Card, request: LevelRequest, kind: str) -> None:
+    """Make sure that a flow is shifted as in the calibration.
 
     Raises:
-        CardError: one of them differs.
+        CardError: it is not.
     """
-    for name in _ONE_VALUE:
-        then, now = (card.scheduler or {}).get(name), config.get(name)
-        if then != now and None not in (then, now):
-            raise CardError(f"this {kind} was calibrated with {name} {then}, the pipeline has {now}")
+    then = None if card.call is None or card.call.levels is None else card.call.levels.mu
+    if then is not None and request.mu is not None and not math.isclose(then, request.mu, rel_tol=1e-3, abs_tol=1e-6):
+        raise CardError(
+            f"this {kind} was calibrated at the shift mu = {then:.4g}, the pipeline has {request.mu:.4g}: another "
+            "resolution or number of frames"
+        )
+
+
+def _times(loaded: Card | CardBook, chosen: Card | Unjudged) -> Array:
+    """Network times of all states of a table.
+
+    Raises:
+        CardError: the network's times are unknown.
+    """
+    if isinstance(chosen, Card):
+        if chosen.schedule.times is not None:
+            return np.array(chosen.schedule.times)
+    elif isinstance(loaded, CardBook) and loaded.schedule is not None:
+        return np.asarray(loaded.schedule.schedule().time(chosen.table.sigmas))
+    raise CardError(
+        "this card was calibrated on a plain function and does not know the network's times: calibrate a card on "
+        "this pipeline"
+    )
 
 
 def _check_start(first: float, wanted: float, kind: str) -> None:

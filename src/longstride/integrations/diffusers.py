@@ -24,6 +24,8 @@ from torch import Tensor
 
 from longstride.errors import CardError, InputError
 from longstride.integrations.cards import plan_of_card
+from longstride.integrations.cut_times import CutTimes
+from longstride.integrations.guidance_seen import GuidanceWatch
 from longstride.integrations.origins import READABLE
 from longstride.integrations.plan import Plan, classical_plan
 from longstride.integrations.run_levels import LevelRequest, Levels, levels_of
@@ -81,6 +83,7 @@ class LongstrideScheduler(ConfiguredScheduler):
         self._runs = Stepper()
         self._setups: dict[Any, Setup] = {}
         self._told: set[str] = set()
+        self._watch: GuidanceWatch | None = None
 
     @property
     def _stepper(self) -> Stepper:
@@ -110,7 +113,11 @@ class LongstrideScheduler(ConfiguredScheduler):
     @property
     def timesteps(self) -> Tensor:
         """What the network is told at every call, shape ``(K,)``."""
-        return torch.arange(len(self) - 1, -1, -1) if self._stepper.known is None else self.setup.timesteps
+        if self._stepper.known is None:
+            return torch.arange(len(self) - 1, -1, -1)
+        told = self.setup.timesteps
+        plain = not self.setup.calibrated or torch.compiler.is_compiling()
+        return told if plain else CutTimes.of(told, self._stepper.end_before)
 
     @property
     def sigmas(self) -> Tensor:
@@ -206,6 +213,8 @@ class LongstrideScheduler(ConfiguredScheduler):
             if len(self._setups) >= _MOST_SETUPS:
                 self._setups.clear()
             self._setups[key] = setup
+        if self._watch is not None:
+            self._watch.arm()
         self._stepper.prepare(setup)
 
     def _setup_of(self, request: LevelRequest, device: str | torch.device | None) -> Setup:
@@ -216,17 +225,21 @@ class LongstrideScheduler(ConfiguredScheduler):
         calibrated = self._calibrated(settings, request, levels)
         plan = classical_plan(settings, levels) if calibrated is None else calibrated
         threshold = settings.threshold(calibrated=self._card is not None)
-        return Setup.of(plan, levels, calibrated is not None, device, threshold)
+        return Setup.of(plan, levels, calibrated is not None, device, threshold, request)
 
     def _calibrated(self, settings: SchedulerSettings, request: LevelRequest, levels: Levels) -> Plan | None:
         """The card's plan, or None if there is no card or the card is for another run."""
         if self._card is None:
             return None
         try:
-            return plan_of_card(self._card, settings, request, levels)
+            plan = plan_of_card(self._card, settings, request, levels)
         except CardError as error:
             self._refuse(str(error))
             return None
+        if plan.note and plan.note not in self._told:
+            self._told.add(plan.note)
+            warnings.warn(f"note: {plan.note}", stacklevel=4)
+        return plan
 
     def _refuse(self, why: str) -> None:
         """Say that the card is for another run: :class:`CardError` if ``strict``, else one warning."""
@@ -236,11 +249,17 @@ class LongstrideScheduler(ConfiguredScheduler):
             self._told.add(why)
             warnings.warn(f"{why}; {self.config.solver} runs in its place", stacklevel=4)
 
+    def watch(self, guidance: GuidanceWatch) -> None:
+        """Compare the guidance of every run's first step with the guidance that the card was made with."""
+        self._watch = guidance
+
     def _begin(self, setup: Setup, call: int, shape: torch.Size) -> SolverTable:
         """The table of a run: the plan's, or the classical solver's if the plan is for other runs."""
         if call >= setup.plan.calls:
             raise InputError("this run begins after its last call: there is no step to make")
-        why = setup.mismatch(call, shape)
+        why = setup.mismatch(call, shape, self._stepper.end)
+        if why is None and setup.calibrated and self._watch is not None:
+            why = self._watch.why
         if why is not None:
             self._refuse(why)
         elif not call:
@@ -296,6 +315,8 @@ class LongstrideScheduler(ConfiguredScheduler):
         for name in [name for name, value in others.items() if value is not None and value is not False]:
             why = _UNTAKEN.get(name, "this scheduler has nothing for it, so leave it out")
             raise InputError(f"step takes no {name}: {why}")
+        if self._watch is not None and self._stepper.index is None and not torch.compiler.is_compiling():
+            self._watch.compare(model_output)
         state, clean = self._stepper.step(model_output, timestep, sample, self.threshold, self._begin)
         if return_dict:
             return DDIMSchedulerOutput(prev_sample=state, pred_original_sample=clean)

@@ -222,6 +222,13 @@ class PipelineDenoiser:
             found.append(self._first_of(self._batch(begin)).float())
         return torch.cat(found)
 
+    def handed(self) -> Tensor:
+        """What the pipeline hands to its scheduler at the first step of the first batch, as it is."""
+        call = self._begin(self._batch(0), Asked(None, 0), None, standing=False)
+        self.computed += self.batch_size
+        call.end()
+        return call.prediction
+
     @property
     def state_shape(self) -> tuple[int, ...]:
         """Shape of one state as the pipeline's scheduler sees it, without the batch."""

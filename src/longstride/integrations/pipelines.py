@@ -16,14 +16,15 @@ import torch
 
 from longstride.calibration.calibrate import Calibration, Progress, calibrate
 from longstride.calibration.endpoint.settings import HELD_OUT, fitted_samples
-from longstride.card import ModelInfo
-from longstride.errors import InputError, LongstrideError
+from longstride.errors import InputError
 from longstride.integrations.call_arguments import parameters_of
+from longstride.integrations.guidance_seen import GuidanceWatch
+from longstride.integrations.made_for import denoisers_of, made_for
 from longstride.integrations.pipeline_denoiser import PipelineDenoiser
-from longstride.zoo.model import weights_digest
+from longstride.integrations.use_card import use_card
 from longstride.zoo.text import as_prompts
 
-__all__ = ["calibrate_pipeline"]
+__all__ = ["calibrate_pipeline", "use_card"]
 
 #: Samples per call of a pipeline, if nobody says how many. It is halved until a batch fits into memory.
 _BATCH_SIZE = 8
@@ -86,8 +87,8 @@ def calibrate_pipeline(
     if guidance_scale is not None:
         asked["guidance_scale"] = guidance_scale
     seeds = range(seed * _SEEDS_APART, seed * _SEEDS_APART + total)
-    made = partial(PipelineDenoiser, pipeline, nfe, asked, per_sample, seeds, scheduler=scheduler)
-    network = _started(made, samples, held_out, batch_size)
+    build = partial(PipelineDenoiser, pipeline, nfe, asked, per_sample, seeds, scheduler=scheduler)
+    network = _started(build, samples, held_out, batch_size)
     try:
         probe = network.probe
         own, levels = probe.setup.settings, probe.setup.levels
@@ -96,6 +97,16 @@ def calibrate_pipeline(
         denoiser = own.denoiser(network, condition={"index": index}, threshold=threshold)
         noise = network.states(total) / own.frame_alpha(levels)
         config = {name: value for name, value in probe.config.items() if not name.startswith("_")}
+        with GuidanceWatch(denoisers_of(pipeline).values(), everywhere=True) as watch:
+            seen = watch.read(network.handed())
+        made = made_for(
+            pipeline,
+            asked,
+            per_sample,
+            shape=network.state_shape,
+            request=probe.setup.request,
+            seen=None if seen is None else seen.weights,
+        )
         result = calibrate(
             denoiser,
             noise,
@@ -103,7 +114,7 @@ def calibrate_pipeline(
             method=method,
             held_out=held_out,
             batch_size=network.batch_size,
-            model=_info(pipeline, guidance_scale, network.state_shape),
+            model=made.model,
             seed=seed,
             journal=None if journal is None else Path(journal) / network.arguments.identity,
             progress=progress,
@@ -111,7 +122,7 @@ def calibrate_pipeline(
         )
     finally:
         network.close()
-    return replace(result, card=result.card.model_copy(update={"scheduler": config}))
+    return replace(result, card=result.card.model_copy(update={"scheduler": config, "call": made.call}))
 
 
 def _checked_options(pipeline: Any, options: Mapping[str, Any] | None) -> dict[str, Any]:
@@ -193,14 +204,3 @@ def _alone(made: Callable[..., PipelineDenoiser]) -> PipelineDenoiser | None:
         network.close()
         raise
     return network
-
-
-def _info(pipeline: Any, guidance: float | None, shape: tuple[int, ...]) -> ModelInfo:
-    """What the card says of the network; ``shape`` is that of one state."""
-    network = getattr(pipeline, "unet", None) or getattr(pipeline, "transformer", None)
-    name = str(getattr(pipeline, "name_or_path", "") or type(pipeline).__name__)
-    try:
-        digest = None if network is None else weights_digest(network)
-    except (LongstrideError, RuntimeError, NotImplementedError):  # offloaded or quantised weights cannot be read
-        digest = None
-    return ModelInfo(name=name, fingerprint=digest, guidance=guidance, shape=shape)

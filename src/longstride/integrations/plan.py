@@ -28,6 +28,7 @@ class Plan:
         whole: Whether the times are whole numbers, as discrete schedulers of diffusers have them.
         settings: Settings of the scheduler.
         shape: Shape of one state that the plan is for, or None if it is for every shape.
+        note: Origin of a table that no gate has judged; empty for others.
 
     Raises:
         InputError: the network predicts something that the process does not allow.
@@ -38,6 +39,7 @@ class Plan:
     whole: bool
     settings: SchedulerSettings
     shape: tuple[int, ...] | None = None
+    note: str = ""
 
     def __post_init__(self) -> None:
         _ = self.clean  # an impossible prediction is refused here, not in the middle of a run

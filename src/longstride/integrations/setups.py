@@ -14,7 +14,7 @@ from longstride.arrays import Array
 from longstride.errors import InputError
 from longstride.integrations.counterparts import counterpart_of
 from longstride.integrations.plan import Plan, classical_plan
-from longstride.integrations.run_levels import Levels
+from longstride.integrations.run_levels import LevelRequest, Levels
 from longstride.integrations.scheduler_settings import SchedulerSettings
 from longstride.table import SolverTable
 
@@ -35,6 +35,7 @@ class Setup:
         timesteps: What the network is told at every call, shape ``(K,)``.
         calibrated: Whether the plan is a card's.
         threshold: What is done to clean predictions, or None.
+        request: What the pipeline asked for, or None if unknown.
     """
 
     plan: Plan
@@ -42,6 +43,7 @@ class Setup:
     timesteps: Tensor
     calibrated: bool
     threshold: Callable[[Tensor], Tensor] | None = None
+    request: LevelRequest | None = None
 
     def __post_init__(self) -> None:
         # Before a compiler looks: they are made under a lock.
@@ -57,10 +59,11 @@ class Setup:
         calibrated: bool,
         device: str | torch.device | None,
         threshold: Callable[[Tensor], Tensor] | None = None,
+        request: LevelRequest | None = None,
     ) -> Setup:
         """The setup of a plan, with its times on a device: int64 if they are whole numbers, float32 otherwise."""
         times = torch.from_numpy(plan.times).to(torch.int64 if plan.whole else torch.float32).to(device)
-        return Setup(plan, levels, times, calibrated, threshold)
+        return Setup(plan, levels, times, calibrated, threshold, request)
 
     @property
     def settings(self) -> SchedulerSettings:
@@ -101,17 +104,20 @@ class Setup:
         alphas, sigmas = np.array(pairs, np.float64).reshape(-1, 2).T
         return alphas, sigmas
 
-    def mismatch(self, call: int, shape: torch.Size) -> str | None:
+    def mismatch(self, call: int, shape: torch.Size, end: int | None = None) -> str | None:
         """Why the card is not for a run, or None if it is, or if there is no card.
 
         Args:
             call: Call that the run begins with.
             shape: Shape of the states, ``(B, *)``.
+            end: Call before which the pipeline will stop, or None if it has not said it.
         """
         if not self.calibrated:
             return None
         if call:
             return f"this card is for whole runs, not for one that begins with call {call + 1}"
+        if end is not None and end < self.plan.calls:
+            return f"this card is for whole runs of {self.plan.calls} calls, the pipeline stops after {end}"
         size = tuple(shape[1:])
         if self.plan.shape is None or self.plan.shape == size:
             return None

@@ -27,6 +27,7 @@ class _Standing:
         run: The run, or None before its first step.
         begin: Call that the next run begins with, or None if the pipeline has not said it.
         offset: Calls of the plan before the first call of the run.
+        end: Call before which the pipeline will stop, or None if it has not said it.
         given: State that the last step returned.
         version: Version of ``given`` when it was returned; -1 if the tensor does not tell its version.
         followed: Value of :attr:`Stepper.prepared` at the start of a run that follows another thread's setup.
@@ -37,6 +38,7 @@ class _Standing:
         self.run: Run | None = None
         self.begin: int | None = None
         self.offset = 0
+        self.end: int | None = None
         self.given: Tensor | None = None
         self.version = -1
         self.followed = 0
@@ -54,6 +56,7 @@ class _Standing:
     def reset(self, setup: Setup) -> None:
         """Follow ``setup`` from its beginning."""
         self.setup, self.run, self.begin, self.offset, self.given = setup, None, None, 0, None
+        self.end = None
 
     @property
     def index(self) -> int | None:
@@ -174,6 +177,15 @@ class Stepper:
     def begin_index(self) -> int | None:
         """Call that the next run begins with, or None if the pipeline has not said it."""
         return self._here.begin
+
+    def end_before(self, call: int) -> None:
+        """Remember that the pipeline goes through its times up to a call, and not further."""
+        self._here.end = self._compiled.end = call
+
+    @property
+    def end(self) -> int | None:
+        """Call before which the pipeline will stop, or None if it has not said it."""
+        return self._here.end
 
     @property
     def index(self) -> int | None:

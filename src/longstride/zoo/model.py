@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import math
 from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
@@ -20,20 +19,12 @@ from longstride.zoo.conditioning import ClassLabels, Conditioning, Unconditional
 from longstride.zoo.edm import EDMPreconditioning
 from longstride.zoo.pictures import PictureDecoder
 from longstride.zoo.text import Prompts, as_prompts
+from longstride.zoo.weights import weights_digest
 
-__all__ = ["BUNDLED", "Model", "weights_digest"]
+__all__ = ["BUNDLED", "Model"]
 
 #: Models inside the package, by name.
 BUNDLED = {name: Path(__file__).parent / name for name in ("garments", "garments_flow")}
-
-
-def weights_digest(network: torch.nn.Module) -> str:
-    """SHA-256 over names, shapes and values (as float32) of all weights: the same on every device."""
-    digest = hashlib.sha256()
-    for name, value in sorted(network.state_dict().items()):
-        digest.update(f"{name}{tuple(value.shape)}".encode())
-        digest.update(value.detach().float().cpu().contiguous().numpy().tobytes())
-    return digest.hexdigest()
 
 
 @dataclass(frozen=True)
