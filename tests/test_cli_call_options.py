@@ -105,6 +105,12 @@ class Pipeline:
     def __call__(self, image: Any, prompt: Any = None, num_frames: int = 9, guidance_scale: float = 1.0) -> None: ...
 
 
+class Lax(Pipeline):
+    """A pipeline that passes over what it does not know."""
+
+    def __call__(self, image: Any = None, num_frames: int = 9, **others: Any) -> None: ...
+
+
 class Open:
     """A pipeline that takes anything."""
 
@@ -145,6 +151,8 @@ def test_what_a_pipeline_takes():
     taken_by(Open(), ["anything"], ["anything"])
     with pytest.raises(InputError, match="'nun_frames': did you mean 'num_frames'[?] known: image, num_frames$"):
         taken_by(Pipeline(), ["nun_frames"], ["image", "nun_frames"])
+    with pytest.raises(InputError, match="'nun_frames': did you mean 'num_frames'[?] known: image, num_frames$"):
+        taken_by(Lax(), ["nun_frames"], ["image", "nun_frames"])
     with pytest.raises(InputError, match="Pipeline takes no height and no width: leave --size out"):
         taken_by(Pipeline(), [], ["image", "height", "width"])
     with pytest.raises(InputError, match="Pipeline needs image: give --option image=…"):

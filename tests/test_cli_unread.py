@@ -22,7 +22,6 @@ FLAGS = ("--compare", "--any-model", "--decoded")
 CASES = {
     "network": (),
     "pipeline": PIPELINE,
-    "card": (*PIPELINE, "--card", "card.json"),
     "card of a network": ("--card", "card.json"),
     "no card": (),
     "one row": PIPELINE,
@@ -51,7 +50,9 @@ def flag_of(command: str, name: str) -> str:
 def test_an_option_that_nothing_would_read(command: str, case: str, name: str, why: str):
     flag = flag_of(command, name)
     value = () if flag in FLAGS else (VALUES[flag],)
-    assert f"error: {flag} does nothing {why} " in error(command, "nowhere", *CASES[case], flag, *value).replace("\n", " ")
+    assert f"error: {flag} does nothing {why} " in error(command, "nowhere", *CASES[case], flag, *value).replace(
+        "\n", " "
+    )
 
 
 def test_the_default_of_an_option_may_be_given_where_it_is_read():
@@ -63,4 +64,6 @@ def test_the_default_of_an_option_may_be_given_where_it_is_read():
 
 def test_several_at_once():
     message = error("calibrate", "nowhere", "--pipeline", "--grid", "nonsense", "--final", "nonsense")
-    assert message == "error: --grid and --final do nothing for a whole pipeline: its own scheduler chooses the levels\n"
+    assert (
+        message == "error: --grid and --final do nothing for a whole pipeline: its own scheduler chooses the levels\n"
+    )

@@ -20,7 +20,7 @@ from PIL import Image, ImageOps, UnidentifiedImageError
 
 from longstride.errors import InputError, unknown
 
-__all__ = ["WRITTEN", "CallOptions", "call_options", "taken_by"]
+__all__ = ["SET_OTHERWISE", "WRITTEN", "CallOptions", "call_options", "taken_by"]
 
 #: Suffixes of pictures.
 PICTURES = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".gif", ".tif", ".tiff")
@@ -37,6 +37,8 @@ WRITTEN = {
 }
 #: Arguments that the commands set, so that ``--option`` does not. Height and width may be given singly.
 SET_OTHERWISE = ("output_type", "return_dict", *(name for name in WRITTEN if name not in ("height", "width")))
+#: Kinds of arguments that have a name.
+_NAMED = (Parameter.POSITIONAL_OR_KEYWORD, Parameter.KEYWORD_ONLY)
 #: What Python writes otherwise than JSON. As text these words would be true.
 _PYTHON = {"True": "true", "False": "false", "None": "null"}
 
@@ -108,15 +110,16 @@ def taken_by(pipeline: Any, names: Sequence[str], given: Collection[str]) -> Non
     """
     kind, parameters = type(pipeline).__name__, dict(signature(type(pipeline).__call__).parameters)
     parameters.pop("self", None)
-    if not any(one.kind is Parameter.VAR_KEYWORD for one in parameters.values()):
-        takes = [name for name in parameters if name not in SET_OTHERWISE]
+    # Many calls take **kwargs beside their arguments, and pass over what they do not know there.
+    named = {name: one for name, one in parameters.items() if one.kind in _NAMED}
+    takes = [name for name in named if name not in SET_OTHERWISE]
+    if named:
         for name in names:
             if name not in takes:
                 raise unknown(f"--option of {kind}", name, takes)
-        if lost := sorted(set(given) - set(parameters)):
+        if lost := sorted(set(given) - set(named)):
             raise InputError(f"{kind} takes no {' and no '.join(lost)}: leave {_written(lost)} out")
-    plain = (Parameter.POSITIONAL_OR_KEYWORD, Parameter.KEYWORD_ONLY)
-    needs = [name for name, one in parameters.items() if one.default is Parameter.empty and one.kind in plain]
+    needs = [name for name, one in named.items() if one.default is Parameter.empty]
     if lacking := [name for name in needs if name not in given]:
         raise InputError(f"{kind} needs {' and '.join(lacking)}: give {_written(lacking)}")
 

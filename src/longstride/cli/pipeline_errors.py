@@ -9,10 +9,13 @@ from contextlib import contextmanager
 from types import TracebackType
 from typing import Any
 
-from longstride.cli.call_options import WRITTEN
+from longstride.cli.call_options import SET_OTHERWISE, WRITTEN
 from longstride.errors import InputError, LongstrideError
 
 __all__ = ["refusals"]
+
+#: Arguments that the user did not give with ``--option``.
+_OURS = (*SET_OTHERWISE, "height", "width", "class_labels")
 
 
 @contextmanager
@@ -35,7 +38,7 @@ def refusals(pipeline: Any, given: Mapping[str, Any]) -> Iterator[None]:
     except Exception as error:
         if not _raised_in_call(pipeline, error.__traceback__):
             raise
-        words = next((line.strip() for line in str(error).splitlines() if line.strip()), "no message")
+        words = next((line.strip().rstrip(".") for line in str(error).splitlines() if line.strip()), "no message")
         raise InputError(
             f"{type(pipeline).__name__} refuses the call ({type(error).__name__}: {words}){_hint(words, given)}"
         ) from error
@@ -58,7 +61,8 @@ def _raised_in_call(pipeline: Any, trace: TracebackType | None) -> bool:
 
 
 def _hint(words: str, given: Mapping[str, Any]) -> str:
-    """The options of the command that an error speaks of; the given options, if it names none."""
-    named = [name for name in given if re.search(rf"\b{re.escape(name)}\b", words)]
-    options = dict.fromkeys(WRITTEN.get(name, f"--option {name}") for name in named)
+    """The options of the command that an error speaks of, or else every ``--option`` that was given."""
+    named = [name for name in {**WRITTEN, **given} if re.search(rf"\b{re.escape(name)}\b", words)]
+    suspects = named or [name for name in given if name not in _OURS]
+    options = dict.fromkeys(WRITTEN.get(name, f"--option {name}") for name in suspects)
     return f": see {' and '.join(options)}" if options else ""

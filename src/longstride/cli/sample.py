@@ -85,11 +85,10 @@ def sample(
 ) -> None:
     """Draw with a card or with a classical solver: pictures, and the videos and the sound of pipelines."""
     whole = pipeline or bool(prompt)
-    cases: list[Case] = ["pipeline" if whole else "network", "no card" if card is None else "card"]
-    if whole and card is None:
-        cases.append("one row")
-    if not whole and card is not None:
-        cases.append("card of a network")
+    cases: list[Case] = ["pipeline" if whole else "network"]
+    cases += ["no card"] if card is None else []
+    cases += ["one row"] if whole and card is None else []
+    cases += ["card of a network"] if not whole and card is not None else []
     refuse_unread(ctx, cases)
     asked = Drawing(
         model=model,

@@ -11,7 +11,7 @@ from longstride.errors import InputError
 __all__ = ["UNREAD", "Case", "Unread", "refuse_unread"]
 
 #: What decides which options a command reads.
-Case = Literal["pipeline", "network", "card", "card of a network", "no card", "one row", "cards only", "errors only"]
+Case = Literal["pipeline", "network", "card of a network", "no card", "one row", "cards only", "errors only"]
 
 
 @dataclass(frozen=True)
@@ -50,8 +50,7 @@ UNREAD: dict[str, tuple[Unread, ...]] = {
         Unread("pipeline", ("grid",), "for a whole pipeline: its own scheduler chooses the levels"),
         Unread("pipeline", ("label",), "for a whole pipeline: say --option class_labels=N"),
         Unread("pipeline", ("batch_size",), "for a whole pipeline: it is called for one sample at a time"),
-        Unread("card", ("grid",), "beside a card, which has levels of its own"),
-        Unread("card of a network", ("solver",), "beside a card, which is a sampler itself"),
+        Unread("card of a network", ("solver", "grid"), "beside a card, which is a sampler with levels of its own"),
         Unread("no card", ("any_model",), "without --card"),
         Unread("one row", ("compare",), "for a whole pipeline without --card: there is nothing to compare"),
     ),

@@ -132,7 +132,7 @@ def calibrate_whole(wanted: Wanted, prompts: Path | None, options: PipelineOptio
     pipeline = load_pipeline(wanted.model, device, options.dtype)
     # Prompts and classes have defaults of their own in a calibration.
     takes = parameters_of(pipeline)
-    own_choice = {name: True for name in ("prompt", "class_labels") if name in takes}
+    own_choice: dict[str, Any] = {name: True for name in ("prompt", "class_labels") if name in takes}
     options.check(pipeline, **own_choice, guidance_scale=guidance)
     own = configured(wanted.way, None, wanted.settings)
     if not wanted.quiet:
