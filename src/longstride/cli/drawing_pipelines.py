@@ -18,7 +18,7 @@ from longstride.cli.drawing import Drawing
 from longstride.cli.made import Made, frame_rate, made_by, sample_rate, write_sound, write_video
 from longstride.cli.pipeline_errors import refusals
 from longstride.cli.whole_pipelines import PipelineOptions, load_pipeline
-from longstride.cli.with_card import check_weights, put_card
+from longstride.cli.with_card import put_card
 from longstride.errors import InputError
 from longstride.evaluation.plots import comparison, picture_grid
 from longstride.evaluation.seeds import seed_range
@@ -36,6 +36,7 @@ class Caller:
         options: What the user wrote.
         guidance: Guidance scale, or None for the pipeline's own.
         notes: What schedulers said of a setting that was put in the place of another.
+        known: Further arguments of the call, which a card knows.
     """
 
     pipeline: Any
@@ -43,13 +44,15 @@ class Caller:
     options: PipelineOptions
     guidance: float | None
     notes: list[str] = field(default_factory=list)
+    known: Mapping[str, Any] = field(default_factory=dict)
 
-    def arguments(self, number: int, steps: int) -> dict[str, Any]:
+    def arguments(self, number: int, steps: int, *, latent: bool = False) -> dict[str, Any]:
         """Arguments of the call for one sample.
 
         Args:
             number: Number of the sample, from 0.
             steps: Steps that are asked for.
+            latent: Whether the last states are enough, if the pipeline can leave out its decoder.
         """
         takes = inspect.signature(type(self.pipeline).__call__).parameters
         given: dict[str, Any] = {} if self.guidance is None else {"guidance_scale": self.guidance}
@@ -58,9 +61,11 @@ class Caller:
             given["prompt"] = self.prompts[number % len(self.prompts)]
         if "class_labels" in takes and "class_labels" not in self.options.call.names:
             given["class_labels"] = [number % 1000]
-        if "output_type" in takes and takes["output_type"].default == "pil":
+        if "output_type" in takes and latent and _has_latents(self.pipeline):
+            given["output_type"] = "latent"
+        elif "output_type" in takes and takes["output_type"].default == "pil":
             given["output_type"] = "np"  # before any rounding; what has no pictures keeps its own form
-        return {"num_inference_steps": steps, **given, **self.options.call.of(number)}
+        return {"num_inference_steps": steps, **given, **self.options.call.of(number), **self.known}
 
     def call(self, arguments: Mapping[str, Any], seed: int) -> Any:
         """Call the pipeline.
@@ -106,33 +111,53 @@ def draw_whole(asked: Drawing, prompts: list[str], options: PipelineOptions) -> 
         raise InputError(f"{asked.card} is a book of {loaded.contents}: say which with --nfe")
     calls = asked.nfe or (8 if loaded is None or isinstance(loaded, CardBook) else loaded.nfe)
     pipeline = load_pipeline(asked.model, device, options.dtype)
-    guidance = asked.guidance
-    if guidance is None and isinstance(loaded, Card):
-        guidance = loaded.model.guidance
-    caller = Caller(pipeline, prompts, options, guidance)
+    caller = Caller(pipeline, prompts, options, asked.guidance)
     first = caller.arguments(0, calls)
     options.check(pipeline, **{name: first.get(name) for name in ("prompt", "class_labels", "guidance_scale")})
-    if loaded is not None and (note := check_weights(pipeline, loaded, any_model=asked.any_model)):
-        caller.notes.append(note)
-    config, rows = pipeline.scheduler.config, dict[str, list[Made]]()
-    seeds = seed_range("evaluation", asked.seed, asked.num)
-    kinds = ([asked.solver] if loaded is None or asked.compare else []) + ([] if loaded is None else ["calibrated"])
+    schedulers: dict[str, Any] = {}
+    if loaded is None or asked.compare:
+        schedulers[asked.solver] = LongstrideScheduler.from_config(pipeline.scheduler.config, solver=asked.solver)
+    if loaded is not None:
+        schedulers["calibrated"] = _with_card(caller, loaded, first, asked)
+    rows: dict[str, list[Made]] = {name: [] for name in schedulers}
+    seeds, done, total = seed_range("evaluation", asked.seed, asked.num), 0, asked.num * len(schedulers)
     with progress_bars() as say:
-        for row, name in enumerate(kinds):
-            rows[name] = []
+        for name, scheduler in schedulers.items():
+            pipeline.scheduler = scheduler
             for n, seed in enumerate(seeds):
-                arguments = caller.arguments(n, calls)
-                if name != "calibrated" or loaded is None:
-                    pipeline.scheduler = LongstrideScheduler.from_config(config, solver=asked.solver)
-                else:
-                    arguments = put_card(pipeline, loaded, config, asked.solver, arguments)
-                say("drawing", row * asked.num + n, len(kinds) * asked.num)
-                rows[name] += made_by(pipeline, caller.call(arguments, seed))[:1]
-        say("drawing", len(kinds) * asked.num, len(kinds) * asked.num)
+                say("drawing", done, total)
+                rows[name] += made_by(pipeline, caller.call(caller.arguments(n, calls), seed))[:1]
+                done += 1
+        say("drawing", done, total)
     files, remarks = _Files(asked, pipeline, first).write(rows, calls)
     lines = [f"note: {note}" for note in dict.fromkeys([*caller.notes, *remarks])]
     lines += [f"{asked.num} {_what(rows)}, {calls} network calls each", f"written to {asked.out}"]
     return {"solver": list(rows)[-1], "nfe": calls, "files": files, "lines": lines}
+
+
+def _with_card(caller: Caller, loaded: Card | CardBook, arguments: Mapping[str, Any], asked: Drawing) -> Any:
+    """The scheduler of a card or a book; what the card knows of the call becomes part of the caller's."""
+    from longstride.integrations.diffusers import LongstrideScheduler
+
+    pipeline, config = caller.pipeline, caller.pipeline.scheduler.config
+    other = isinstance(loaded, Card) and asked.nfe not in (None, loaded.nfe)
+    checked = {**arguments, "num_inference_steps": loaded.nfe} if other and isinstance(loaded, Card) else arguments
+    completed, notes = put_card(pipeline, loaded, checked, any_model=asked.any_model)
+    caller.known = {name: value for name, value in completed.items() if name not in arguments}
+    caller.notes += notes
+    if not other:
+        return pipeline.scheduler
+    # For another number of calls the solver runs, and says so.
+    guidance = completed.get("guidance_scale")
+    return LongstrideScheduler.from_card(loaded, config, solver=asked.solver, guidance_scale=guidance)
+
+
+def _has_latents(pipeline: Any) -> bool:
+    """Whether a pipeline's call knows ``output_type="latent"``."""
+    try:
+        return '"latent"' in inspect.getsource(inspect.unwrap(type(pipeline).__call__))
+    except (OSError, TypeError):  # a class without a file
+        return False
 
 
 def _what(rows: Mapping[str, list[Made]]) -> str:

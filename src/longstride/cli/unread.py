@@ -67,6 +67,7 @@ UNREAD: dict[str, tuple[Unread, ...]] = {
             "for a whole pipeline: evaluate calibrates networks only; make a card with longstride calibrate, and "
             "measure it with --card",
         ),
+        Unread("pipeline", ("batch_size",), "for a whole pipeline: it is called for one sample at a time"),
         Unread("pipeline", ("real",), "for a whole pipeline: its samples are compared with converged samples"),
         Unread("cards only", ("nfe", "grid", "final"), "for cards alone: each has its own calls and levels"),
         Unread("cards only", ("calibration_samples", "substeps"), "for cards alone: nothing is calibrated"),
