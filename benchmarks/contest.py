@@ -28,9 +28,10 @@ from longstride.card_parts import TableData
 from longstride.errors import InputError, unknown
 from longstride.evaluation.contestants import base_table
 from longstride.evaluation.fitting import Say
-from longstride.evaluation.measure import Key, Sampler
+from longstride.evaluation.measure import Key
 from longstride.evaluation.results import Results, load_results, merged, save_results
 from longstride.evaluation.runner import measure_samplers
+from longstride.evaluation.source import Sampler
 from longstride.evaluation.study import Study
 from longstride.files import write_atomically
 from longstride.table import SolverTable

@@ -17,7 +17,7 @@ from torch import Tensor
 
 from longstride.calibration.reference.trajectory import DenseSolution
 from longstride.denoiser import Denoiser
-from longstride.evaluation.measure import Sampler
+from longstride.evaluation.source import Sampler
 from longstride.schedule import Schedule
 from longstride.table import SolverTable
 

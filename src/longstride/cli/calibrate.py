@@ -5,6 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Annotated
 
+import typer
+
 from longstride.book import CardBook
 from longstride.calibration import Calibration
 from longstride.cli.common import console, handled
@@ -13,6 +15,7 @@ from longstride.cli.options import (
     METHODS,
     PIPELINES,
     QUALITY,
+    CallOption,
     Device,
     Dtype,
     Final,
@@ -28,6 +31,7 @@ from longstride.cli.options import (
     option,
 )
 from longstride.cli.render import book_summary, card_summary
+from longstride.cli.unread import refuse_unread
 from longstride.cli.whole_pipelines import PipelineOptions, calibrate_whole
 from longstride.cli.written import guidances_of, nfes_of
 from longstride.processes import is_first
@@ -37,6 +41,7 @@ __all__ = ["calibrate"]
 
 @handled
 def calibrate(
+    ctx: typer.Context,
     model: ModelName,
     out: Annotated[Path, option("Where the card, or the book, is written.", "FILE")] = Path("card.json"),
     nfe: Nfes = "8",
@@ -68,6 +73,7 @@ def calibrate(
     negative: Negative = None,
     size: Size = None,
     dtype: Dtype = "float32",
+    call_options: CallOption = None,
     # Other methods
     method: Annotated[
         str,
@@ -102,6 +108,8 @@ def calibrate(
     Finished batches are kept beside the card until the card is written. The same command goes on after a kill. Under
     torchrun or accelerate launch the processes share the batches.
     """
+    whole = pipeline or prompts is not None
+    refuse_unread(ctx, ["pipeline" if whole else "network"])
     settings: dict[str, object] = {"iterations": iterations, "window": window, "ridge": ridge}
     settings |= {"directions": directions, "r": r, "substeps": substeps, "fine": fine}
     wanted = Wanted(
@@ -121,9 +129,9 @@ def calibrate(
         device=device,
         quiet=as_json,
     )
-    if pipeline or prompts is not None:
-        whole = calibrate_whole(wanted, prompts, PipelineOptions(negative, size, dtype))
-        _tell(whole, out, f"{whole.calls:,} calls of the pipeline in samples", as_json=as_json)
+    if whole:
+        card = calibrate_whole(wanted, prompts, PipelineOptions(negative, size, dtype, call_options))
+        _tell(card, out, f"{card.calls:,} calls of the pipeline in samples", as_json=as_json)
         return
     made = make(wanted)
     if not is_first():

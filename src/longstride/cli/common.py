@@ -12,10 +12,19 @@ from typing import Any, ParamSpec, TypeVar
 import torch
 import typer
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    TaskID,
+    TextColumn,
+    TimeElapsedColumn,
+    TimeRemainingColumn,
+)
 from rich.text import Text
 from typer.core import TyperCommand, TyperGroup
 
+from longstride.cli.minutes import MinuteLog
 from longstride.errors import InputError, LongstrideError
 from longstride.processes import is_first
 
@@ -121,8 +130,15 @@ def use_device(name: str) -> str:
 def progress_bars() -> Iterator[Callable[[str, int, int], None]]:
     """A function ``say(what, done, total)`` that draws a bar with the time left for every ``what``.
 
-    In a log every ``what`` is one line.
+    Without a terminal every ``what`` is a line in the log when it begins, and a line every minute says how far it is.
     """
+    if not is_first():
+        yield lambda what, done, total: None
+        return
+    if not sys.stderr.isatty():
+        with MinuteLog(lambda line: errors.print(line, highlight=False, markup=False, soft_wrap=True)) as log:
+            yield log.say
+        return
     columns = (
         TextColumn("{task.description:<16}"),
         BarColumn(bar_width=32),
@@ -131,14 +147,12 @@ def progress_bars() -> Iterator[Callable[[str, int, int], None]]:
         TextColumn("left"),
         TimeRemainingColumn(),
     )
-    with Progress(*columns, console=errors, disable=not sys.stderr.isatty() or not is_first()) as bars:
-        tasks: dict[str, int] = {}
+    with Progress(*columns, console=errors) as bars:
+        tasks: dict[str, TaskID] = {}
 
         def say(what: str, done: int, total: int) -> None:
-            if what not in tasks and bars.disable and is_first():
-                errors.print(f"{what} …", highlight=False)
             if what not in tasks:
                 tasks[what] = bars.add_task(what, total=total)
-            bars.update(bars.task_ids[tasks[what]], completed=done, total=total)
+            bars.update(tasks[what], completed=done, total=total)
 
         yield say

@@ -25,7 +25,7 @@ from longstride.processes import is_first, join, wait
 from longstride.solvers import SOLVERS
 from longstride.zoo import Model, load_model
 
-__all__ = ["Wanted", "make", "tell_of_journal"]
+__all__ = ["Wanted", "check_settings", "make", "tell_of_journal"]
 
 #: Most samples per network call.
 _BATCH_SIZE = 64
@@ -121,17 +121,27 @@ def _checked(wanted: Wanted) -> LastLevel:
         raise InputError(
             f"{way.name} is for the base {' or '.join(way.solvers)}, not for {base!r}; --method iia takes any"
         )
-    has = [field.name for field in fields(way.settings)]
-    if foreign := [name for name in wanted.settings if name not in has]:
-        options = " and ".join(f"--{name}" for name in foreign)
-        takes = ", ".join(f"--{name}" for name in _OPTIONS if name in has)
-        raise InputError(f"method {way.name!r} does not know {options}; of these options it takes {takes}")
+    check_settings(wanted)
     configured(way, base, wanted.settings)
     if wanted.many and not way.many:
         raise InputError(f"a book of several settings is made by method {DEFAULT!r}, not by {way.name!r}")
     if wanted.many and wanted.base != "ddim":
         raise InputError("a book starts from every classical solver: drop --solver")
     return final_level(wanted.final)
+
+
+def check_settings(wanted: Wanted) -> None:
+    """Make sure that the method has all settings that were given.
+
+    Raises:
+        InputError: unknown method, or settings that it does not have.
+    """
+    way = wanted.way
+    has = [field.name for field in fields(way.settings)]
+    if foreign := [name for name in wanted.settings if name not in has]:
+        options = " and ".join(f"--{name}" for name in foreign)
+        takes = ", ".join(f"--{name}" for name in _OPTIONS if name in has)
+        raise InputError(f"method {way.name!r} does not know {options}; of these options it takes {takes}")
 
 
 #: Options that some methods have and others have not.

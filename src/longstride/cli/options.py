@@ -14,6 +14,7 @@ __all__ = [
     "PIPELINES",
     "QUALITY",
     "CalibrationSamples",
+    "CallOption",
     "Device",
     "Dimensions",
     "Dtype",
@@ -93,10 +94,20 @@ Pipeline = Annotated[
     bool,
     typer.Option(
         "--pipeline",
-        help="MODEL is a whole diffusers pipeline, used as it is: SDXL, SD3, Flux, DiT.",
+        help="MODEL is a whole diffusers pipeline, used as it is: SDXL, SD3, Flux, Wan, DiT.",
         rich_help_panel=PIPELINES,
     ),
 ]
 Negative = Annotated[str | None, option("Negative prompt.", "TEXT", PIPELINES)]
 Size = Annotated[str | None, option("Pixels, such as 512x512.", "WIDTHxHEIGHT", PIPELINES)]
 Dtype = Annotated[str, option("float32, float16 or bfloat16.", "DTYPE", PIPELINES)]
+CallOption = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--option",
+        help="Further argument of the pipeline's call; may be repeated. JSON or text; @file: a picture, a folder of "
+        "pictures, .safetensors or .npy.",
+        metavar="KEY=VALUE",
+        rich_help_panel=PIPELINES,
+    ),
+]

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import torch
+import typer
 
 from longstride import sampler
 from longstride.book import CardBook, Unjudged, load_any
@@ -15,8 +16,10 @@ from longstride.calibration.reference.solve import errors
 from longstride.card import Card
 from longstride.cli.common import handled, use_device
 from longstride.cli.drawing import Drawing
+from longstride.cli.drawing_pipelines import draw_whole
 from longstride.cli.options import (
     PIPELINES,
+    CallOption,
     Device,
     Dtype,
     Grid,
@@ -29,7 +32,8 @@ from longstride.cli.options import (
     Size,
     option,
 )
-from longstride.cli.whole_pipelines import PipelineOptions, draw_whole
+from longstride.cli.unread import Case, refuse_unread
+from longstride.cli.whole_pipelines import PipelineOptions
 from longstride.errors import InputError
 from longstride.evaluation.contestants import base_table
 from longstride.evaluation.contestants import label as label_of
@@ -47,6 +51,7 @@ _CARDS = "Cards"
 
 @handled
 def sample(
+    ctx: typer.Context,
     model: ModelName,
     out: Annotated[Path, option("A .png file for one sheet, or a folder for single pictures.", "PATH")] = Path(
         "samples.png"
@@ -76,8 +81,15 @@ def sample(
     negative: Negative = None,
     size: Size = None,
     dtype: Dtype = "float32",
+    call_options: CallOption = None,
 ) -> None:
-    """Draw pictures with a card or with a classical solver."""
+    """Draw with a card or with a classical solver: pictures, and the videos and the sound of pipelines."""
+    whole = pipeline or bool(prompt)
+    cases: list[Case] = ["pipeline" if whole else "network"]
+    cases += ["no card"] if card is None else []
+    cases += ["one row"] if whole and card is None else []
+    cases += ["card of a network"] if not whole and card is not None else []
+    refuse_unread(ctx, cases)
     asked = Drawing(
         model=model,
         out=out,
@@ -94,8 +106,8 @@ def sample(
         seed=seed,
         device=device,
     )
-    if pipeline or prompt:
-        made = draw_whole(asked, prompt or [], PipelineOptions(negative, size, dtype))
+    if whole:
+        made = draw_whole(asked, prompt or [], PipelineOptions(negative, size, dtype, call_options))
     else:
         made = draw(asked)
     print(json.dumps(made) if as_json else "\n".join(made["lines"]))

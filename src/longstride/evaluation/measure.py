@@ -17,23 +17,19 @@ import torch
 from torch import Tensor
 
 from longstride.arrays import Array
-from longstride.calibration.reference.solve import solve_reference, squared_errors
-from longstride.denoiser import Denoiser
+from longstride.calibration.reference.solve import squared_errors
 from longstride.evaluation.features import Extractor
 from longstride.evaluation.frechet import FeatureSpace, Moments
+from longstride.evaluation.source import Source
 from longstride.evaluation.statistics import PICTURE_STATISTICS, picture_statistics
 from longstride.journal import Journal, table_digest
 from longstride.processes import gather, mine
-from longstride.sampler import sample
 from longstride.table import SolverTable
-from longstride.zoo.model import Model
 
-__all__ = ["GROUPS", "Key", "Measurer", "Sampler", "Tally", "number_of", "split_batches"]
+__all__ = ["GROUPS", "Key", "Measurer", "Tally", "number_of", "split_batches"]
 
 #: A contestant and its number of network calls.
 Key = tuple[str, int]
-#: A table, or for other methods a function ``sampler(denoiser, noise)`` that returns the last state.
-Sampler = SolverTable | Callable[[Denoiser, Tensor], Tensor]
 #: The largest number of groups, and so of processes that can share an evaluation.
 GROUPS = 64
 #: For the measures that compare neighbours, the coordinates of so many samples are kept.
@@ -86,9 +82,7 @@ class Measurer:
     """Draws and measures, with every finished batch in a journal.
 
     Attributes:
-        model: The pretrained model.
-        guidance: Classifier-free guidance scale, or None.
-        reference_steps: Steps of the converged solution.
+        source: Draws the samples.
         extractor: Gives features of pictures; without one only errors are measured.
         space: Space in which distances are measured, or None.
         journal: Keeps the batches.
@@ -96,9 +90,7 @@ class Measurer:
         keep: Whether converged samples stay in the journal, for samplers that are measured another time.
     """
 
-    model: Model
-    guidance: float | None
-    reference_steps: int
+    source: Source
     extractor: Extractor | None
     space: FeatureSpace | None
     journal: Journal
@@ -114,52 +106,43 @@ class Measurer:
         """Features ``(B, d)`` of samples; latents are decoded first."""
         if self.extractor is None:
             return torch.empty(len(samples), 0)
-        return self.extractor(self.model.pictures(samples))
+        return self.extractor(self.source.pictures(samples))
 
     def _seen(self, samples: Tensor) -> dict[str, Array]:
         """Coordinates and statistics of samples."""
         if self.extractor is None or self.space is None:
             return {"coordinates": np.empty((len(samples), 0)), "statistics": np.zeros((len(samples), 0))}
-        pictures = self.model.pictures(samples)
+        pictures = self.source.pictures(samples)
         coordinates = self.space.project(self.extractor(pictures))
         return {"coordinates": coordinates.astype(np.float32), "statistics": picture_statistics(pictures)}
 
-    def converged(self, seeds: range, table: SolverTable, check: int) -> tuple[Tensor, float, float]:
-        """Converged samples between the ends of ``table``, their error, and the forward passes without the check."""
-        noise, denoiser = self.model.noise(seeds, table.sigmas[0]), self.model.denoiser(seeds, self.guidance)
-        found = solve_reference(denoiser, noise, table, steps=self.reference_steps, check_samples=check)
-        return found.samples, found.error, float(found.nfe * len(seeds) * denoiser.cost)
-
-    def teacher(self, name: str, seeds: range, batch_size: int, table: SolverTable) -> Tally:
+    def teacher(self, name: str, seeds: range, batch_size: int) -> Tally:
         """Tally of converged samples from ``seeds``."""
         groups, place = split_batches(seeds, batch_size), name + "/{}"
         ours, done = [batch for group in mine(groups) for batch in group], 0
         for batch in ours:
-            self.journal(place.format(number_of(batch, seeds)), lambda b=batch: self._teacher(b, table))  # type: ignore[misc]
+            self.journal(place.format(number_of(batch, seeds)), lambda b=batch: self._teacher(b))  # type: ignore[misc]
             done += len(batch)
             self.say(name, done, sum(map(len, ours)))
         return self._tally(place, seeds, groups, compared=False)
 
-    def _teacher(self, batch: range, table: SolverTable) -> dict[str, Any]:
-        samples, _, calls = self.converged(batch, table, check=0)
+    def _teacher(self, batch: range) -> dict[str, Any]:
+        samples, _, calls = self.source.batch(batch).converged(check=0)
         return {**self._seen(samples), "calls": np.array(calls)}
 
-    def contest(
-        self, seeds: range, batch_size: int, ends: SolverTable, samplers: Mapping[Key, Sampler]
-    ) -> tuple[Tally, dict[Key, Tally]]:
+    def contest(self, seeds: range, batch_size: int, samplers: Mapping[Key, Any]) -> tuple[Tally, dict[Key, Tally]]:
         """Draw all batches; returns the tally of the converged samples, and the tallies of all samplers.
 
         Args:
             seeds: Evaluation seeds.
             batch_size: Samples per network call.
-            ends: Gives the first and the last level that all samplers share.
-            samplers: The samplers.
+            samplers: The samplers, as the source takes them.
         """
         groups = split_batches(seeds, batch_size)
         ours = [batch for group in mine(groups) for batch in group]
         done, total = 0, sum(map(len, ours)) * len(samplers)
         for batch in ours:
-            self._batch(batch, f"batches/{number_of(batch, seeds)}", ends, samplers)
+            self._batch(batch, f"batches/{number_of(batch, seeds)}", samplers)
             done += len(batch) * len(samplers)
             self.say("evaluating", done, total)
         tallies = {
@@ -168,24 +151,24 @@ class Measurer:
         }
         return self._tally(_CONVERGED, seeds, groups, compared=False), tallies
 
-    def _batch(self, batch: range, place: str, ends: SolverTable, samplers: Mapping[Key, Sampler]) -> None:
-        """Measure all samplers on one batch; the same table under several names is run once.
+    def _batch(self, batch: range, place: str, samplers: Mapping[Key, Any]) -> None:
+        """Measure all samplers on one batch; the same sampler under several names is run once.
 
         Unless ``keep`` is set, the converged samples are dropped after the last sampler.
         """
         facts: dict[str, Any] = {}
-        noise, denoiser = self.model.noise(batch, ends.sigmas[0]), self.model.denoiser(batch, self.guidance)
+        drawing, like = self.source.batch(batch), torch.empty(0, device=self.source.device)
         target: list[Tensor] = []
         seen: dict[str, dict[str, Any]] = {}
 
         def solve() -> Tensor:
-            samples, error, calls = self.converged(batch, ends, check=max(1, len(batch) // 8))
+            samples, error, calls = drawing.converged(check=max(1, len(batch) // 8))
             facts.update(error=np.array(error), calls=np.array(calls))
             return samples
 
         def converged() -> Tensor:
             if not target:
-                target.append(self.journal.tensor(f"{place}/target", solve, like=noise))
+                target.append(self.journal.tensor(f"{place}/target", solve, like=like))
             return target[0]
 
         def teacher() -> dict[str, Any]:
@@ -193,14 +176,12 @@ class Measurer:
             samples = converged()
             return {**self._seen(samples), **facts}
 
-        def run(one: Sampler) -> dict[str, Any]:
-            same = table_digest(one) if isinstance(one, SolverTable) else ""
+        def run(one: Any) -> dict[str, Any]:
+            same = _digest(one)
             if same in seen:
                 return seen[same]
-            before = denoiser.calls
-            samples = sample(denoiser, noise, one) if isinstance(one, SolverTable) else one(denoiser, noise)
-            calls = denoiser.calls - before
-            found = {"squared": squared_errors(samples, converged()), "calls": np.array(float(calls))}
+            samples, calls = drawing.drawn(one)
+            found = {"squared": squared_errors(samples, converged()), "calls": np.array(calls)}
             made = {**self._seen(samples), **found}
             if same:
                 seen[same] = made
@@ -261,7 +242,7 @@ class Measurer:
             for n in mine(range(len(groups)))
         }
         squares = np.concatenate(gather(found, [(len(group),) for group in groups]))
-        return float(np.sqrt(squares.mean()))
+        return float(np.sqrt(np.nanmean(squares)))  # a source may leave batches out
 
 
 def number_of(batch: range, seeds: range) -> str:
@@ -269,6 +250,12 @@ def number_of(batch: range, seeds: range) -> str:
     return f"{batch.start - seeds.start:08d}"
 
 
-def _slug(key: Key, one: Sampler) -> str:
-    """Name of a sampler's parts; a table adds its digest, because another study may give the name another table."""
-    return f"{key[0]}-{key[1]}" + (f"-{table_digest(one)[:8]}" if isinstance(one, SolverTable) else "")
+def _digest(one: Any) -> str:
+    """Digest of a sampler: equal samplers draw the same samples. Empty for a function that has none."""
+    return table_digest(one) if isinstance(one, SolverTable) else str(getattr(one, "digest", ""))
+
+
+def _slug(key: Key, one: Any) -> str:
+    """Name of a sampler's parts; its digest is added, because another study may give the name another sampler."""
+    same = _digest(one)
+    return f"{key[0]}-{key[1]}" + (f"-{same[:8]}" if same else "")

@@ -21,14 +21,15 @@ from longstride.book import CardBook
 from longstride.card import Card
 from longstride.errors import InputError
 from longstride.evaluation.contestants import CONTESTANTS, usual_grid
-from longstride.evaluation.features import load_features
+from longstride.evaluation.features import Extractor, load_features
 from longstride.evaluation.fitting import Say, calibrate_entrants
 from longstride.evaluation.frechet import FeatureSpace
-from longstride.evaluation.measure import Key, Measurer, Sampler, number_of, split_batches
+from longstride.evaluation.measure import Key, Measurer, number_of, split_batches
 from longstride.evaluation.real import own_pictures
 from longstride.evaluation.reference_set import ReferenceSet
 from longstride.evaluation.results import Results
 from longstride.evaluation.seeds import seed_range
+from longstride.evaluation.source import NetworkSource, Sampler, Source
 from longstride.evaluation.study import Study
 from longstride.evaluation.summary import Summary
 from longstride.journal import Journal, digest
@@ -36,7 +37,7 @@ from longstride.processes import gather, mine
 from longstride.table import SolverTable
 from longstride.zoo.model import Model
 
-__all__ = ["Outcome", "measure_samplers", "run_study"]
+__all__ = ["Outcome", "measure_samplers", "measure_source", "run_study"]
 
 
 @dataclass(frozen=True)
@@ -61,6 +62,7 @@ def run_study(
     *,
     cards: Mapping[str, Card | CardBook] | None = None,
     real: ReferenceSet | None = None,
+    any_model: bool = False,
     say: Say = lambda what, done, total: None,
 ) -> Outcome:
     """Calibrate and compare.
@@ -74,15 +76,17 @@ def run_study(
             the cards at the study's guidance take part. If the study has contestants, they are also limited to its
             numbers of calls.
         real: Statistics of real pictures; by default the statistics beside the model, if there are any.
+        any_model: Whether cards that were calibrated on other weights take part.
         say: Called with (what is being done, done, total).
 
     Raises:
+        CardError: a card was calibrated on other weights, or at another guidance scale.
         InputError: the samples are no pictures, the folder is of another study, or a card has other levels.
     """
     if folder is None:
         with tempfile.TemporaryDirectory(prefix="longstride-") as temporary:
-            return run_study(model, study, Path(temporary), cards=cards, real=real, say=say)
-    tables, bases = _entries(model, study, cards or {})
+            return run_study(model, study, Path(temporary), cards=cards, real=real, any_model=any_model, say=say)
+    tables, bases = _entries(model, study, cards or {}, any_model=any_model)
     _opened(model, study, folder, real)
     made = calibrate_entrants(model, study, tables, folder, say)
     tables |= {key: card.table for key, card in made.items()}
@@ -132,59 +136,81 @@ def measure_samplers(
         keep: Whether the converged samples stay in ``folder``, so that they need not be solved for again.
     """
     journal, extractor, anchor = _opened(model, study, folder, real)
-    measurer = Measurer(
-        model=model,
-        guidance=study.guidance,
-        reference_steps=study.reference_steps,
-        extractor=extractor,
-        space=None if anchor is None else anchor.space,
-        journal=journal,
-        say=say,
-        keep=keep,
-    )
+    grid = usual_grid(study.grid, model.schedule)
+    source = NetworkSource(model, study.guidance, study.reference_steps, ends, grid)
+    return measure_source(source, study, samplers, bases, journal, extractor, real=anchor, say=say, keep=keep)
+
+
+def measure_source(
+    source: Source,
+    study: Study,
+    samplers: Mapping[Key, Any],
+    bases: Mapping[str, str | None],
+    journal: Journal,
+    extractor: Extractor | None,
+    *,
+    real: ReferenceSet | None = None,
+    say: Say = lambda what, done, total: None,
+    keep: bool = False,
+) -> Results:
+    """Draw all samplers of a source from the same fresh noise, and measure them.
+
+    Args:
+        source: Draws the samples.
+        study: Gives samples, seeds and features; its contestants are ignored.
+        samplers: Samplers by name and number of calls, as the source takes them.
+        bases: The name that each name is compared with, or None.
+        journal: Keeps finished batches.
+        extractor: Features for Fréchet distances; without one only errors are measured.
+        real: Statistics of real pictures, or None.
+        say: Called with (what is being done, done, total).
+        keep: Whether the converged samples stay in the journal, so that they need not be solved for again.
+    """
+    space = None if real is None else real.space
+    measurer = Measurer(source=source, extractor=extractor, space=space, journal=journal, say=say, keep=keep)
     other = None
     if extractor is not None:
         if measurer.space is None:
-            measurer.space = _axes(measurer, study, ends)
+            measurer.space = _axes(measurer, study)
         teacher_seeds = seed_range("teacher", study.seed, study.samples)
-        other = measurer.teacher("teacher", teacher_seeds, study.batch_size, ends)
+        other = measurer.teacher("teacher", teacher_seeds, study.batch_size)
     seeds = seed_range("evaluation", study.seed, study.samples)
-    teacher, tallies = measurer.contest(seeds, study.batch_size, ends, samplers)
-    cost = 1 if study.guidance is None else 2
+    teacher, tallies = measurer.contest(seeds, study.batch_size, samplers)
     for (name, nfe), tally in tallies.items():
-        if tally.calls != nfe * cost:
-            raise AssertionError(f"{name} made {tally.calls} network calls per sample instead of {nfe * cost}")
+        if tally.calls != nfe * source.cost:
+            raise AssertionError(f"{name} made {tally.calls} network calls per sample instead of {nfe * source.cost}")
     say("intervals", 0, 1)
     summary = Summary(
-        model=model.name,
-        guidance=study.guidance,
+        model=source.name,
+        guidance=source.guidance,
         bases=bases,
         teacher=teacher,
         other=other,
-        real=anchor,
-        teacher_nfe=round(teacher.calls / cost),
-        cost=cost,
+        real=real,
+        teacher_nfe=round(teacher.calls / source.cost),
+        cost=source.cost,
     )
     lines = summary.lines(tallies)
     say("intervals", 1, 1)
+    facts = source.about
     about = {
-        "model": {"name": model.name, "fingerprint": model.fingerprint, "classes": model.num_classes},
-        "study": {**asdict(study), "grid": usual_grid(study.grid, model.schedule)},
+        "model": facts["model"],
+        "study": {**asdict(study), "grid": facts["grid"]},
         "reference": {
             "solver": "unipc, order 3",
             "nfe": summary.teacher_nfe,
             "error": measurer.reference_error(seeds, study.batch_size),
         },
         "features": None if extractor is None else extractor.label,
-        "real": None if anchor is None else _yardstick(anchor, study.samples),
+        "real": None if real is None else _yardstick(real, study.samples),
         "groups": len(split_batches(seeds, study.batch_size)),
-        "environment": {"python": platform.python_version(), "torch": torch.__version__, "device": str(model.device)},
+        "environment": {"python": platform.python_version(), "torch": torch.__version__, "device": str(source.device)},
     }
     return Results(json.loads(json.dumps(about)), tuple(lines))
 
 
 def _entries(
-    model: Model, study: Study, cards: Mapping[str, Card | CardBook]
+    model: Model, study: Study, cards: Mapping[str, Card | CardBook], *, any_model: bool
 ) -> tuple[dict[Key, SolverTable], dict[str, str | None]]:
     """Base tables of the contestants and the tables of cards, and every name's base."""
     tables: dict[Key, SolverTable] = {}
@@ -200,7 +226,8 @@ def _entries(
             raise InputError(f"two samplers are called {name!r}: rename the card's file")
         bases |= {base: None, name: base}
         for card in _held(name, given, study) if isinstance(given, CardBook) else [given]:
-            card.check_model(model.info(study.guidance))
+            info = model.info(study.guidance)
+            card.check_model(info.model_copy(update={"fingerprint": None}) if any_model else info)
             tables[base, card.nfe], tables[name, card.nfe] = card.base_table, card.table
     if not tables:
         raise InputError("a study needs a contestant or a card")
@@ -257,7 +284,7 @@ def _card_line(card: Card) -> dict[str, Any]:
     }
 
 
-def _axes(measurer: Measurer, study: Study, table: SolverTable) -> FeatureSpace:
+def _axes(measurer: Measurer, study: Study) -> FeatureSpace:
     """Directions of largest variance of the teacher's own pictures, from noise of their own."""
     seeds = seed_range("axes", study.seed, max(4 * study.dimensions, 64))
     batches, found = split_batches(seeds, study.batch_size), {}
@@ -266,7 +293,7 @@ def _axes(measurer: Measurer, study: Study, table: SolverTable) -> FeatureSpace:
         for batch in batches[number]:
 
             def seen(batch: range = batch) -> dict[str, Any]:
-                samples, _, _ = measurer.converged(batch, table, check=0)
+                samples, _, _ = measurer.source.batch(batch).converged(check=0)
                 return {"features": measurer.features(samples).cpu().numpy()}
 
             parts.append(measurer.journal(f"axes/{number_of(batch, seeds)}", seen)["features"])

@@ -26,6 +26,8 @@ __all__ = ["MEASURES", "Summary"]
 MEASURES: dict[str, str] = {
     "rmse": "root-mean-square error to the converged solution from the same noise",
     "median": "median over samples of the root-mean-square error of one sample",
+    "worse_2": "share of samples whose error is more than 2 times the base's from the same noise",
+    "worse_4": "share of samples whose error is more than 4 times the base's from the same noise",
     "fd_teacher": "Fréchet distance to the converged samples from the same noise",
     "fd_real": "Fréchet distance to real pictures",
     "density": "density: how deep samples lie among real pictures (or the teacher's, if there are none)",
@@ -115,6 +117,9 @@ class Summary:
             pairs = _single(np.stack([squared, np.concatenate(other.squared)], axis=1))
             add("rmse", rmse, group_bootstrap(_rmse_change, _sums(pairs), replicates=_MANY))
             add("median", median, bootstrap_samples(_median_change, pairs, replicates=_MANY))
+            for times in (2, 4):
+                worse = (squared > times**2 * np.concatenate(other.squared)).astype(np.float64)
+                add(f"worse_{times}", group_bootstrap(_share, _sums(_single(worse)), replicates=_MANY))
         if not self._dimensions:
             return found
         add("fd_teacher", self._distance(tally), None if other is None else self._distance_change(tally, other))
@@ -194,6 +199,10 @@ def _single(samples: Array) -> list[Array]:
 def _sums(groups: list[Array]) -> Array:
     """Per group the sum of every column, and the number of samples."""
     return np.array([[*np.atleast_1d(group.sum(0)), len(group)] for group in groups])
+
+
+def _share(sums: Array) -> float:
+    return float(sums[0] / sums[1])
 
 
 def _rmse_change(sums: Array) -> float:
