@@ -117,7 +117,7 @@ def calibrate_whole(wanted: Wanted, prompts: Path | None, options: PipelineOptio
     Raises:
         InputError: several settings at once, no such pipeline, or no prompts in the file.
     """
-    from longstride.integrations.pipeline_denoiser import parameters_of
+    from longstride.integrations.call_arguments import parameters_of
     from longstride.integrations.pipelines import calibrate_pipeline
 
     device = use_device(wanted.device)

@@ -121,7 +121,9 @@ class PipelineDenoiser:
         if not self.positional:
             return self._in_parts(x, index, lambda numbers, part: self.standing(numbers, part, times.flatten()[0]))
         time = float(times.flatten()[0])
-        return self._in_parts(x, index, lambda numbers, part: self.true(numbers, part, *self._nearest(time, numbers, part)))
+        return self._in_parts(
+            x, index, lambda numbers, part: self.true(numbers, part, *self._nearest(time, numbers, part))
+        )
 
     def at(self, times: Array, ratios: Array, k: int) -> Callable[..., Tensor]:
         """The pipeline as one call of a run, called as the pipeline itself.
