@@ -33,6 +33,12 @@ _SAME = 1e-5
 _ROUNDINGS = 4
 
 
+_KEEPS = (
+    "this pipeline answers one question in two ways: it keeps something from one step to the next, such as a step cache "
+    "(First Block Cache, TeaCache) or guidance with momentum; switch it off for the calibration"
+)
+
+
 class Keeps(InputError):
     """A pipeline keeps something from one step to the next."""
 
@@ -129,11 +135,10 @@ class _Inquiry:
             again = self.ask(place, fresh=True)
             self.network.end()
             if not _alike(again, found[place], self.network):
-                raise Keeps(
-                    "this pipeline answers one question in two ways: it keeps something from one step to the next, "
-                    "such as a step cache (First Block Cache, TeaCache) or guidance with momentum; switch it off for "
-                    "the calibration"
-                )
+                raise Keeps(_KEEPS)
+        # Steps that are answered are answered by NaN.
+        if torch.isfinite(found[True, 0]).all() and not all(bool(torch.isfinite(one).all()) for one in found.values()):
+            raise Keeps(_KEEPS)
         return found
 
     def stands(self, known: dict[_Place, Tensor]) -> bool:
