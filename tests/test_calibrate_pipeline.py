@@ -113,7 +113,7 @@ def test_calls_that_are_not_needed_any_more_end(tmp_path) -> None:
     network = network_of(pipeline, "ddpm", batch_size=2, most_calls=2)
     x = torch.randn(8, 1, 8, 8)
     first = network(x, torch.full((8,), 300.0), torch.arange(8))
-    threads = [call.thread for call in network.live]
+    threads = [call.thread for call in network.calls.live]
     assert len(threads) == 2
     torch.testing.assert_close(network(x, torch.full((8,), 300.0), torch.arange(8)), first)
     network.close()

@@ -9,13 +9,12 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Mapping
-from copy import deepcopy
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from longstride.integrations.remembered import Remembered, Unreadable, content_of
+from longstride.integrations.remembered import Remembered
 
 __all__ = ["Answers", "poisoned"]
 

@@ -62,7 +62,7 @@ class CallArguments:
         """
         own = {name: _entries(values, numbers, self.single) for name, values in self.per_sample.items()}
         generators = [torch.Generator().manual_seed(self.seeds[n]) for n in numbers]
-        asked = {
+        asked: dict[str, Any] = {
             "generator": generators[0] if self.single else generators,
             "num_inference_steps": self.steps if steps is None else steps,
         }

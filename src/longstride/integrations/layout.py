@@ -46,7 +46,7 @@ class Layout:
                 "that change the number of pictures"
             )
         first = state[:size]
-        copies = all(torch.equal(part, first) for part in state.split(size))
+        copies = all(torch.equal(part, first) for part in torch.split(state, size))
         return Layout(tuple(state.shape[1:]), times if copies else 1, 1 if copies else times)
 
     def pipeline(self, x: Tensor) -> Tensor:
@@ -55,11 +55,11 @@ class Layout:
 
     def samples(self, state: Tensor, size: int) -> Tensor:
         """States of the pipeline as states of ``size`` samples."""
-        return state[:size] if self.rows == 1 else state.unflatten(0, (size, self.rows))
+        return state[:size] if self.rows == 1 else state.reshape(size, self.rows, *state.shape[1:])
 
     def predictions(self, call: Call, size: int) -> Tensor:
         """The last prediction of a call, without a learned variance, in the layout of :meth:`samples`."""
-        out, width = call.prediction, call.state.shape[1:2]
+        out, width = call.output, call.state.shape[1:2]
         if out.ndim > 1 and (out.shape[1],) == tuple(2 * n for n in width):
             out = out[:, : width[0]]
         return self.samples(out, size)

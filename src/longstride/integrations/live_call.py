@@ -11,7 +11,8 @@ import torch
 from torch import Tensor
 
 from longstride.errors import InputError
-from longstride.integrations.probe import Asked, Leave, Probe, Told
+from longstride.integrations.channel import Asked, Leave, Told
+from longstride.integrations.probe import Probe
 
 __all__ = ["Call"]
 
@@ -35,7 +36,7 @@ class Call:
         probe: As above.
         thread: Thread of the call.
         told: What the run tells the network.
-        prediction: The last prediction, as the pipeline has made it, shape ``(B, *)``.
+        output: The last prediction, as the pipeline has made it, shape ``(B, *)``.
         state: The state that it is for, shape ``(B, *)``.
 
     Raises:
@@ -65,7 +66,7 @@ class Call:
         self.thread.start()
         asked = self.channel.asked
         try:
-            self.prediction, self.state = self._wait()
+            self.output, self.state = self._wait()
             self._check(asked)
         except BaseException:
             self.end()
@@ -96,9 +97,9 @@ class Call:
                 they are.
         """
         self.channel.back.put(asked)
-        self.prediction, self.state = self._wait()
+        self.output, self.state = self._wait()
         self._check(asked)
-        return self.prediction, self.state
+        return self.output, self.state
 
     def _check(self, asked: Asked) -> None:
         if asked.x is not None and not (

@@ -99,9 +99,9 @@ class FirstState:
         for n, tensor in enumerate(self._made):
             same = tensor.untyped_storage().data_ptr() == state.untyped_storage().data_ptr()
             if same and tensor.dtype == state.dtype:
-                self._places[len(state)] = (n, tuple(state.shape), state.stride(), state.storage_offset())
+                self._places[len(state)] = (n, tuple(state.shape), state.stride(), int(state.storage_offset()))
             elif tensor.shape == state.shape and torch.equal(tensor.to(state), state):
-                self._places[len(state)] = (n, tuple(tensor.shape), tensor.stride(), tensor.storage_offset())
+                self._places[len(state)] = (n, tuple(tensor.shape), tensor.stride(), int(tensor.storage_offset()))
         self._made = []
 
 
@@ -123,8 +123,9 @@ class Hooks:
     def reset(self) -> None:
         """Let step caches forget, as the pipeline does after its call."""
         for module in modules_of(self.pipeline).values():
-            if hasattr(module, "_reset_stateful_cache"):
-                module._reset_stateful_cache()
+            reset: Any = getattr(module, "_reset_stateful_cache", None)
+            if reset is not None:
+                reset()
 
     def put_back(self) -> None:
         """Take away the hooks that were not there, and offload the networks as the pipeline does after its call."""

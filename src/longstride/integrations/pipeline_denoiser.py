@@ -13,7 +13,6 @@ the time alone, and a little faster. :mod:`longstride.integrations.inquiry` find
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -21,21 +20,16 @@ import torch
 from torch import Tensor
 
 from longstride.arrays import Array
-from longstride.errors import InputError, LongstrideError
-from longstride.integrations.answered import Answers
+from longstride.errors import InputError
 from longstride.integrations.call_arguments import CallArguments
+from longstride.integrations.channel import Asked, Told
 from longstride.integrations.inquiry import Keeps, depends_on_its_step
 from longstride.integrations.layout import Layout
 from longstride.integrations.live_call import Call
-from longstride.integrations.pipeline_copy import FirstState, Hooks, copied, modules_of
-from longstride.integrations.probe import Asked, Channel, Probe, Told
-from longstride.integrations.remembered import Remembered
+from longstride.integrations.live_calls import MOST_CALLS, LiveCalls
 from longstride.integrations.setups import Setup
 
-__all__ = ["MOST_CALLS", "PipelineDenoiser"]
-
-#: Live calls of a pipeline that are kept waiting.
-MOST_CALLS = 64
+__all__ = ["PipelineDenoiser"]
 
 
 class PipelineDenoiser:
@@ -57,8 +51,8 @@ class PipelineDenoiser:
         single: Whether the pipeline is called with one prompt and no lists; ``batch_size`` is then 1.
 
     Attributes:
-        computed: Questions that were asked so far, in samples.
-        patterns: What the steps of the call that was asked last have called, see :mod:`.answered`.
+        asked: Questions so far, in samples.
+        calls: The live calls of the pipeline.
     """
 
     def __init__(
@@ -74,20 +68,14 @@ class PipelineDenoiser:
         most_calls: int = MOST_CALLS,
         single: bool = False,
     ) -> None:
-        self.pipeline = pipeline
-        self.arguments = CallArguments(steps, options, per_sample, seeds, scheduler, single)
-        self.batch_size, self.most_calls, self.computed = batch_size, most_calls, 0
-        self._calls: list[tuple[tuple[int, ...], Call]] = []
-        self._remembered = Remembered()
-        self._answers = Answers(modules_of(pipeline), self._remembered)
-        self._first, self._hooks = FirstState(), Hooks(pipeline)
+        self.pipeline, self.batch_size, self.asked = pipeline, batch_size, 0
+        arguments = CallArguments(steps, options, per_sample, seeds, scheduler, single)
+        self.calls = LiveCalls(pipeline, arguments, most_calls)
         self._own: dict[tuple[int, ...], Tensor] = {}
+        self._first: Call | None = None
         self._layout: Layout | None = None
-        self._base: Setup | None = None
-        self._probe: Probe | None = None
         self._positional: bool | None = None
-        self._kept = False
-        self.patterns: list[tuple[Any, ...]] = []
+        self._keeps = False
 
     # The way to ask
 
@@ -108,7 +96,7 @@ class PipelineDenoiser:
             try:
                 self.decide()
             except Keeps:  # every question then has a call of its own
-                self._positional = self._kept = True
+                self._positional = self._keeps = True
         return bool(self._positional)
 
     def force(self, *, positional: bool) -> None:
@@ -118,12 +106,14 @@ class PipelineDenoiser:
     # Questions
 
     def __call__(self, x: Tensor, times: Tensor, index: Tensor) -> Tensor:
-        if not self.positional:
-            return self._in_parts(x, index, lambda numbers, part: self.standing(numbers, part, times.flatten()[0]))
-        time = float(times.flatten()[0])
-        return self._in_parts(
-            x, index, lambda numbers, part: self.true(numbers, part, *self._nearest(time, numbers, part))
-        )
+        time = times.flatten()[0]
+
+        def ask(numbers: tuple[int, ...], part: Tensor) -> Tensor:
+            if not self.positional:
+                return self.standing(numbers, part, time)
+            return self.true(numbers, part, *self._nearest(float(time), numbers, part))
+
+        return self._in_parts(x, index, ask)
 
     def at(self, times: Array, ratios: Array, k: int) -> Callable[..., Tensor]:
         """The pipeline as one call of a run, called as the pipeline itself.
@@ -135,24 +125,70 @@ class PipelineDenoiser:
         """
         told = Told(np.array(times, np.float64), np.array(ratios, np.float64))
 
-        def asked(x: Tensor, times: Tensor, index: Tensor) -> Tensor:
+        def ask(x: Tensor, times: Tensor, index: Tensor) -> Tensor:
             del times
             return self._in_parts(x, index, lambda numbers, part: self.true(numbers, part, told, k))
 
-        return asked
+        return ask
 
     def _in_parts(self, x: Tensor, index: Tensor, ask: Callable[[tuple[int, ...], Tensor], Tensor]) -> Tensor:
         # One number for several states: runs of one sample that make their call together.
-        numbers = index.expand(len(x)).tolist()
-        outputs = []
-        for begin in range(0, len(numbers), self.batch_size):
-            part, states = tuple(numbers[begin : begin + self.batch_size]), x[begin : begin + self.batch_size]
+        numbers, size, outputs = index.expand(len(x)).tolist(), self.batch_size, []
+        for begin in range(0, len(numbers), size):
+            part, states = tuple(numbers[begin : begin + size]), x[begin : begin + size]
             count = len(part)
-            if count < self.batch_size and self.arguments.for_batches_of(self.batch_size):
-                part += part[-1:] * (self.batch_size - count)
-                states = torch.cat([states, states[-1:].expand(self.batch_size - count, *states.shape[1:])])
+            if count < size and self.calls.arguments.for_batches_of(size):
+                part += part[-1:] * (size - count)
+                states = torch.cat([states, states[-1:].expand(size - count, *states.shape[1:])])
             outputs.append(ask(part, states)[:count].to(x))
         return torch.cat(outputs)
+
+    def standing(self, numbers: tuple[int, ...], x: Tensor, time: Tensor) -> Tensor:
+        """The prediction of a standing call for states ``x`` ``(b, *)`` of some samples, at any time."""
+        call = self.calls.find(numbers, lambda one: one.probe.standing)
+        if call is None:
+            _ = self.first
+            call = self.calls.begin(numbers, Asked(None, 0), standing=True)
+        return self._answer(numbers, call, Asked(self.layout.pipeline(x), call.position, time))
+
+    def true(self, numbers: tuple[int, ...], x: Tensor, told: Told, k: int, *, fresh: bool = False) -> Tensor:
+        """The prediction of a true call for states of some samples.
+
+        Args:
+            numbers: Numbers of the samples.
+            x: States, shape ``(b, *)``.
+            told: What the run tells the network.
+            k: Number of the step.
+            fresh: Whether a new call is begun, and the calls before are of no use to it.
+
+        Raises:
+            InputError: the first step is asked for states that cannot be put there, or the pipeline cannot be driven
+                from outside. Errors of the pipeline itself are raised as they are.
+        """
+        state: Tensor | None = self.layout.pipeline(x)
+        if k == 0:
+            if not self._can_begin(numbers, x):
+                raise InputError(
+                    "this pipeline makes its first state in a way that calibration cannot follow: its first step can "
+                    "be asked for the pipeline's own noise alone"
+                )
+            state = state if self._knows_first(numbers) else None
+        elif not (fresh or self._keeps):
+            call = self.calls.find(numbers, lambda one: told.same(one.told) and one.position <= k)
+            if call is not None:
+                return self._answer(numbers, call, Asked(state, k))
+        self.asked += len(numbers)
+        return self.layout.predictions(self.calls.begin(numbers, Asked(state, k), told), len(numbers))
+
+    def run_out(self, numbers: tuple[int, ...], told: Told) -> None:
+        """Let the true call of a run come to its last step; its networks are answered on the way."""
+        call = self.calls.find(numbers, lambda one: told.same(one.told))
+        if call is not None:
+            self.calls.ask(call, Asked(None, told.calls - 1, answered=True))
+
+    def _answer(self, numbers: tuple[int, ...], call: Call, asked: Asked) -> Tensor:
+        self.asked += len(numbers)
+        return self.layout.predictions(self.calls.ask(call, asked), len(numbers))
 
     def _nearest(self, time: float, numbers: tuple[int, ...], x: Tensor) -> tuple[Told, int]:
         """The run of the pipeline's own levels, told a time at its nearest step, and the number of that step."""
@@ -170,45 +206,26 @@ class PipelineDenoiser:
     # What the pipeline itself decides
 
     @property
-    def begun(self) -> bool:
-        """Whether the pipeline has come to its loop."""
-        return self._probe is not None
-
-    @property
-    def probe(self) -> Probe:
-        """A scheduler of the pipeline's settings, after ``set_timesteps``; it belongs to a call for the first batch.
+    def first(self) -> Call:
+        """The pipeline's call for the first batch at its own levels, as it stood after its first network call.
 
         Raises:
             InputError: the pipeline cannot be driven from outside. Errors of the pipeline itself are raised as they
                 are.
         """
-        if self._probe is None:
-            call = self._first_call()
-            self._keep_first(self._batch(0), call)
-            self._probe, self._base = call.probe, call.probe.setup
-            self.computed += self.batch_size
-            call.end()
-        return self._probe
-
-    def _first_call(self) -> Call:
-        """A call for the first batch, which also tells whether the pipeline can be asked for latents."""
-        asked = Asked(None, 0)
-        try:
-            return self._begin(self._batch(0), asked, None, standing=False)
-        except (LongstrideError, torch.OutOfMemoryError):
-            raise
-        except Exception:
-            self.arguments = replace(self.arguments, latent=False)
-            try:
-                return self._begin(self._batch(0), asked, None, standing=False)
-            except Exception:
-                self.arguments = replace(self.arguments, latent=True)
-            raise
+        if self._first is None:
+            numbers = tuple(range(self.batch_size))
+            call = self.calls.begin_first(numbers)
+            self._layout = Layout.of(call.state, len(numbers))
+            self._keep_own(numbers, call)
+            self._first, self.calls.base = call, call.probe.setup
+            self.asked += self.batch_size
+        return self._first
 
     @property
     def setup(self) -> Setup:
         """What the pipeline's own ``set_timesteps`` decides."""
-        return self.probe.setup
+        return self.first.probe.setup
 
     @property
     def told(self) -> Told:
@@ -216,160 +233,57 @@ class PipelineDenoiser:
         plan = self.setup.plan
         return Told(np.array(plan.times, np.float64), np.array(plan.ratios, np.float64))
 
+    @property
+    def layout(self) -> Layout:
+        """How samples lie in the states of the pipeline."""
+        _ = self.first
+        assert self._layout is not None
+        return self._layout
+
     def states(self, count: int) -> Tensor:
         """First states of the samples from 0 to ``count``, float32, shape ``(count, *)``."""
-        _ = self.probe
-        found = []
-        for begin in range(0, count, self.batch_size):
-            found.append(self._first_of(self._batch(begin)).float())
-        return torch.cat(found)
+        batches = [range(begin, begin + self.batch_size) for begin in range(0, count, self.batch_size)]
+        return torch.cat([self._own_of(tuple(numbers)).float() for numbers in batches])
 
     def handed(self) -> Tensor:
         """What the pipeline hands to its scheduler at the first step of the first batch, as it is."""
-        call = self._begin(self._batch(0), Asked(None, 0), None, standing=False)
-        self.computed += self.batch_size
-        call.end()
+        numbers = tuple(range(self.batch_size))
+        call = self.calls.begin(numbers, Asked(None, 0))
+        self.asked += len(numbers)
+        self.calls.drop(call)
         return call.prediction
 
-    @property
-    def state_shape(self) -> tuple[int, ...]:
-        """Shape of one state as the pipeline's scheduler sees it, without the batch."""
-        _ = self.probe
-        assert self._layout is not None
-        return self._layout.shape
-
-    def _first_of(self, numbers: tuple[int, ...]) -> Tensor:
+    def _own_of(self, numbers: tuple[int, ...]) -> Tensor:
         """The pipeline's own first state of some samples, shape ``(b, *)``; no network is computed for it."""
+        _ = self.first
         if numbers not in self._own:
-            call = self._begin(numbers, Asked(None, 0, answered=True), None, standing=False)
-            self._keep_first(numbers, call)
-            call.end()
+            self._keep_own(numbers, self.calls.begin(numbers, Asked(None, 0, answered=True)))
         return self._own[numbers]
+
+    def _keep_own(self, numbers: tuple[int, ...], call: Call) -> None:
+        assert self._layout is not None
+        self._own[numbers] = self._layout.samples(call.state, len(numbers)).clone()
+        self.calls.first_state.learn(call.state)
+        self.calls.drop(call)
 
     def _can_begin(self, numbers: tuple[int, ...], x: Tensor) -> bool:
         """Whether the first step can be asked for states ``x`` ``(b, *)`` of some samples."""
         if self._knows_first(numbers):
             return True
-        own = self._first_of(numbers).to(x)
+        own = self._own_of(numbers).to(x)
         return bool(torch.allclose(own, x, rtol=1e-5, atol=1e-6 * float(own.abs().max())))
 
     def _knows_first(self, numbers: tuple[int, ...]) -> bool:
-        """Whether other first states can be put in place of those of some samples."""
-        assert self._layout is not None
-        size = len(numbers) * self._layout.copies * self._layout.rows
-        if not self._first.known(size):
-            self._own.pop(numbers, None)
-            self._first_of(numbers)
-        return self._first.known(size)
+        """Whether other first states can be put in place of the pipeline's own."""
+        own = self.layout.pipeline(self._own_of(numbers))
+        return self.calls.first_state.known(len(own))
 
-    def _batch(self, begin: int) -> tuple[int, ...]:
-        return tuple(range(begin, begin + self.batch_size))
-
-    def _keep_first(self, numbers: tuple[int, ...], call: Call) -> None:
-        if self._layout is None:
-            self._layout = Layout.of(call.state, len(numbers))
-        self._own[numbers] = self._layout.samples(call.state, len(numbers)).clone()
-        self._first.learn(call.state)
-
-    # Calls
-
-    @property
-    def live(self) -> tuple[Call, ...]:
-        """The calls that are alive; the call that was used last is at the end."""
-        return tuple(call for _, call in self._calls)
-
-    def standing(self, numbers: tuple[int, ...], x: Tensor, time: Tensor) -> Tensor:
-        """The prediction of a standing call for states ``x`` ``(b, *)`` of some samples, at any time."""
-        _ = self.probe
-        call = self._live(lambda one: one.probe.standing, numbers)
-        if call is None:
-            call = self._begin(numbers, Asked(None, 0), None, standing=True)
-            self._calls.append((numbers, call))
-        return self._asked(numbers, call, x, call.position, time)
-
-    def true(self, numbers: tuple[int, ...], x: Tensor, told: Told, k: int, *, fresh: bool = False) -> Tensor:
-        """The prediction of a true call for states of some samples.
-
-        Args:
-            numbers: Numbers of the samples.
-            x: States, shape ``(b, *)``.
-            told: What the run tells the network.
-            k: Number of the step.
-            fresh: Whether a new call is begun, and the calls before are of no use to it.
-        """
-        _ = self.probe
-        call = None
-        if k and not (fresh or self._kept):
-            call = self._live(lambda one: told.same(one.told) and one.position <= k, numbers)
-        if call is not None:
-            return self._asked(numbers, call, x, k, None)
-        assert self._layout is not None
-        state: Tensor | None = self._layout.pipeline(x)
-        if k == 0 and not self._knows_first(numbers):
-            if not self._can_begin(numbers, x):
-                raise InputError(
-                    "this pipeline makes its first state in a way that calibration cannot follow: its first step can "
-                    "be asked for the pipeline's own noise alone"
-                )
-            state = None
-        asked = Asked(state, k)
-        call = self._begin(numbers, asked, told, standing=False)
-        self.computed += len(numbers)
-        self.patterns = call.channel.patterns
-        if call.position < told.calls:
-            self._calls.append((numbers, call))
-        else:
-            call.end()
-        return self._layout.predictions(call, len(numbers))
-
-    def _live(self, fits: Callable[[Call], bool], numbers: tuple[int, ...]) -> Call | None:
-        """The call that has come furthest among the live calls that fit; it becomes the last."""
-        fitting = [(n, call) for n, (own, call) in enumerate(self._calls) if own == numbers and fits(call)]
-        if not fitting:
-            return None
-        n, call = max(fitting, key=lambda found: found[1].position)
-        self._calls.append(self._calls.pop(n))
-        return call
-
-    def _asked(self, numbers: tuple[int, ...], call: Call, x: Tensor, k: int, time: Tensor | None) -> Tensor:
-        assert self._layout is not None
-        self.computed += len(numbers)
-        try:
-            call.ask(Asked(self._layout.pipeline(x), k, time))
-        except BaseException:
-            self._drop(call)
-            raise
-        self.patterns = call.channel.patterns
-        if call.told is not None and call.position >= call.told.calls:
-            self._drop(call)
-        return self._layout.predictions(call, len(numbers))
-
-    def _drop(self, call: Call) -> None:
-        self._calls = [(numbers, one) for numbers, one in self._calls if one is not call]
-        call.end()
-
-    def _begin(self, numbers: tuple[int, ...], asked: Asked, told: Told | None, *, standing: bool) -> Call:
-        """A new call for some samples, at the step that is asked for.
-
-        Raises:
-            InputError: the pipeline cannot be driven from outside. Errors of the pipeline itself are raised as they
-                are.
-        """
-        while len(self._calls) >= self.most_calls:
-            self._drop(self._calls[0][1])
-        self._hooks.reset()
-        probe = Probe.from_config(self.pipeline.scheduler.config, **(self.arguments.scheduler or {}))
-        probe.connect(Channel(asked, self._answers), told, self._base, standing=standing)
-        mine = copied(self.pipeline, probe, self._remembered, self._first, asked.x if asked.k == 0 else None)
-        steps = None if told is None else told.calls
-        return Call(mine, probe, self.arguments.of(numbers, self.pipeline, steps))
+    # The end
 
     def end(self) -> None:
         """End all calls that are alive; others may follow."""
-        while self._calls:
-            self._drop(self._calls[-1][1])
+        self.calls.end()
 
     def close(self) -> None:
         """End all calls, and leave the pipeline as a call of its own leaves it."""
-        self.end()
-        self._hooks.put_back()
+        self.calls.close()

@@ -46,6 +46,7 @@ def calibrate_pipeline(
     batch_size: int | None = None,
     seed: int = 0,
     options: Mapping[str, Any] | None = None,
+    per_sample: Mapping[str, Sequence[Any]] | None = None,
     scheduler: Mapping[str, Any] | None = None,
     method: str = "gauss_newton",
     journal: str | Path | None = None,
@@ -65,7 +66,9 @@ def calibrate_pipeline(
         held_out: Number of further samples, which decide whether the fit is accepted.
         batch_size: Samples per call of the pipeline; default: 8, halved until a batch fits into memory.
         seed: Seed of the noise.
-        options: Further options of the call: ``{"height": 512, "width": 512, "guidance_rescale": 0.7}``.
+        options: Further options of the call, shared by all samples: ``{"height": 512, "guidance_rescale": 0.7}``.
+        per_sample: Options of the call with one entry per sample, gone through in turn as prompts are: lists of
+            pictures, or tensors ``(N, *)``: ``{"image": pictures, "control_image": maps}``.
         scheduler: Settings in place of the pipeline's, such as ``{"timestep_spacing": "trailing"}``.
         method: As in :func:`longstride.calibrate`.
         journal: As in :func:`longstride.calibrate`: a calibration that was killed goes on.
@@ -83,14 +86,15 @@ def calibrate_pipeline(
     samples = fitted_samples(nfe) if samples is None else samples
     total = samples + held_out
     asked = _checked_options(pipeline, options)
-    per_sample = _per_sample(pipeline, asked, prompts, negative_prompt)
+    entries = _per_sample(pipeline, asked, per_sample or {}, prompts, negative_prompt)
     if guidance_scale is not None:
         asked["guidance_scale"] = guidance_scale
     seeds = range(seed * _SEEDS_APART, seed * _SEEDS_APART + total)
-    build = partial(PipelineDenoiser, pipeline, nfe, asked, per_sample, seeds, scheduler=scheduler)
+    build = partial(PipelineDenoiser, pipeline, nfe, asked, entries, seeds, scheduler=scheduler)
     network = _started(build, samples, held_out, batch_size)
     try:
-        probe = network.probe
+        network.decide()
+        probe = network.first.probe
         own, levels = probe.setup.settings, probe.setup.levels
         table = own.base_table(levels)
         index, threshold = torch.arange(total), own.threshold(calibrated=True)
@@ -99,11 +103,12 @@ def calibrate_pipeline(
         config = {name: value for name, value in probe.config.items() if not name.startswith("_")}
         with GuidanceWatch(denoisers_of(pipeline).values(), everywhere=True) as watch:
             seen = watch.read(network.handed())
+        spent = network.asked
         made = made_for(
             pipeline,
             asked,
-            per_sample,
-            shape=network.state_shape,
+            entries,
+            shape=network.layout.shape,
             request=probe.setup.request,
             seen=None if seen is None else seen.weights,
         )
@@ -116,13 +121,15 @@ def calibrate_pipeline(
             batch_size=network.batch_size,
             model=made.model,
             seed=seed,
-            journal=None if journal is None else Path(journal) / network.arguments.identity,
+            journal=None if journal is None else Path(journal) / network.calls.arguments.identity,
             progress=progress,
             **settings,
         )
     finally:
         network.close()
-    return replace(result, card=result.card.model_copy(update={"scheduler": config, "call": made.call}))
+    calls = result.calls + spent
+    known = {"scheduler": config, "call": made.call, "calls": calls}
+    return replace(result, calls=calls, card=result.card.model_copy(update=known))
 
 
 def _checked_options(pipeline: Any, options: Mapping[str, Any] | None) -> dict[str, Any]:
@@ -138,18 +145,31 @@ def _checked_options(pipeline: Any, options: Mapping[str, Any] | None) -> dict[s
 
 
 def _per_sample(
-    pipeline: Any, asked: Mapping[str, Any], prompts: Sequence[str] | None, negative_prompt: str | None
+    pipeline: Any,
+    asked: Mapping[str, Any],
+    given: Mapping[str, Sequence[Any]],
+    prompts: Sequence[str] | None,
+    negative_prompt: str | None,
 ) -> dict[str, Sequence[Any]]:
-    """Arguments of the call with one entry per sample: prompts or classes, if ``asked`` does not hold them.
+    """Arguments of the call with one entry per sample: what is ``given``, and prompts or classes if nobody gives them.
 
     Raises:
-        InputError: there are prompts for a pipeline that takes none.
+        InputError: an argument is given twice, has no entries, or there are prompts for a pipeline that takes none.
     """
-    takes = parameters_of(pipeline)
-    per_sample: dict[str, Sequence[Any]] = {}
-    if "prompt" in takes and not {"prompt", "prompt_embeds"} & set(asked):
+    takes, known = parameters_of(pipeline), {*asked, *given}
+    for name, values in given.items():
+        if name in asked or name in _REFUSED:
+            raise InputError(
+                f"per_sample must not hold {name}: it is an option that all samples share, or calibration's"
+            )
+        if isinstance(values, str) or not hasattr(values, "__getitem__") or not hasattr(values, "__len__"):
+            raise InputError(f"per_sample[{name!r}] must be a list or a tensor, got {type(values).__name__}")
+        if len(values) == 0:
+            raise InputError(f"per_sample[{name!r}] must hold at least one entry, got none")
+    per_sample = dict(given)
+    if "prompt" in takes and not {"prompt", "prompt_embeds"} & known:
         per_sample["prompt"] = as_prompts(prompts)
-    elif "class_labels" in takes and "class_labels" not in asked:
+    elif "class_labels" in takes and "class_labels" not in known:
         per_sample["class_labels"] = range(1000)
     elif prompts is not None:
         raise InputError(f"{type(pipeline).__name__} takes no prompts: leave prompts out")
@@ -161,7 +181,7 @@ def _per_sample(
 def _started(
     made: Callable[..., PipelineDenoiser], samples: int, held_out: int, batch_size: int | None
 ) -> PipelineDenoiser:
-    """The pipeline as a network that knows the way it is asked. If nobody says its batch size, it is halved until it fits.
+    """The pipeline as a network whose first batch fits into memory. If nobody says its size, it is halved until then.
 
     Raises:
         InputError: the batch size does not divide the samples, or the pipeline cannot be driven from outside.
@@ -175,7 +195,7 @@ def _started(
             )
         network = made(batch_size=size)
         try:
-            network.decide()
+            _ = network.first
             return network
         except torch.OutOfMemoryError:
             network.close()
@@ -184,7 +204,7 @@ def _started(
             size //= 2
         except BaseException as error:
             network.close()
-            alone = _alone(made) if isinstance(error, Exception) and not network.begun else None
+            alone = _alone(made) if isinstance(error, Exception) else None
             if alone is None:
                 raise
             return alone
@@ -194,13 +214,8 @@ def _alone(made: Callable[..., PipelineDenoiser]) -> PipelineDenoiser | None:
     """The pipeline called with one prompt and no lists, or None if it does not come to its loop in this way, either."""
     network = made(batch_size=1, single=True)
     try:
-        _ = network.probe
+        _ = network.first
     except Exception:
         network.close()
         return None
-    try:
-        network.decide()
-    except BaseException:
-        network.close()
-        raise
     return network

@@ -1,0 +1,175 @@
+"""The function that calibration sees is the one that a run with a card is handed, whatever the pipeline reads."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import diffusers
+import numpy as np
+import pytest
+import torch
+from tiny_groups import make_group
+
+import longstride as ls
+from longstride.integrations.diffusers import LongstrideScheduler
+from longstride.integrations.pipeline_denoiser import PipelineDenoiser
+
+pytestmark = [
+    pytest.mark.filterwarnings("ignore::FutureWarning"),
+    pytest.mark.filterwarnings("ignore::DeprecationWarning"),
+]
+
+#: Groups, and whether their answers depend on the number of the step.
+POSITIONAL = {
+    "lumina2": True,
+    "skip_layers": True,
+    "wan": True,
+    "two_networks": True,
+    "wan_picture": False,
+    "z_image": True,
+    "controlnet": True,
+    "pix2pix": False,
+    "inpaint_nine": False,
+    "kontext": False,
+    "fill": False,
+    "control": False,
+    "guided": True,
+}
+STEPS = 5
+
+
+def picture(pipeline: Any, options: dict[str, Any]) -> torch.Tensor:
+    """What the user's own call makes."""
+    generators = [torch.Generator().manual_seed(n) for n in range(4)]
+    found = pipeline(**options, generator=generators, num_inference_steps=3, output_type="latent")[0]
+    return found.clone()
+
+
+def handed_over(pipeline: Any, options: dict[str, Any]) -> tuple[list[tuple[torch.Tensor, torch.Tensor]], Any]:
+    """What the scheduler of a run is handed at every step: output and state."""
+    theirs, seen = pipeline.scheduler, list[tuple[torch.Tensor, torch.Tensor]]()
+    scheduler = LongstrideScheduler.from_config(theirs.config, solver="dpmpp_2m")
+    step = scheduler.step
+
+    def watched(output: torch.Tensor, t: Any, sample: torch.Tensor, *args: Any, **kwargs: Any) -> Any:
+        seen.append((output.clone(), sample.clone()))
+        return step(output, t, sample, *args, **kwargs)
+
+    scheduler.step = watched  # type: ignore[method-assign]
+    pipeline.scheduler = scheduler
+    generators = [torch.Generator().manual_seed(n) for n in range(4)]
+    try:
+        pipeline(**options, generator=generators, num_inference_steps=STEPS, output_type="latent")
+    finally:
+        pipeline.scheduler = theirs
+    return seen, scheduler.setup.plan
+
+
+@pytest.mark.parametrize("name", POSITIONAL)
+def test_the_function_is_what_step_is_handed(name: str, tmp_path: Path) -> None:
+    pipeline, options = make_group(name, tmp_path)
+    before = picture(pipeline, options)
+    seen, plan = handed_over(pipeline, options)
+    assert len(seen) == STEPS
+    network = PipelineDenoiser(pipeline, STEPS, options, {}, range(4), 4)
+    assert network.decide() is POSITIONAL[name]
+    index, generator = torch.arange(4), torch.Generator().manual_seed(5)
+
+    def answer(x: torch.Tensor, k: int) -> torch.Tensor:
+        at = network.at(plan.times, plan.ratios, k) if network.positional else network
+        return at(x, torch.full((4,), float(plan.times[k])), index)
+
+    states = network.states(4)
+    for _ in range(40):
+        k = int(torch.randint(STEPS, (1,), generator=generator))
+        answer(torch.randn(states.shape, generator=generator) if k else states, k)
+    for k in [*range(STEPS), *reversed(range(STEPS))]:
+        output, state = seen[k]
+        found, scale = answer(state, k), float(output.abs().max())
+        assert float((found - output).abs().max()) <= 1e-5 * scale, k
+    forwards = {part: part.__dict__.get("forward") for part in pipeline.components.values() if part is not None}
+    network.close()
+    assert torch.equal(picture(pipeline, options), before)
+    assert all("forward" not in part.__dict__ for part in forwards if isinstance(part, torch.nn.Module))
+
+
+@pytest.mark.parametrize(
+    ("name", "why"),
+    [("momentum", "answers one question in two ways"), ("mean_flow", "told the time of another step")],
+)
+def test_what_is_no_function_of_state_level_and_step_is_refused(name: str, why: str, tmp_path: Path) -> None:
+    pipeline, options = make_group(name, tmp_path)
+    before = picture(pipeline, options)
+    network = PipelineDenoiser(pipeline, STEPS, options, {}, range(4), 4)
+    with pytest.raises(ls.InputError, match=why):
+        network.decide()
+    network.close()
+    assert torch.equal(picture(pipeline, options), before)
+
+
+def test_step_caches_are_refused(tmp_path: Path) -> None:
+    pipeline, options = make_group("wan", tmp_path)
+    pipeline.transformer.enable_cache(diffusers.FirstBlockCacheConfig(threshold=0.5))
+    with pytest.raises(ls.InputError, match="First Block Cache"):
+        PipelineDenoiser(pipeline, STEPS, options, {}, range(4), 4).decide()
+
+
+@pytest.mark.parametrize("name", ["wan", "kontext"])
+def test_common_calls_are_not_computed(name: str, tmp_path: Path) -> None:
+    """A question in the middle of a run costs one network call, as in a loop without an end."""
+    pipeline, options = make_group(name, tmp_path)
+    network = PipelineDenoiser(pipeline, STEPS, options, {}, range(4), 4)
+    network.decide()
+    network.force(positional=True)
+    told, calls = network.told, [0]
+    handle = pipeline.transformer.register_forward_hook(lambda *_: calls.__setitem__(0, calls[0] + 1))
+    forward, inner = type(pipeline.transformer).forward, [0]
+
+    def counted(self: Any, *args: Any, **kwargs: Any) -> Any:
+        inner[0] += 1
+        return forward(self, *args, **kwargs)
+
+    type(pipeline.transformer).forward = counted
+    try:
+        x = network.states(4)
+        for k in (4, 3, 2, 3, 4):
+            network.at(told.times, told.ratios, k)(0.9 * x, torch.zeros(4), torch.arange(4))
+    finally:
+        type(pipeline.transformer).forward = forward
+        handle.remove()
+        network.close()
+    each = 2 if name == "wan" else 1  # guidance in two calls
+    assert inner[0] == 5 * each
+    assert calls[0] > inner[0]
+
+
+def test_prompts_are_encoded_once(tmp_path: Path) -> None:
+    from tiny_pipelines import make_pipeline
+
+    pipeline = make_pipeline("stable_diffusion", tmp_path)
+    size = {"height": 16, "width": 16, "guidance_scale": 3.0}
+    network = PipelineDenoiser(pipeline, STEPS, size, {"prompt": ["a cat", "two dogs"]}, range(4), 4)
+    network.force(positional=True)
+    encoded = [0]
+    pipeline.text_encoder.register_forward_hook(lambda *_: encoded.__setitem__(0, encoded[0] + 1))
+    told, x = network.told, network.states(4)
+    after_first = encoded[0]
+    for k in (3, 2, 1, 0, 4):
+        network.at(told.times, told.ratios, k)(x, torch.zeros(4), torch.arange(4))
+    network.close()
+    assert encoded[0] == after_first
+    assert after_first > 0
+
+
+def test_the_first_step_is_asked_for_any_state(tmp_path: Path) -> None:
+    pipeline, options = make_group("wan", tmp_path)
+    network = PipelineDenoiser(pipeline, STEPS, options, {}, range(4), 4)
+    told, x = network.told, network.states(4).flip(0)
+    found = network.at(told.times, told.ratios, 0)(x, torch.zeros(4), torch.arange(4))
+    with torch.no_grad():
+        time = torch.full((4,), float(np.float32(told.times[0])))
+        texts = (options["prompt_embeds"], options["negative_prompt_embeds"])
+        cond, uncond = (pipeline.transformer(x, time, text, return_dict=False)[0] for text in texts)
+    network.close()
+    torch.testing.assert_close(found, uncond + 3.0 * (cond - uncond), rtol=1e-4, atol=1e-5)
