@@ -91,9 +91,9 @@ class LongstrideScheduler(ConfiguredScheduler):
         """What standard normal noise is multiplied by at the start."""
         known = self._stepper.known
         if self.process == "euler" and known is not None:
-            return known.settings.noise_process.first_scale(float(known.plan.table.sigmas[0]))
-        process = SchedulerSettings.of(self.config).noise_process
-        return process.first_scale(float(process.schedule.ratio(process.schedule.t_range[1])))
+            return known.settings.first_scale(float(known.plan.table.sigmas[0]))
+        settings = SchedulerSettings.of(self.config)
+        return settings.first_scale(float(settings.schedule.ratio(settings.schedule.t_range[1])))
 
     @property
     def timesteps(self) -> Tensor:

@@ -145,15 +145,6 @@ class NoiseProcess:
             return float((sigma**2 + 1) ** -0.5)
         return 1.0 if self.sigma_data is None else float((sigma**2 + self.sigma_data**2) ** -0.5)
 
-    def first_scale(self, sigma: float) -> float:
-        """What standard normal noise is multiplied by at the start of a run.
-
-        Args:
-            sigma: Greatest level of the run, or of the schedule.
-        """
-        # Pipelines of ``ve`` multiply it themselves.
-        return float((sigma**2 + 1) ** 0.5) if self.name in ("edm", "edm_atan", "euler") else 1.0
-
     def clock_of(self, ratios: Array, times: Array) -> tuple[tuple[float, float], ...]:
         """The clock of a run that tells the network other times than the schedule, and else nothing.
 

@@ -135,13 +135,10 @@ class SchedulerSettings:
             return Clocked("flow", "clean", 1.0 / (steps - 1) if steps > 1 else 1e-3, math.inf, steps)
         if name == "flow":
             return Schedule.flow_trained(steps)
-        table = Schedule.from_diffusers(self.own_scheduler)
         if is_continuous(self.config):
-            ends = [theirs.get("sigma_min"), theirs.get("sigma_max")]
-            low, high = (
-                own if said is None else float(said) for said, own in zip(ends, table.sigma_range, strict=True)
-            )
-            return Clocked("vp", "log", low, high)
+            low, high = (float(((1 - bar) / bar) ** 0.5) for bar in self.own_scheduler.alphas_cumprod[[0, -1]].double())
+            return Clocked("vp", "log", float(theirs.sigma_min or low), float(theirs.sigma_max or high))
+        table = Schedule.from_diffusers(self.own_scheduler)
         return Retimed("ve", table) if name == "euler" else table
 
     @property
@@ -226,6 +223,16 @@ class SchedulerSettings:
             InputError: a time is outside of the schedule.
         """
         return self.noise_process.noise_levels(times)
+
+    def first_scale(self, sigma: float) -> float:
+        """What standard normal noise is multiplied by at the start of a run, as in diffusers.
+
+        Args:
+            sigma: Greatest level of the run, or of the schedule.
+        """
+        if self.process == "euler" and self.config.get("timestep_spacing") != "leading":
+            return sigma  # as Euler's class
+        return float((sigma**2 + 1) ** 0.5) if self.process in ("edm", "edm_atan", "euler") else 1.0
 
     def denoiser(
         self,
