@@ -38,7 +38,7 @@ PROCESSES: tuple[Process, ...] = get_args(Process)
 #: Names of diffusers for what a network predicts.
 _PREDICTIONS: dict[str, Prediction] = {**DIFFUSERS_PREDICTIONS, "original_sample": "data"}
 #: A time or a level may be this much out of the schedule, relative to its range, because diffusers rounds both.
-_SLACK = 1e-5
+_SLACK = 1e-6
 #: Times that differ by less, relative to the range of the schedule, differ by diffusers' rounding.
 _ROUNDED = 2e-3
 
