@@ -28,7 +28,7 @@ from longstride.integrations.origins import READABLE
 from longstride.integrations.plan import Plan, classical_plan
 from longstride.integrations.run_levels import LevelRequest, Levels, levels_of
 from longstride.integrations.saved import ConfiguredScheduler
-from longstride.integrations.scheduler_settings import SchedulerSettings, assigned_to
+from longstride.integrations.scheduler_settings import SchedulerSettings
 from longstride.integrations.setups import Setup
 from longstride.integrations.stepper import Stepper
 from longstride.table import SolverTable
@@ -188,7 +188,7 @@ class LongstrideScheduler(Noising, ConfiguredScheduler):
             InputError: the solver cannot use the levels, or the card is for another kind of network.
         """
         request = LevelRequest.of(num_inference_steps, timesteps, sigmas, mu)
-        key = (request, str(device), repr(sorted({**self.config, **assigned_to(self.config)}.items())))
+        key = (request, str(device), repr(sorted(vars(self.config).items())))  # assigned settings are attributes
         setup = self._setups.get(key)
         if setup is None:
             setup = self._setup_of(request, device)
