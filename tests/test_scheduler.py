@@ -619,17 +619,15 @@ def test_steps_of_one_call_but_for_the_start_count_as_one() -> None:
 @pytest.mark.parametrize(
     "config",
     [
-        diffusers.CogVideoXDDIMScheduler().config,
         diffusers.IPNDMScheduler().config,
         diffusers.SCMScheduler().config,
         diffusers.ScoreSdeVeScheduler().config,
         diffusers.KarrasVeScheduler().config,
         diffusers.CMStochasticIterativeScheduler().config,
-        EULER(timestep_type="continuous", prediction_type="v_prediction").config,
     ],
 )
 def test_processes_that_are_not_known_are_refused(config: Any) -> None:
-    with pytest.raises(ls.InputError, match="process|not supported"):
+    with pytest.raises(ls.InputError, match="does not know the process"):
         LongstrideScheduler.from_config(config)
 
 
@@ -689,7 +687,7 @@ def test_bad_arguments_are_named() -> None:
     ours.set_timesteps(4)
     with pytest.raises(ls.InputError, match="begin_index must be a whole number"):
         ours.set_begin_index(None)
-    with pytest.raises(ls.InputError, match="takes no per_token_timesteps"):
+    with pytest.raises(ls.InputError, match="takes no per_token_timesteps: a row of a table goes from one level"):
         ours.step(noise(), ours.timesteps[0], noise(), per_token_timesteps=noise())
     with pytest.raises(ls.InputError, match="returned shape"):
         ours.step(noise(1, 4, 8, 8), ours.timesteps[0], noise())

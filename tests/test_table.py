@@ -252,3 +252,17 @@ def test_tables_can_be_compared_and_hashed():
     left, right = ls.build("ddim", SIGMAS), ls.build("ddim", SIGMAS)
     assert left != right
     assert len({left, right, left}) == 2
+
+
+@pytest.mark.parametrize("name", ["ddim", "dpmpp_2m", "unipc", "heun", "dpmpp_2s", "pndm"])
+def test_calls_that_linger_at_a_level_change_nothing(name):
+    """The further calls are made, and the result is that of the plain table."""
+    sigmas, counts = np.array([9.0, 6.0, 4.0, 2.0, 1.0, 0.5, 0.2, 0.0]), [1, 3, 1, 2, 1, 1, 1, 2]
+    table = ls.build(name, sigmas)
+    lingering = table.lingering(counts)
+    assert lingering.nfe == table.nfe + sum(counts) - len(counts)
+    assert lingering.sigmas[list(lingering.grid)].tolist() == np.repeat(sigmas, counts).tolist()
+    assert table.lingering([1] * len(sigmas)).distance(table) == 0
+    x = 9 * torch.randn(5, 3, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+    found, expected = (ls.sample(lambda x, s: torch.tanh(x) / (1 + s), x, one) for one in (lingering, table))
+    torch.testing.assert_close(found, expected, rtol=1e-12, atol=1e-12)

@@ -18,16 +18,9 @@ from numpy.typing import ArrayLike
 
 from longstride.arrays import Array
 from longstride.errors import InputError
-from longstride.families import (
-    Family,
-    alpha_of_ratio,
-    alpha_of_sigma,
-    part_of_ratio,
-    products_of_rule,
-    ratio_of_part,
-)
+from longstride.families import Family, alpha_of_ratio, alpha_of_sigma, part_of_ratio, products_of_rule, ratio_of_part
 
-__all__ = ["VE", "ContinuousVP", "DiscreteVP", "Flow", "Schedule"]
+__all__ = ["VE", "ContinuousVP", "DiscreteVP", "Flow", "Schedule", "flow_of_times"]
 
 
 #: Least ratio sigma / alpha that replaces infinity when a schedule with zero terminal SNR is interpolated.
@@ -155,11 +148,6 @@ class Schedule(ABC):
         return Flow(shift, time_scale, sigma_min)
 
     @staticmethod
-    def flow_trained(steps: float, shift: float = 1.0) -> Flow:
-        """Rectified flow of a network with a number of training times; the least time is the first of them."""
-        return Flow(shift, steps, 1.0 / steps if steps > 1 else 1e-3)
-
-    @staticmethod
     def from_diffusers(scheduler: Any) -> Schedule:
         """The schedule of a diffusers scheduler for flow matching, for EDM, or with ``alphas_cumprod``.
 
@@ -172,7 +160,7 @@ class Schedule(ABC):
             raise InputError(f"cannot read a noise schedule from this {name}: its network is told unusual times")
         if name.startswith("FlowMatch") or config.get("use_flow_sigmas", False):
             shift = config.get("flow_shift" if config.get("use_flow_sigmas", False) else "shift", 1.0)
-            return Schedule.flow_trained(float(config.get("num_train_timesteps", 1000)), float(shift or 1.0))
+            return flow_of_times(float(config.get("num_train_timesteps", 1000)), float(shift or 1.0))
         if name.startswith("EDM"):
             return VE(float(config["sigma_min"]), float(config["sigma_max"]))
         if not hasattr(scheduler, "alphas_cumprod"):
@@ -306,3 +294,8 @@ class Flow(Schedule):
     def paced_time(self, u: ArrayLike) -> Array:
         value = np.asarray(u, np.float64)
         return self.time_scale * self.shift * value / (1 + (self.shift - 1) * value)
+
+
+def flow_of_times(steps: float, shift: float = 1.0) -> Flow:
+    """Rectified flow of a network with a number of training times; its least time is the first of them."""
+    return Flow(shift, steps, 1.0 / steps if steps > 1 else 1e-3)

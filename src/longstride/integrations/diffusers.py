@@ -26,11 +26,12 @@ from longstride.errors import CardError, InputError
 from longstride.integrations.cards import plan_of_card
 from longstride.integrations.cut_times import CutTimes
 from longstride.integrations.guidance_seen import GuidanceWatch
+from longstride.integrations.noising import Noising
 from longstride.integrations.origins import READABLE
 from longstride.integrations.plan import Plan, classical_plan
 from longstride.integrations.run_levels import LevelRequest, Levels, levels_of
 from longstride.integrations.saved import ConfiguredScheduler
-from longstride.integrations.scheduler_settings import SchedulerSettings, assigned_to
+from longstride.integrations.scheduler_settings import SchedulerSettings
 from longstride.integrations.setups import Setup
 from longstride.integrations.stepper import Stepper
 from longstride.table import SolverTable
@@ -48,7 +49,7 @@ _UNTAKEN = {
 _RESUMING = threading.Lock()
 
 
-class LongstrideScheduler(ConfiguredScheduler):
+class LongstrideScheduler(Noising, ConfiguredScheduler):
     """Any longstride table as a diffusers scheduler; see the module.
 
     A setting that is None means what it means to diffusers' own scheduler of the solver.
@@ -106,9 +107,9 @@ class LongstrideScheduler(ConfiguredScheduler):
         """What standard normal noise is multiplied by at the start."""
         known = self._stepper.known
         if self.process == "euler" and known is not None:
-            return known.settings.noise_process.first_scale(float(known.plan.table.sigmas[0]))
-        process = SchedulerSettings.of(self.config).noise_process
-        return process.first_scale(float(process.schedule.ratio(process.schedule.t_range[1])))
+            return known.settings.first_scale(float(known.plan.table.sigmas[0]))
+        settings = SchedulerSettings.of(self.config)
+        return settings.first_scale(float(settings.schedule.ratio(settings.schedule.t_range[1])))
 
     @property
     def timesteps(self) -> Tensor:
@@ -206,7 +207,7 @@ class LongstrideScheduler(ConfiguredScheduler):
             InputError: the solver cannot use the levels, or the card is for another kind of network.
         """
         request = LevelRequest.of(num_inference_steps, timesteps, sigmas, mu)
-        key = (request, str(device), repr(sorted({**self.config, **assigned_to(self.config)}.items())))
+        key = (request, str(device), repr(sorted(vars(self.config).items())))  # assigned settings are attributes
         setup = self._setups.get(key)
         if setup is None:
             setup = self._setup_of(request, device)
@@ -322,30 +323,3 @@ class LongstrideScheduler(ConfiguredScheduler):
             return DDIMSchedulerOutput(prev_sample=state, pred_original_sample=clean)
         # Pipelines of EDM's class read the clean prediction; others unpack one state.
         return (state, clean) if self.process in ("edm", "edm_atan") else (state,)
-
-    def add_noise(self, original_samples: Tensor, noise: Tensor, timesteps: Tensor) -> Tensor:
-        """``alpha x + sigma noise`` at the levels of some times.
-
-        Args:
-            original_samples: Pictures or latents, shape ``(B, *)``.
-            noise: Standard normal noise, shape ``(B, *)``.
-            timesteps: Network times, shape ``(B,)`` or ``()``. A time that was not set has the schedule's level.
-
-        Returns:
-            Noisy pictures or latents, shape ``(B, *)``.
-        """
-        told = torch.as_tensor(timesteps).flatten().detach().cpu()
-        # Only NumPy widens them, because not every device has float64.
-        times = (told.float() if told.dtype == torch.bfloat16 else told).numpy().astype(np.float64)
-        stepper = self._stepper
-        if stepper.known is None:
-            levels = SchedulerSettings.of(self.config).noise_levels(times)
-        else:
-            levels = stepper.known.noise_levels(times, stepper.begin_index if stepper.index is None else stepper.index)
-        shape, like = (-1, *(1,) * (original_samples.ndim - 1)), original_samples
-        alphas, sigmas = (torch.from_numpy(one).to(like.dtype).to(like.device).reshape(shape) for one in levels)
-        return alphas * original_samples + sigmas * noise
-
-    def scale_noise(self, sample: Tensor, timestep: Tensor, noise: Tensor) -> Tensor:
-        """:meth:`add_noise` under the name, and with the order of arguments, that flow pipelines use."""
-        return self.add_noise(sample, noise, timestep)

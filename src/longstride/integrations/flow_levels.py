@@ -79,7 +79,8 @@ def _given(settings: SchedulerSettings, request: LevelRequest) -> FlowLevels:
     if request.timesteps is not None and request.sigmas is not None:
         raise InputError("set_timesteps takes timesteps or sigmas with this scheduler, not both: leave one of them out")
     ask(theirs, len(request.timesteps or request.sigmas or ()), mu=request.mu)  # its own last level, and mu is checked
-    last, whole = float(theirs.sigmas[-1]), not theirs.timesteps.is_floating_point()
+    repeats = bool(theirs.sigmas[-1] >= theirs.sigmas[-2])  # its last step has no length, and ours goes on to 0
+    last, whole = 0.0 if repeats else float(theirs.sigmas[-1]), not theirs.timesteps.is_floating_point()
     if request.timesteps is not None:
         times = np.asarray(request.timesteps, np.float64)
         sigmas, whole = part_of_ratio(settings.schedule.ratio(times)), bool((times == np.round(times)).all())

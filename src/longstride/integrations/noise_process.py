@@ -38,7 +38,7 @@ PROCESSES: tuple[Process, ...] = get_args(Process)
 #: Names of diffusers for what a network predicts.
 _PREDICTIONS: dict[str, Prediction] = {**DIFFUSERS_PREDICTIONS, "original_sample": "data"}
 #: A time or a level may be this much out of the schedule, relative to its range, because diffusers rounds both.
-_SLACK = 1e-5
+_SLACK = 1e-6
 #: Times that differ by less, relative to the range of the schedule, differ by diffusers' rounding.
 _ROUNDED = 2e-3
 
@@ -144,15 +144,6 @@ class NoiseProcess:
         if self.name == "euler":
             return float((sigma**2 + 1) ** -0.5)
         return 1.0 if self.sigma_data is None else float((sigma**2 + self.sigma_data**2) ** -0.5)
-
-    def first_scale(self, sigma: float) -> float:
-        """What standard normal noise is multiplied by at the start of a run.
-
-        Args:
-            sigma: Greatest level of the run, or of the schedule.
-        """
-        # Pipelines of ``ve`` multiply it themselves.
-        return float((sigma**2 + 1) ** 0.5) if self.name in ("edm", "edm_atan", "euler") else 1.0
 
     def clock_of(self, ratios: Array, times: Array) -> tuple[tuple[float, float], ...]:
         """The clock of a run that tells the network other times than the schedule, and else nothing.

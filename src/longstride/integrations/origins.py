@@ -8,11 +8,12 @@ from __future__ import annotations
 
 import inspect
 import warnings
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from functools import cache
 from typing import Any
 
 import diffusers
+from diffusers.configuration_utils import FrozenDict
 from diffusers.schedulers.scheduling_utils import KarrasDiffusionSchedulers
 from diffusers.utils import DummyObject
 
@@ -88,8 +89,12 @@ def class_of(config: Mapping[str, Any]) -> tuple[str, ...]:
     if config.get("_class_name"):
         named = config["_class_name"]
         return (str(named if isinstance(named, str) else named[-1]),)
-    names = {name for name in config if not name.startswith("_")}
-    return tuple(name for name, settings in _settings_of_classes().items() if set(settings) == names)
+    names, classes = {name for name in config if not name.startswith("_")}, _settings_of_classes()
+    found = tuple(name for name, settings in classes.items() if set(settings) == names)
+    by_hand = not isinstance(config, FrozenDict)  # somebody has written some settings of a class
+    if by_hand and any(names < set(classes.get(name, ())) for name in READABLE):
+        return tuple(name for name in found if name in READABLE)
+    return found
 
 
 def check_origin(config: Mapping[str, Any]) -> None:
@@ -104,7 +109,7 @@ def check_origin(config: Mapping[str, Any]) -> None:
     classes = class_of(config)
     strange = [name for name in classes if name not in READABLE]
     if classes and len(strange) == len(classes):
-        raise InputError(_refusal(strange[0]))
+        raise InputError(_refusal(strange))
     if strange:
         warnings.warn(
             f"this configuration may be one of {strange[0]} ({_why(strange[0])}); it is read as one of "
@@ -132,10 +137,10 @@ def _why(name: str) -> str:
     return _REASONS.get(name, "what its networks predict is not known here")
 
 
-def _refusal(name: str) -> str:
+def _refusal(names: Sequence[str]) -> str:
     return (
-        f"longstride does not know the process of {name}: {_why(name)}. Expected a scheduler with betas (DDPM and its "
-        "kind), for flow matching or of EDM's kind; pass process= if you know the process"
+        f"longstride does not know the process of {' or '.join(names)}: {_why(names[0])}. Expected a scheduler with "
+        "betas (DDPM and its kind), for flow matching or of EDM's kind; pass process= if you know the process"
     )
 
 

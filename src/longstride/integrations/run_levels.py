@@ -159,7 +159,7 @@ def _own_levels(settings: SchedulerSettings, steps: Any, **given: Any) -> tuple[
     times, whole = theirs.timesteps.double().numpy(), not theirs.timesteps.is_floating_point()
     if not hasattr(theirs, "sigmas"):
         return times, _ended(np.append(process.schedule.ratio(times), _last_ratio(settings))), whole
-    ratios = theirs.sigmas.double().numpy().copy()
+    ratios = theirs.sigmas[: len(times) + 1].double().numpy().copy()  # log_linear interpolation makes one too many
     if process.sigma_data is not None:  # Stable Audio's clock is not that of the class that knows its levels
         return process.times_of(ratios[:-1]), _ended(ratios), False
     exact = process.schedule.ratio(times)

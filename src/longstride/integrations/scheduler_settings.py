@@ -17,9 +17,9 @@ from longstride.errors import InputError
 from longstride.integrations.clocks import Clocked, Retimed
 from longstride.integrations.counterparts import Counterpart, counterpart_of
 from longstride.integrations.noise_process import NoiseProcess, Process
-from longstride.integrations.own_scheduler import METHOD_SETTINGS, is_continuous, own_scheduler
+from longstride.integrations.own_scheduler import METHOD_SETTINGS, is_continuous, own_scheduler, process_of
 from longstride.nodes import Nodes
-from longstride.schedule import Schedule
+from longstride.schedule import Schedule, flow_of_times
 from longstride.solvers import build
 from longstride.table import SolverTable
 
@@ -66,8 +66,10 @@ class SchedulerSettings:
         assigned = assigned_to(config)
         if not assigned:
             return SchedulerSettings(config, config["solver"], config["process"])
-        told = {**config, **assigned}
-        return SchedulerSettings(told, told["solver"], told["process"], config)
+        told, process = {**config, **assigned}, config["process"]
+        if process == process_of(config):  # nobody has said another: it follows the settings
+            process = process_of(told)
+        return SchedulerSettings(told, told["solver"], assigned.get("process", process), config)
 
     def as_solver(self, solver: str) -> SchedulerSettings:
         """The same settings for another solver, without the defaults that were taken over for this one."""
@@ -134,14 +136,11 @@ class SchedulerSettings:
         if name == "flow" and self.config.get("invert_sigmas"):
             return Clocked("flow", "clean", 1.0 / (steps - 1) if steps > 1 else 1e-3, math.inf, steps)
         if name == "flow":
-            return Schedule.flow_trained(steps)
-        table = Schedule.from_diffusers(self.own_scheduler)
+            return flow_of_times(steps)
         if is_continuous(self.config):
-            ends = [theirs.get("sigma_min"), theirs.get("sigma_max")]
-            low, high = (
-                own if said is None else float(said) for said, own in zip(ends, table.sigma_range, strict=True)
-            )
-            return Clocked("vp", "log", low, high)
+            low, high = (float(((1 - bar) / bar) ** 0.5) for bar in self.own_scheduler.alphas_cumprod[[0, -1]].double())
+            return Clocked("vp", "log", float(theirs.sigma_min or low), float(theirs.sigma_max or high))
+        table = Schedule.from_diffusers(self.own_scheduler)
         return Retimed("ve", table) if name == "euler" else table
 
     @property
@@ -227,6 +226,16 @@ class SchedulerSettings:
         """
         return self.noise_process.noise_levels(times)
 
+    def first_scale(self, sigma: float) -> float:
+        """What standard normal noise is multiplied by at the start of a run, as in diffusers.
+
+        Args:
+            sigma: Greatest level of the run, or of the schedule.
+        """
+        if self.process == "euler" and self.config.get("timestep_spacing") != "leading":
+            return sigma  # as Euler's class
+        return float((sigma**2 + 1) ** 0.5) if self.process in ("edm", "edm_atan", "euler") else 1.0
+
     def denoiser(
         self,
         network: Callable[..., Any],
@@ -250,11 +259,17 @@ class SchedulerSettings:
         weights = self.noise_process.clean_weights
         return as_denoiser(network, self.schedule, weights, condition=condition, threshold=threshold)
 
-    def base_table(self, levels: Levels, solver: str = "ddim") -> SolverTable:
-        """A solver on the levels of a run, in the frame of :meth:`denoiser`."""
+    def base_table(self, levels: Levels, solver: str = "ddim", **options: Any) -> SolverTable:
+        """A solver on the levels of a run, in the frame of :meth:`denoiser`.
+
+        Args:
+            levels: Levels of the run.
+            solver: Name of the solver.
+            **options: Its options, as for :func:`longstride.build`.
+        """
         if not self.schedule.scaled:
-            return build(solver, levels.sigmas, alphas=levels.alphas, schedule=self.schedule)
-        return build(solver, levels.ratios, schedule=self.schedule)
+            return build(solver, levels.sigmas, alphas=levels.alphas, schedule=self.schedule, **options)
+        return build(solver, levels.ratios, schedule=self.schedule, **options)
 
     def frame_alpha(self, levels: Levels) -> float:
         """What the first states of a pipeline are divided by, to be in the frame of :meth:`denoiser`."""
