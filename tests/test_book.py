@@ -10,11 +10,13 @@ from typing import Any
 
 import numpy as np
 import pytest
+from diffusers import EDMEulerScheduler
 from toy_books import SCHEDULE, Toy
 
 import longstride as ls
 from longstride.book import BOOK_VERSION, Entry, Unjudged, load_any
 from longstride.documents import checksum
+from longstride.integrations.diffusers import LongstrideScheduler
 from longstride.interpolate import fill_guidance
 
 
@@ -42,6 +44,36 @@ def test_between_two_scales_the_table_is_filled_and_says_so(book: ls.CardBook):
     assert found.note == "filled between guidance 1, 2, 4; not judged on held-out noise"
     assert found.table.distance(fill_guidance(fitted, 3.0)) == 0
     assert np.all(np.diff(found.table.sigmas) < 0)
+
+
+def test_a_pipeline_gets_what_the_book_gives(book: ls.CardBook):
+    """One way of choosing: an entry, a table between two scales with its note, and outside of the book an error."""
+    config = EDMEulerScheduler(sigma_min=0.05, sigma_max=20.0).config
+    for guidance in (2.0, 3.0):
+        scheduler = LongstrideScheduler.from_card(book, config, strict=True, guidance_scale=guidance)
+        found = book.choose(5, guidance)
+        if isinstance(found, Unjudged):
+            with pytest.warns(UserWarning, match="note: filled between guidance 1, 2, 4; not judged"):
+                scheduler.set_timesteps(5)
+            with warnings.catch_warnings():
+                warnings.simplefilter("error")
+                scheduler.set_timesteps(5, "cpu")  # once is enough
+        else:
+            scheduler.set_timesteps(5)
+        assert scheduler.setup.calibrated
+        assert scheduler.sigmas.tolist() == found.table.sigmas.tolist()
+        np.testing.assert_allclose(scheduler.timesteps.numpy(), np.log(found.table.sigmas[:-1]) / 4, rtol=1e-6)
+    for guidance, said in (
+        (8.0, "this book is for guidance 1.0, 2.0, 4.0, not 8.0"),
+        (None, "say which with guidance_sc"),
+    ):
+        scheduler = LongstrideScheduler.from_card(book, config, strict=True, guidance_scale=guidance)
+        with pytest.raises(ls.CardError, match=said):
+            scheduler.set_timesteps(5)
+
+
+def test_guidance_of_one_is_no_guidance(plain_book: ls.CardBook):
+    assert plain_book.choose(3, 1.0) == plain_book.card(3)
 
 
 def test_filled_between_scales_is_better_than_the_base(book: ls.CardBook):

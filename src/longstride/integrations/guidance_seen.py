@@ -44,8 +44,10 @@ class Seen:
         """
         if len(self.weights) == 1:
             return 1.0 if abs(abs(self.weights[0]) - 1) < _SAME else None
-        sign = sum(self.weights)
-        return max(sign * weight for weight in self.weights) if abs(abs(sign) - 1) < _SAME else None
+        total = sum(self.weights)
+        if abs(abs(total) - 1) >= _SAME:
+            return None
+        return max(self.weights) if total > 0 else -min(self.weights)
 
     def differs(self, weights: Sequence[float]) -> str | None:
         """How these weights differ from others, in words; None if they are the same."""
