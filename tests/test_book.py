@@ -62,7 +62,7 @@ def test_a_pipeline_gets_what_the_book_gives(book: ls.CardBook):
             scheduler.set_timesteps(5)
         assert scheduler.setup.calibrated
         assert scheduler.sigmas.tolist() == found.table.sigmas.tolist()
-        np.testing.assert_allclose(scheduler.timesteps.numpy(), np.log(found.table.sigmas[:-1]) / 4, rtol=1e-6)
+        np.testing.assert_allclose(scheduler.timesteps.numpy(), SCHEDULE.time(found.table.sigmas[:-1]), rtol=1e-6)
     for guidance, said in (
         (8.0, "this book is for guidance 1.0, 2.0, 4.0, not 8.0"),
         (None, "say which with guidance_sc"),

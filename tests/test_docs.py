@@ -66,7 +66,7 @@ def test_the_tutorial_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> N
 
 def test_the_lines_for_pipelines_run(here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Of the page on diffusers; its calibration with fewer samples and steps."""
-    first, second = blocks("docs/diffusers.md")
+    first, second, use, line = blocks("docs/diffusers.md")
     scope: dict[str, Any] = {}
     exec(first, scope)
     scope["pipe"].set_progress_bar_config(disable=True)
@@ -76,6 +76,11 @@ def test_the_lines_for_pipelines_run(here: Path, monkeypatch: pytest.MonkeyPatch
     assert fewer != second
     exec(fewer, scope)
     assert scope["pipe"].scheduler.card.nfe == 4
+    before = scope["pipe"].scheduler
+    exec(use, scope)
+    assert scope["pipe"].scheduler is not before
+    assert scope["pipe"].scheduler.setup.calibrated
+    exec(line, {})
 
 
 @pytest.mark.slow
@@ -84,7 +89,7 @@ def test_the_readme_switches_and_calibrates_a_pipeline(here: Path) -> None:
     from diffusers import DiffusionPipeline
 
     (here / "prompts.txt").write_text("a red apple\n")
-    switch, use = (block for block in blocks("README.md") if "pipe." in block)
+    switch, use = (block for block in blocks("README.md") if "pipe" in block)
     pipe = DiffusionPipeline.from_pretrained("path/to/pipeline")
     pipe.set_progress_bar_config(disable=True)
     exec(switch, {"pipe": pipe})
@@ -92,9 +97,11 @@ def test_the_readme_switches_and_calibrates_a_pipeline(here: Path) -> None:
     (command,) = commands("README.md")
     done = CliRunner().invoke(app, [*command[1:], "--nfe", "4", *SMALL])
     assert done.exit_code == 0, done.output
-    exec(use, {"pipe": pipe})
+    scope: dict[str, Any] = {"pipe": pipe}
+    exec(use, scope)
     assert pipe.scheduler.card.nfe == 4
-    assert len(pipe("a", num_inference_steps=4, guidance_scale=7.5, height=16, width=16).images) == 1
+    assert pipe.scheduler.setup.calibrated
+    assert len(scope["images"]) == 1
 
 
 def test_the_commands_for_pipelines_are_known() -> None:
