@@ -231,7 +231,7 @@ def combined(x: Tensor, out: Tensor, weights: tuple[float, float]) -> Tensor:
     wide = out.to(torch.promote_types(torch.promote_types(x.dtype, out.dtype), torch.float32))
     if of_state == 0:
         return wide if of_output == 1 else wide * of_output
-    return torch.add(wide * of_output, x, alpha=of_state)
+    return (wide * of_output).add_(x, alpha=of_state)
 
 
 class Clamp:

@@ -46,29 +46,28 @@ class History:
         self.dtype = torch.promote_types(noise.dtype, torch.float32)
         self.states: dict[int, Tensor] = {}
         self.outputs: dict[int, Tensor] = {}
-        self._borrowed: tuple[set[int], set[int]] = set(), set()
+        #: Indices of the borrowed state and output. There is one of each at the most: a row owns what it leaves.
+        self._borrowed: list[int | None] = [None, None]
         self.put(0, noise)
 
     def put(self, k: int, x: Tensor) -> None:
         """Take the caller's tensor as state ``k``."""
         self.states[k] = x.to(self.dtype)
-        if x.dtype == self.dtype:
-            self._borrowed[0].add(k)
-        else:
-            self._borrowed[0].discard(k)
+        self._borrowed[0] = k if x.dtype == self.dtype else None
 
     def put_output(self, k: int, prediction: Tensor, *, fresh: bool) -> None:
         """Take output ``k``; ``fresh``: nobody else holds it, so it is not borrowed."""
         self.outputs[k] = prediction
-        if not fresh:
-            self._borrowed[1].add(k)
+        self._borrowed[1] = None if fresh else k
 
     def own(self) -> None:
         """Copy what is borrowed."""
-        for kept, borrowed in zip((self.states, self.outputs), self._borrowed, strict=True):
-            for index in borrowed & kept.keys():
-                kept[index] = kept[index].clone()
-            borrowed.clear()
+        state, output = self._borrowed
+        if state in self.states:
+            self.states[state] = self.states[state].clone()
+        if output in self.outputs:
+            self.outputs[output] = self.outputs[output].clone()
+        self._borrowed = [None, None]
 
     def combine(self, row: Row) -> Tensor:
         """Value of ``row``; a new tensor."""
@@ -84,7 +83,7 @@ class History:
         """The same history; its tensors are shared, and nothing is borrowed."""
         self.own()
         other = copy(self)
-        other.states, other.outputs, other._borrowed = dict(self.states), dict(self.outputs), (set(), set())
+        other.states, other.outputs, other._borrowed = dict(self.states), dict(self.outputs), [None, None]
         return other
 
     def forget(self, last_readers: tuple[Sequence[int], Sequence[int]], k: int) -> None:

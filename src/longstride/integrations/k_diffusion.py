@@ -262,7 +262,8 @@ def _table(
     if calls not in (table.nfe, len(table.grid) - 1):
         why = f"this card is for network calls {table.nfe}, not {calls}"
     elif not same_start(float(table.sigmas[0]), first):
-        why = f"this card starts at noise level {table.sigmas[0]:.4g}, not {first:.4g}"
+        start = f"noise level {table.sigmas[0]:.4g}" if loaded.table.alphas[0] else "pure noise"
+        why = f"this card starts at {start}, not at {first:.4g}"
     elif loaded.model.shape is not None and loaded.model.shape != shape:
         why = f"this card is for states of shape {loaded.model.shape}, not {shape}"
     elif other and guidance != 1:
