@@ -54,8 +54,7 @@ def sample(
     ctx: typer.Context,
     model: ModelName,
     out: Annotated[
-        Path,
-        option("A .png file for one sheet, or a folder for single pictures; videos and sound are beside them.", "PATH"),
+        Path, option("A .png file for one sheet, or a folder for single pictures, videos and sound.", "PATH")
     ] = Path("samples.png"),
     card: Annotated[Path | None, option("Calibrated sampler to use: a card, or a book and --nfe.", "FILE")] = None,
     solver: Annotated[str, option("Classical solver, if no card is given.", "SOLVER")] = "dpmpp_2m",
