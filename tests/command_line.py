@@ -31,7 +31,9 @@ def run(*args: object, app: typer.Typer = longstride) -> str:
 def only_phases(stderr: str) -> bool:
     """Whether a log holds nothing but the names of phases, one a line: no warning of any library."""
     phases = "converging|filling|calibrating|teacher|evaluating|intervals|drawing|fitting|checking|ablations on [^ ]*"
-    return all(re.fullmatch(rf"([a-z0-9_]+: )?({phases}) …", line) for line in stderr.splitlines())
+    return all(
+        re.fullmatch(rf"([a-z0-9_]+: )?({phases})(, part [0-9]+ of [0-9]+)? …", line) for line in stderr.splitlines()
+    )
 
 
 def error(*args: object) -> str:

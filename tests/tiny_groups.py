@@ -225,11 +225,12 @@ def _plain(network: Any) -> dict[str, Any]:
 def _flux_like(kind: Any, channels: int, folder: Path) -> tuple[Any, dict[str, Any]]:
     parts = PIPELINES["flux"](folder).components
     network = seeded(
-        diffusers.FluxTransformer2DModel, **{**_plain(parts["transformer"]), "in_channels": channels, "out_channels": 16}
+        diffusers.FluxTransformer2DModel,
+        **{**_plain(parts["transformer"]), "in_channels": channels, "out_channels": 16},
     )
     takes = kind.__init__.__code__.co_varnames
     parts = {name: part for name, part in parts.items() if name in takes and part is not None}
-    empty = {name: None for name in ("text_encoder_2", "tokenizer_2")}
+    empty = dict.fromkeys(("text_encoder_2", "tokenizer_2"))
     told = {"prompt_embeds": _random(_B, 5, 16, seed=3), "pooled_prompt_embeds": _random(_B, 8, seed=4)}
     return kind(**{**parts, **empty, "transformer": network}), {**told, **_SIZE, "guidance_scale": 3.5}
 

@@ -49,7 +49,7 @@ class CallOptions:
 
     Attributes:
         shared: Arguments that all samples share.
-        per_sample: Arguments with one entry per sample, gone through in turn. An entry of tensors has a batch of one.
+        per_sample: Arguments with one entry per sample, gone through in turn: lists, or tensors along their first axis.
     """
 
     shared: Mapping[str, Any] = field(default_factory=dict)
@@ -66,8 +66,12 @@ class CallOptions:
         Args:
             number: Number of the sample, from 0.
         """
-        own = {name: values[number % len(values)] for name, values in self.per_sample.items()}
-        return {**self.shared, **{name: [one] if name == "class_labels" else one for name, one in own.items()}}
+        own: dict[str, Any] = {}
+        for name, values in self.per_sample.items():
+            k = number % len(values)
+            batch = isinstance(values, torch.Tensor) or name == "class_labels"
+            own[name] = values[k : k + 1] if batch else values[k]
+        return {**self.shared, **own}
 
 
 def call_options(texts: Sequence[str] | None) -> CallOptions:
@@ -218,4 +222,4 @@ def _entries(tensor: torch.Tensor) -> tuple[Any, bool]:
     """A tensor with one entry per sample along its first axis, or the plain numbers of one with a single axis."""
     if tensor.ndim < 2:
         return tensor.tolist(), False
-    return [tensor[n : n + 1] for n in range(len(tensor))], True
+    return tensor, True

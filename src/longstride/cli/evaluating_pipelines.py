@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -14,14 +14,15 @@ from longstride.card import Card
 from longstride.card_parts import ScheduleInfo
 from longstride.cli.common import progress_bars, use_device
 from longstride.cli.drawing_pipelines import Caller
-from longstride.cli.pipeline_source import PipelineSampler, PipelineSource, cards_of
+from longstride.cli.pipeline_source import PipelineSampler, PipelineSource, cards_of, settings_of
 from longstride.cli.whole_pipelines import PipelineOptions, load_pipeline, prompts_in
 from longstride.errors import InputError
 from longstride.evaluation import Results, Study
 from longstride.evaluation.contestants import CONTESTANTS, contestant
 from longstride.evaluation.features import load_features
+from longstride.evaluation.frechet import FeatureSpace
 from longstride.evaluation.measure import Key
-from longstride.evaluation.runner import measure_source
+from longstride.evaluation.runner import measure_source, space_of
 from longstride.evaluation.seeds import seed_range
 from longstride.files import check_writable
 from longstride.journal import Journal, digest
@@ -76,18 +77,75 @@ def evaluate_whole(asked: Measuring, prompts: Path | None, options: PipelineOpti
     check_writable(asked.out / "results.json", new_folders=True)
     pipeline = load_pipeline(asked.model, device, options.dtype)
     source = _source(asked, pipeline, texts, options)
-    samplers, bases, shape = _samplers(asked, source)
-    study = _study(asked, shape)
+    entered, bases = _samplers(asked, source)
+    study = _study(asked, entered[0].shape)
     extractor = load_features(study.features, device) if study.dimensions else None
     identity = {
         "model": source.about["model"],
         "prompts": source.caller.prompts,
-        "options": digest(repr((options.negative, options.size, options.dtype, options.call, asked.guidance))),
+        "options": digest(repr((options.negative, options.size, options.dtype, options.texts, asked.guidance))),
         "scheduler": digest(repr(sorted(source.own.config.items(), key=str))),
         **{name: getattr(study, name) for name in ("samples", "seed", "features", "dimensions", "reference_steps")},
     }
+    found: list[Results] = []
+    space: FeatureSpace | None = None
+    runs = list(dict.fromkeys(one.ends for one in entered))
     with progress_bars() as say:
-        return measure_source(source, study, samplers, bases, Journal(asked.out / "work", identity), extractor, say=say)
+        for n, ends in enumerate(runs):
+            here = [one for one in entered if one.ends == ends]
+            steps = here[0].sampler.steps
+            mine = replace(source, reference=PipelineSampler(steps, many=asked.reference_steps))
+            journal = Journal(asked.out / "work" / digest(repr(ends))[:8], {**identity, "ends": ends, "steps": steps})
+            samplers = {one.key: one.sampler for one in here}
+            if extractor is not None and space is None:
+                space = space_of(mine, study, journal, extractor)
+            part = f", part {n + 1} of {len(runs)}" if len(runs) > 1 else ""
+            found.append(
+                measure_source(
+                    mine,
+                    study,
+                    samplers,
+                    bases,
+                    journal,
+                    extractor,
+                    space=space,
+                    others=n == 0,
+                    say=lambda what, done, total, part=part: say(what + part, done, total),  # type: ignore[misc]
+                )
+            )
+    return _joined(found, list(bases))
+
+
+def _joined(found: list[Results], names: list[str]) -> Results:
+    """The results of samplers that begin or end at different levels, each compared with a converged run of its own.
+
+    Args:
+        found: One for each pair of levels.
+        names: Names of the samplers in their order.
+    """
+    order = {name: n for n, name in enumerate(["teacher", *names])}
+    lines = [line for n, one in enumerate(found) for line in one.lines if line.contestant != "teacher" or n == 0]
+    about = dict(found[0].about)
+    error = max(one.about["reference"]["error"] for one in found)
+    about["reference"] = {**about["reference"], "error": error, "runs": len(found)}
+    return Results(about, tuple(sorted(lines, key=lambda line: (order[line.contestant], line.nfe))))
+
+
+@dataclass(frozen=True)
+class _Entered:
+    """A sampler after its first sample.
+
+    Attributes:
+        key: Its name and its network calls.
+        sampler: The sampler itself.
+        ends: Its first and last level, to 6 digits.
+        shape: Shape of one sample.
+    """
+
+    key: Key
+    sampler: PipelineSampler
+    ends: tuple[str, str]
+    shape: tuple[int, ...]
 
 
 def _check(asked: Measuring) -> None:
@@ -148,28 +206,24 @@ def _source(asked: Measuring, pipeline: Any, texts: list[str] | None, options: P
     caller = Caller(pipeline, list(as_prompts(texts)) if takes_prompts else [], options, asked.guidance)
     first = caller.arguments(0, 2)
     options.check(pipeline, **{name: first.get(name) for name in ("prompt", "class_labels", "guidance_scale")})
-    return PipelineSource(
-        caller, pipeline.scheduler, asked.reference_steps, asked.decoded, asked.guidance, model_of(pipeline).fingerprint
-    )
+    reference = PipelineSampler(2, many=asked.reference_steps)
+    fingerprint = model_of(pipeline).fingerprint
+    return PipelineSource(caller, pipeline.scheduler, reference, asked.decoded, asked.guidance, fingerprint)
 
 
-def _samplers(
-    asked: Measuring, source: PipelineSource
-) -> tuple[dict[Key, PipelineSampler], dict[str, str | None], tuple[int, ...]]:
-    """Every sampler by its name and the network calls that it makes, every name's base, and the shape of one sample.
+def _samplers(asked: Measuring, source: PipelineSource) -> tuple[list[_Entered], dict[str, str | None]]:
+    """Every sampler, and every name's base.
 
     Each draws one sample, so that whatever the pipeline or a card refuses is refused before long work.
     """
     seed = seed_range("axes", asked.seed, 1)[0]
-    samplers: dict[Key, PipelineSampler] = {}
+    entered: dict[Key, _Entered] = {}
     bases: dict[str, str | None] = {}
-    shape: tuple[int, ...] = ()
 
     def enter(name: str, sampler: PipelineSampler) -> None:
-        nonlocal shape
-        drawn, calls = source.draw(sampler, seed)
-        shape = tuple(drawn.shape)
-        samplers.setdefault((name, calls), sampler)
+        drawn = source.draw(sampler, seed)
+        key, (first, last) = (name, drawn.calls), drawn.ends
+        entered.setdefault(key, _Entered(key, sampler, (f"{first:.6g}", f"{last:.6g}"), tuple(drawn.values.shape)))
 
     # Cards first: what they know of the call, such as their guidance, is of the call of all others, too.
     for name, loaded in asked.cards.items():
@@ -190,7 +244,7 @@ def _samplers(
         one = contestant(name)
         for nfe in asked.nfes:
             enter(name, PipelineSampler(_steps(one.solver, nfe, one.options), one.solver, one.options))
-    return samplers, bases, shape
+    return list(entered.values()), bases
 
 
 def _steps(solver: str, nfe: int, options: Mapping[str, Any]) -> int:
@@ -208,6 +262,6 @@ def _base_of(card: Card, source: PipelineSource) -> Card:
     table, times = card.base_table, card.schedule.times
     if not np.array_equal(table.sigmas, card.table.sigmas):
         ratios = Nodes(table.alphas, table.sigmas).ratios[:-1]
-        times = source.settings.times_of(ratios).tolist()
+        times = settings_of(source.own.config).times_of(ratios).tolist()
     schedule = ScheduleInfo(family=card.schedule.family, times=times)
     return card.model_copy(update={"solver": card.base.name, "data": card.base_data, "schedule": schedule})

@@ -9,7 +9,7 @@ from __future__ import annotations
 import functools
 from collections.abc import Callable, Mapping
 from copy import copy
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
@@ -23,7 +23,7 @@ from longstride.cli.with_card import put_card
 from longstride.errors import InputError
 from longstride.journal import digest
 
-__all__ = ["PipelineSampler", "PipelineSource", "cards_of"]
+__all__ = ["PipelineSampler", "PipelineSource", "cards_of", "settings_of"]
 
 #: One sample of so many estimates the error of the converged solution.
 _CHECKED = 8
@@ -39,19 +39,21 @@ class PipelineSampler:
         options: The solver's options.
         card: The card, or None for the classical solver.
         any_model: Whether the card may be of other weights.
+        many: Network calls of the converged run between the same two levels, or None for the solver itself.
     """
 
     steps: int
-    solver: str = "unipc"
+    solver: str = "ddim"
     options: Mapping[str, Any] = field(default_factory=dict)
     card: Card | None = None
     any_model: bool = False
+    many: int | None = None
 
     @functools.cached_property
     def digest(self) -> str:
         """Equal samplers draw the same samples."""
         card = "" if self.card is None else self.card.dumps()
-        return digest(repr((self.steps, self.solver, sorted(self.options.items()), card)))
+        return digest(repr((self.steps, self.solver, sorted(self.options.items()), self.many, card)))
 
     def put(self, pipeline: Any, config: Any, arguments: Mapping[str, Any]) -> dict[str, Any]:
         """Put the scheduler into a pipeline; the arguments of the call, completed by what a card knows.
@@ -64,13 +66,42 @@ class PipelineSampler:
         Raises:
             CardError: the card is for another call or other weights.
         """
+        from longstride.cli.converged_scheduler import ConvergedScheduler
         from longstride.integrations.diffusers import LongstrideScheduler
 
         if self.card is not None:
             return put_card(pipeline, self.card, arguments, any_model=self.any_model)[0]
-        options = {"solver_options": dict(self.options)} if self.options else {}
-        pipeline.scheduler = LongstrideScheduler.from_config(config, solver=self.solver, **options)
+        options: dict[str, Any] = {"solver_options": dict(self.options)} if self.options else {}
+        # The levels of a calibration, for all solvers: they begin and end where the cards do.
+        levels = type(settings_of(config).own_scheduler).__name__
+        kind = LongstrideScheduler if self.many is None else ConvergedScheduler
+        pipeline.scheduler = kind.from_config(config, solver=self.solver, levels=levels, **options)
+        if self.many is not None:
+            pipeline.scheduler.many = self.many
         return dict(arguments)
+
+
+def settings_of(config: Any) -> Any:
+    """Settings of a pipeline's process, with the levels that a calibration visits."""
+    from longstride.integrations.diffusers import LongstrideScheduler
+    from longstride.integrations.scheduler_settings import SchedulerSettings
+
+    return SchedulerSettings.of(LongstrideScheduler.from_config(config).config)
+
+
+@dataclass(frozen=True)
+class Drawn:
+    """A sample, and what the scheduler made of the call.
+
+    Attributes:
+        values: The last state, or what the pipeline made of it; float32, without an axis of samples.
+        calls: Network calls, as the scheduler counted them.
+        ends: ``sigma / alpha`` (sigma for flows) of the first and the last level.
+    """
+
+    values: Tensor
+    calls: int
+    ends: tuple[float, float]
 
 
 @dataclass
@@ -80,7 +111,7 @@ class PipelineSource:
     Attributes:
         caller: Calls the pipeline.
         own: The pipeline's own scheduler.
-        reference_steps: Steps of the converged run.
+        reference: The converged run.
         decoded: Whether samples are what the pipeline makes of the last states, and not the states.
         guidance: Guidance scale that was asked for, or None for the pipeline's own.
         fingerprint: Digest of the weights, or None.
@@ -88,7 +119,7 @@ class PipelineSource:
 
     caller: Caller
     own: Any
-    reference_steps: int
+    reference: PipelineSampler
     decoded: bool
     guidance: float | None
     fingerprint: str | None
@@ -111,19 +142,6 @@ class PipelineSource:
         kind = type(self.caller.pipeline).__name__
         model = {"name": self.name, "fingerprint": self.fingerprint, "classes": 0, "pipeline": kind}
         return {"model": {**model, "decoded": self.decoded}, "grid": "the pipeline's own"}
-
-    @property
-    def reference(self) -> PipelineSampler:
-        """The converged run."""
-        return PipelineSampler(self.reference_steps, "unipc", {"order": 3})
-
-    @property
-    def settings(self) -> Any:
-        """Settings of the pipeline's process."""
-        from longstride.integrations.diffusers import LongstrideScheduler
-        from longstride.integrations.scheduler_settings import SchedulerSettings
-
-        return SchedulerSettings.of(LongstrideScheduler.from_config(self.own.config, solver="ddim").config)
 
     def know(self, card: Card, *, any_model: bool) -> None:
         """Make what a card knows of the call, such as its guidance, part of every call.
@@ -148,8 +166,8 @@ class PipelineSource:
             raise InputError(f"samples of shape {tuple(samples.shape[1:])} are no pictures: leave --dimensions out")
         return samples
 
-    def draw(self, sampler: PipelineSampler, seed: int) -> tuple[Tensor, int]:
-        """A sample of a seed, ``(*)``, float32, and the network calls that the scheduler counted.
+    def draw(self, sampler: PipelineSampler, seed: int) -> Drawn:
+        """A sample of a seed.
 
         Raises:
             CardError: the card is for another call or other weights.
@@ -171,7 +189,9 @@ class PipelineSource:
             pipeline.scheduler = self.own
         if not states:
             raise InputError(f"{type(pipeline).__name__} does not call its scheduler: it cannot be measured")
-        return (made_by(pipeline, output)[0].values if self.decoded else states[0].float().cpu()), count[0]
+        values = made_by(pipeline, output)[0].values if self.decoded else states[0].float().cpu()
+        ratios = watched.setup.plan.ratios
+        return Drawn(values, count[0], (float(ratios[0]), float(ratios[-1])))
 
 
 @dataclass
@@ -183,14 +203,15 @@ class _PipelineBatch:
         source, reference = self.source, self.source.reference
         samples, calls = self.drawn(reference)
         checked = [n for n, seed in enumerate(self.seeds) if check and seed % _CHECKED == 0]
-        coarse = PipelineSampler(max(1, reference.steps // 2), reference.solver, reference.options)
-        squares = [(source.draw(coarse, self.seeds[n])[0] - samples[n]).double().square().mean() for n in checked]
+        coarse = replace(reference, many=max(1, (reference.many or 2) // 2))
+        drawn = {n: source.draw(coarse, self.seeds[n]).values for n in checked}
+        squares = [(one - samples[n]).double().square().mean() for n, one in drawn.items()]
         error = float(torch.stack(squares).mean().sqrt()) if squares else float("nan")
         return samples, error, calls
 
     def drawn(self, sampler: PipelineSampler) -> tuple[Tensor, float]:
         found = [self.source.draw(sampler, seed) for seed in self.seeds]
-        return torch.stack([sample for sample, _ in found]), float(sum(calls for _, calls in found))
+        return torch.stack([one.values for one in found]), float(sum(one.calls for one in found))
 
 
 def _watched(scheduler: Any) -> tuple[list[Tensor], list[int]]:

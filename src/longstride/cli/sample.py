@@ -53,9 +53,9 @@ _CARDS = "Cards"
 def sample(
     ctx: typer.Context,
     model: ModelName,
-    out: Annotated[Path, option("A .png file for one sheet, or a folder for single pictures.", "PATH")] = Path(
-        "samples.png"
-    ),
+    out: Annotated[
+        Path, option("A .png file for one sheet, or a folder for single pictures, videos and sound.", "PATH")
+    ] = Path("samples.png"),
     card: Annotated[Path | None, option("Calibrated sampler to use: a card, or a book and --nfe.", "FILE")] = None,
     solver: Annotated[str, option("Classical solver, if no card is given.", "SOLVER")] = "dpmpp_2m",
     nfe: Annotated[
@@ -71,7 +71,7 @@ def sample(
     as_json: Json = False,
     # Cards
     compare: Annotated[bool, option("Show base, calibrated and converged from the same noise.", None, _CARDS)] = False,
-    any_model: Annotated[bool, option("Use a card that was calibrated on other weights.", None, _CARDS)] = False,
+    any_model: Annotated[bool, option("Use a card of other weights, or of another call.", None, _CARDS)] = False,
     # Whole pipelines
     pipeline: Pipeline = False,
     prompt: Annotated[

@@ -6,6 +6,7 @@ import shutil
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from inspect import signature
 from pathlib import Path
 from typing import Any
 
@@ -117,7 +118,6 @@ def calibrate_whole(wanted: Wanted, prompts: Path | None, options: PipelineOptio
     Raises:
         InputError: several settings at once, no such pipeline, or no prompts in the file.
     """
-    from longstride.integrations.call_arguments import parameters_of
     from longstride.integrations.pipelines import calibrate_pipeline
 
     device = use_device(wanted.device)
@@ -131,7 +131,7 @@ def calibrate_whole(wanted: Wanted, prompts: Path | None, options: PipelineOptio
     check_writable(wanted.out)
     pipeline = load_pipeline(wanted.model, device, options.dtype)
     # Prompts and classes have defaults of their own in a calibration.
-    takes = parameters_of(pipeline)
+    takes = signature(type(pipeline).__call__).parameters
     own_choice: dict[str, Any] = {name: True for name in ("prompt", "class_labels") if name in takes}
     options.check(pipeline, **own_choice, guidance_scale=guidance)
     own = configured(wanted.way, None, wanted.settings)

@@ -37,7 +37,7 @@ from longstride.processes import gather, mine
 from longstride.table import SolverTable
 from longstride.zoo.model import Model
 
-__all__ = ["Outcome", "measure_samplers", "measure_source", "run_study"]
+__all__ = ["Outcome", "measure_samplers", "measure_source", "run_study", "space_of"]
 
 
 @dataclass(frozen=True)
@@ -150,6 +150,8 @@ def measure_source(
     extractor: Extractor | None,
     *,
     real: ReferenceSet | None = None,
+    space: FeatureSpace | None = None,
+    others: bool = True,
     say: Say = lambda what, done, total: None,
     keep: bool = False,
 ) -> Results:
@@ -163,17 +165,19 @@ def measure_source(
         journal: Keeps finished batches.
         extractor: Features for Fréchet distances; without one only errors are measured.
         real: Statistics of real pictures, or None.
+        space: Space of the distances; default: that of ``real``, or the converged samples' own.
+        others: Whether converged samples from other noise are measured, too.
         say: Called with (what is being done, done, total).
         keep: Whether the converged samples stay in the journal, so that they need not be solved for again.
     """
-    space = None if real is None else real.space
+    space = space if real is None else real.space
     measurer = Measurer(source=source, extractor=extractor, space=space, journal=journal, say=say, keep=keep)
     other = None
     if extractor is not None:
         if measurer.space is None:
             measurer.space = _axes(measurer, study)
-        teacher_seeds = seed_range("teacher", study.seed, study.samples)
-        other = measurer.teacher("teacher", teacher_seeds, study.batch_size)
+        if others:
+            other = measurer.teacher("teacher", seed_range("teacher", study.seed, study.samples), study.batch_size)
     seeds = seed_range("evaluation", study.seed, study.samples)
     teacher, tallies = measurer.contest(seeds, study.batch_size, samplers)
     for (name, nfe), tally in tallies.items():
@@ -207,6 +211,21 @@ def measure_source(
         "environment": {"python": platform.python_version(), "torch": torch.__version__, "device": str(source.device)},
     }
     return Results(json.loads(json.dumps(about)), tuple(lines))
+
+
+def space_of(source: Source, study: Study, journal: Journal, extractor: Extractor) -> FeatureSpace:
+    """The space in which :func:`measure_source` measures distances if it is given none: made once for several sources.
+
+    Args:
+        source: Draws the samples.
+        study: Gives samples, seeds and features.
+        journal: Keeps finished batches.
+        extractor: Features for Fréchet distances.
+    """
+    measurer = Measurer(
+        source=source, extractor=extractor, space=None, journal=journal, say=lambda what, done, total: None
+    )
+    return _axes(measurer, study)
 
 
 def _entries(
