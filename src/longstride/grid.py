@@ -16,7 +16,7 @@ from longstride.arrays import Array
 from longstride.errors import InputError, unknown
 from longstride.schedule import DiscreteVP, Schedule
 
-__all__ = ["GRIDS", "LastLevel", "Spacing", "check_levels", "final_level", "grid", "usual_grid"]
+__all__ = ["GRIDS", "LastLevel", "Spacing", "check_levels", "final_level", "grid", "spacing_of"]
 
 LastLevel = Literal["zero", "sigma_min"]
 Spacing = Literal["leading", "trailing", "linspace"]
@@ -100,7 +100,7 @@ def grid(
     return check_levels(levels)
 
 
-def usual_grid(name: str, schedule: Schedule) -> str:
+def spacing_of(name: str, schedule: Schedule) -> str:
     """``name``, or if it is ``"auto"`` the model's usual grid: ``karras`` for the family ``ve``, else ``uniform``."""
     return ("karras" if schedule.family == "ve" else "uniform") if name == "auto" else name
 

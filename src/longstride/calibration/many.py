@@ -21,7 +21,7 @@ from longstride.calibration.methods import DEFAULT, METHODS
 from longstride.calibration.samples import Samples
 from longstride.card import Card, ModelInfo
 from longstride.errors import InputError
-from longstride.grid import LastLevel, grid, usual_grid
+from longstride.grid import LastLevel, grid, spacing_of
 from longstride.interpolate import fill_nfe
 from longstride.journal import Journal
 from longstride.reports import Report
@@ -60,7 +60,7 @@ def calibrate_book(
     held_out: int = HELD_OUT,
     refine: int = 2,
     refine_samples: int = 64,
-    grid: str = "auto",
+    spacing: str = "auto",
     final: LastLevel = "sigma_min",
     reference_steps: int = 64,
     batch_size: int | None = None,
@@ -87,7 +87,7 @@ def calibrate_book(
         held_out: Number of seeds, from the end, whose samples are held out.
         refine: Most steps of refinement of a filled entry; 0: no refinement.
         refine_samples: Number of samples that these steps see.
-        grid: Name of the grid of the first tables, which give the two ends and are one of many starts.
+        spacing: Name of the grid of the first tables, which give the two ends and are one of many starts.
         final: Last level.
         reference_steps: Steps of the reference solution.
         batch_size: Most samples per network call; default: all at once.
@@ -104,7 +104,7 @@ def calibrate_book(
     """
     nfes, scales, chosen = _asked(nfes, guidances, anchors)
     fit = configured(METHODS[DEFAULT], None, settings)
-    tables = {nfe: _table(model.schedule, nfe, grid, final) for nfe in nfes}
+    tables = {nfe: _table(model.schedule, nfe, spacing, final) for nfe in nfes}
     root = None if journal is None else Path(journal)
     about = {"model": model.info(None).fingerprint, "nfes": nfes, "guidances": scales, "anchors": chosen}
     work = {**about, "settings": described(fit), "refine": [refine, refine_samples], "final": final}
@@ -153,7 +153,7 @@ def _asked(
 
 
 def _table(schedule: Schedule, nfe: int, name: str, final: LastLevel) -> SolverTable:
-    levels = grid(usual_grid(name, schedule), nfe, schedule=schedule, final=final)
+    levels = grid(spacing_of(name, schedule), nfe, schedule=schedule, final=final)
     return build("ddim", levels, schedule=schedule)
 
 

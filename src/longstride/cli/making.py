@@ -20,7 +20,7 @@ from longstride.errors import InputError, unknown
 from longstride.evaluation.contestants import base_table
 from longstride.evaluation.seeds import seed_range
 from longstride.files import check_writable
-from longstride.grid import LastLevel, final_level, usual_grid
+from longstride.grid import LastLevel, final_level, spacing_of
 from longstride.processes import is_first, join, wait
 from longstride.solvers import SOLVERS
 from longstride.zoo import Model, load_model
@@ -205,7 +205,7 @@ def _make_book(wanted: Wanted, model: Model, last: LastLevel) -> CardBook:
             wanted.guidances,
             seeds=seed_range("calibration", wanted.seed, fitted + held_out),
             held_out=held_out,
-            grid=usual_grid(wanted.grid, model.schedule),
+            spacing=spacing_of(wanted.grid, model.schedule),
             final=last,
             batch_size=wanted.batch_size or _BATCH_SIZE,
             seed=wanted.seed,

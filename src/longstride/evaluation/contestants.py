@@ -9,7 +9,7 @@ from typing import Any
 from longstride.calibration.methods import METHODS
 from longstride.calibration.rowwise.iia import PUBLISHED
 from longstride.errors import InputError, unknown
-from longstride.grid import LastLevel, usual_grid
+from longstride.grid import LastLevel, spacing_of
 from longstride.grid import grid as levels_on
 from longstride.schedule import Schedule
 from longstride.solvers import SOLVERS, VARIANTS, build, steps_for_nfe
@@ -24,7 +24,7 @@ __all__ = [
     "contestant",
     "label",
     "paper",
-    "usual_grid",
+    "spacing_of",
 ]
 
 
@@ -170,7 +170,7 @@ def base_table(
         schedule: The model's.
         solver: Name of the solver.
         nfe: Network calls.
-        grid: Name of the grid; see :func:`usual_grid`.
+        grid: Name of the grid; see :func:`spacing_of`.
         final: Its last level.
         exactly: Whether to refuse a number of calls that the solver cannot spend exactly, such as 5 by a solver of two
             calls per step. If not, the solver spends the most calls that it can below the number.
@@ -186,6 +186,6 @@ def base_table(
             if exactly or calls == 1:
                 raise
             continue
-        levels = levels_on(usual_grid(grid, schedule), steps, schedule=schedule, final=final)
+        levels = levels_on(spacing_of(grid, schedule), steps, schedule=schedule, final=final)
         return build(solver, levels, schedule=schedule, **options)
     raise InputError(f"nfe must be at least 1, got {nfe}")

@@ -20,7 +20,7 @@ import torch
 from longstride.book import CardBook
 from longstride.card import Card
 from longstride.errors import InputError
-from longstride.evaluation.contestants import CONTESTANTS, usual_grid
+from longstride.evaluation.contestants import CONTESTANTS, spacing_of
 from longstride.evaluation.features import Extractor, load_features
 from longstride.evaluation.fitting import Say, calibrate_entrants
 from longstride.evaluation.frechet import FeatureSpace
@@ -136,7 +136,7 @@ def measure_samplers(
         keep: Whether the converged samples stay in ``folder``, so that they need not be solved for again.
     """
     journal, extractor, anchor = _opened(model, study, folder, real)
-    grid = usual_grid(study.grid, model.schedule)
+    grid = spacing_of(study.grid, model.schedule)
     source = NetworkSource(model, study.guidance, study.reference_steps, ends, grid)
     return measure_source(source, study, samplers, bases, journal, extractor, real=anchor, say=say, keep=keep)
 

@@ -34,8 +34,8 @@ _ROUNDINGS = 4
 
 
 _KEEPS = (
-    "this pipeline answers one question in two ways: it keeps something from one step to the next, such as a step cache "
-    "(First Block Cache, TeaCache) or guidance with momentum; switch it off for the calibration"
+    "this pipeline answers one question in two ways: it keeps something from one step to the next, such as a step "
+    "cache (First Block Cache, TeaCache) or guidance with momentum; switch it off for the calibration"
 )
 
 

@@ -18,7 +18,10 @@ class Noising:
     """The noise of a scheduler with settings and a stepper."""
 
     config: Any
-    _stepper: Stepper
+
+    @property
+    def _stepper(self) -> Stepper:
+        raise NotImplementedError
 
     def add_noise(self, original_samples: Tensor, noise: Tensor, timesteps: Tensor) -> Tensor:
         """``alpha x + sigma noise`` at the levels of some times.

@@ -251,7 +251,7 @@ class PipelineDenoiser:
         call = self.calls.begin(numbers, Asked(None, 0))
         self.asked += len(numbers)
         self.calls.drop(call)
-        return call.prediction
+        return call.output
 
     def _own_of(self, numbers: tuple[int, ...]) -> Tensor:
         """The pipeline's own first state of some samples, shape ``(b, *)``; no network is computed for it."""
