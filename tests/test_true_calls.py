@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from pathlib import Path
 from typing import Any
 
@@ -9,11 +10,14 @@ import diffusers
 import numpy as np
 import pytest
 import torch
-from tiny_groups import make_group
+from tiny_groups import PICTURES, make_group
+from tiny_pipelines import make_pipeline
 
 import longstride as ls
 from longstride.integrations.diffusers import LongstrideScheduler
+from longstride.integrations.layout import Layout
 from longstride.integrations.pipeline_denoiser import PipelineDenoiser
+from longstride.integrations.pipelines import calibrate_pipeline
 
 pytestmark = [
     pytest.mark.filterwarnings("ignore::FutureWarning"),
@@ -145,8 +149,6 @@ def test_common_calls_are_not_computed(name: str, tmp_path: Path) -> None:
 
 
 def test_prompts_are_encoded_once(tmp_path: Path) -> None:
-    from tiny_pipelines import make_pipeline
-
     pipeline = make_pipeline("stable_diffusion", tmp_path)
     size = {"height": 16, "width": 16, "guidance_scale": 3.0}
     network = PipelineDenoiser(pipeline, STEPS, size, {"prompt": ["a cat", "two dogs"]}, range(4), 4)
@@ -173,3 +175,106 @@ def test_the_first_step_is_asked_for_any_state(tmp_path: Path) -> None:
         cond, uncond = (pipeline.transformer(x, time, text, return_dict=False)[0] for text in texts)
     network.close()
     torch.testing.assert_close(found, uncond + 3.0 * (cond - uncond), rtol=1e-4, atol=1e-5)
+
+
+class OnePrompt(diffusers.WanPipeline):
+    """A pipeline that takes one prompt and no lists, as some do."""
+
+    def __call__(self, prompt: Any = None, generator: Any = None, **options: Any) -> Any:
+        if isinstance(prompt, list) or isinstance(generator, list):
+            raise ValueError("`prompt` has to be of type `str`")
+        width = float(len(prompt))
+        told = {name: torch.full((1, 6, 8), width) for name in ("prompt_embeds", "negative_prompt_embeds")}
+        return super().__call__(generator=generator, **told, **options)
+
+
+def test_a_pipeline_that_takes_no_lists_is_called_one_by_one(tmp_path: Path) -> None:
+    pipeline, options = make_group("wan", tmp_path)
+    alone = OnePrompt(**pipeline.components)
+    plain = {name: value for name, value in options.items() if not name.endswith("embeds")}
+    few = {"samples": 4, "held_out": 4, "method": "iia", "reference_steps": 8}
+    result = calibrate_pipeline(alone, 3, options=plain, per_sample={"prompt": ["a", "two"]}, batch_size=4, **few)
+    assert result.end.samples == 4
+    told = {name: torch.full((2, 6, 8), 1.0) for name in ("prompt_embeds", "negative_prompt_embeds")}
+    for one in told.values():
+        one[1] = 3.0
+    both = {name: one.repeat(4, 1, 1) for name, one in told.items()}
+    expected = calibrate_pipeline(pipeline, 3, options=plain, per_sample=both, batch_size=1, **few)
+    assert result.end.base.rmse == expected.end.base.rmse
+
+
+def test_pictures_of_samples_are_gone_through_in_turn(tmp_path: Path) -> None:
+    """The prediction for a sample is that of a call with the picture of that sample."""
+    pipeline, options = make_group("pix2pix", tmp_path)
+    plain = {name: value for name, value in options.items() if not isinstance(value, torch.Tensor)}
+    texts = {name: value[:1] for name, value in options.items() if name.endswith("embeds")}
+    network = PipelineDenoiser(pipeline, STEPS, plain, {"image": PICTURES[:3], **texts}, range(4), 2)
+    x = torch.randn(4, 4, 8, 8, generator=torch.Generator().manual_seed(0))
+    found = network(x, torch.full((4,), 500.0), torch.arange(4))
+    network.close()
+    for n in range(4):
+        alone = {**plain, **texts, "image": PICTURES[n % 3][None]}
+        one = PipelineDenoiser(pipeline, STEPS, alone, {}, range(4), 1)
+        expected = one(x[n : n + 1], torch.full((1,), 500.0), torch.tensor([0]))
+        one.close()
+        torch.testing.assert_close(found[n : n + 1], expected, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        ({"image": []}, "at least one entry"),
+        ({"image": "a.png"}, "must be a list or a tensor, got str"),
+        ({"guidance_scale": [1.0]}, "must not hold guidance_scale"),
+        ({"generator": [1]}, "must not hold generator"),
+    ],
+)
+def test_bad_options_per_sample(given: dict[str, Any], message: str, tmp_path: Path) -> None:
+    pipeline, options = make_group("wan", tmp_path)
+    with pytest.raises(ls.InputError, match=message):
+        calibrate_pipeline(pipeline, 3, options=options, per_sample=given)
+
+
+class Copying(diffusers.WanPipeline):
+    """A pipeline that steps copies of its scheduler."""
+
+    how: Any = copy.deepcopy
+
+    def __call__(self, **options: Any) -> Any:
+        mine = copy.copy(self)
+        mine.scheduler = type(self).how(self.scheduler)
+        return super(Copying, mine).__call__(**options)
+
+
+@pytest.mark.parametrize("how", [copy.copy, copy.deepcopy, lambda one: type(one).from_config(one.config)])
+def test_a_pipeline_that_steps_a_copy_of_its_scheduler_is_refused(how: Any, tmp_path: Path, monkeypatch) -> None:
+    pipeline, options = make_group("wan", tmp_path)
+    monkeypatch.setattr(Copying, "how", how)
+    with pytest.raises(ls.InputError, match="copies its scheduler"):
+        PipelineDenoiser(Copying(**pipeline.components), STEPS, options, {}, range(4), 4).decide()
+
+
+def test_the_questions_that_decide_are_counted(tmp_path: Path, monkeypatch) -> None:
+    pipeline, options = make_group("wan", tmp_path)
+    few = {"samples": 4, "held_out": 4, "batch_size": 4, "method": "iia", "reference_steps": 8}
+    whole = calibrate_pipeline(pipeline, 3, options=options, **few)
+    network = PipelineDenoiser(pipeline, 3, options, {}, range(8), 4)
+    network.decide()
+    monkeypatch.setattr(PipelineDenoiser, "decide", lambda self: self.force(positional=True))
+    bare = calibrate_pipeline(pipeline, 3, options=options, **few)
+    network.close()
+    assert whole.calls - bare.calls == network.asked - 4  # both begin with one call for the pipeline's own levels
+    assert whole.card.calls == whole.calls
+    assert whole.table.distance(bare.table) == 0.0
+
+
+def test_states_of_several_rows_per_sample() -> None:
+    state = torch.arange(12.0).reshape(6, 2)
+    frames = Layout.of(state, 3)
+    assert (frames.rows, frames.copies) == (2, 1)
+    assert torch.equal(frames.pipeline(frames.samples(state, 3)), state)
+    twice = Layout.of(torch.cat([state, state]), 6)
+    assert (twice.rows, twice.copies) == (1, 2)
+    assert torch.equal(twice.pipeline(state), torch.cat([state, state]))
+    with pytest.raises(ls.InputError, match="6 states for 4 samples"):
+        Layout.of(state, 4)

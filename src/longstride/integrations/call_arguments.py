@@ -16,7 +16,10 @@ __all__ = ["CallArguments", "parameters_of"]
 
 
 def parameters_of(pipeline: Any) -> set[str]:
-    """Names of the arguments that a pipeline's call takes."""
+    """Names of the arguments that a pipeline's call takes; a modular pipeline's are inputs of its blocks."""
+    blocks = getattr(pipeline, "blocks", None)
+    if blocks is not None and hasattr(blocks, "inputs"):
+        return {str(one.name) for one in blocks.inputs if one.name is not None}
     return set(inspect.signature(type(pipeline).__call__).parameters)
 
 

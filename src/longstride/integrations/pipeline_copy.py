@@ -132,7 +132,8 @@ class Hooks:
         for registry in _registries(self.pipeline):
             for name in set(registry.hooks) - self._before.get(id(registry), set()):
                 registry.remove_hook(name, recurse=False)
-        self.pipeline.maybe_free_model_hooks()
+        free = getattr(self.pipeline, "maybe_free_model_hooks", self.reset)  # modular pipelines have none
+        free()
 
 
 def _registries(pipeline: Any) -> list[Any]:
