@@ -278,3 +278,29 @@ def test_states_of_several_rows_per_sample() -> None:
     assert torch.equal(twice.pipeline(state), torch.cat([state, state]))
     with pytest.raises(ls.InputError, match="6 states for 4 samples"):
         Layout.of(state, 4)
+
+
+class Clean(diffusers.WanPipeline):
+    """A pipeline that reads the clean predictions of its scheduler, in a tuple or by name."""
+
+    named = False
+
+    def __call__(self, **options: Any) -> Any:
+        mine = copy.copy(self)
+        step = mine.scheduler.step
+
+        def twice(output: torch.Tensor, t: Any, sample: torch.Tensor, **_: Any) -> Any:
+            if type(self).named:
+                step(output, t, sample).pred_original_sample.sum()
+            return (step(output, t, sample, return_dict=False)[1],)
+
+        mine.scheduler.step = twice  # type: ignore[method-assign]
+        return super(Clean, mine).__call__(**options)
+
+
+@pytest.mark.parametrize("named", [False, True])
+def test_a_pipeline_that_reads_clean_predictions_is_refused(named: bool, tmp_path: Path, monkeypatch) -> None:
+    pipeline, options = make_group("wan", tmp_path)
+    monkeypatch.setattr(Clean, "named", named)
+    with pytest.raises(ls.InputError, match="asks its scheduler for clean predictions"):
+        PipelineDenoiser(Clean(**pipeline.components), STEPS, options, {}, range(4), 4).decide()

@@ -16,6 +16,10 @@ from longstride.integrations.setups import Setup
 
 __all__ = ["Probe"]
 
+_CLEAN = (
+    "this pipeline asks its scheduler for clean predictions and makes its guidance of them, in several steps per "
+    "level: calibration sees one step per level, so this pipeline cannot be calibrated"
+)
 _MIDDLE = (
     "this pipeline leaves out some of its times: only whole runs can be calibrated, so leave out options that make it "
     "begin late or end early, and set strength to 1 if the pipeline has it"
@@ -183,7 +187,7 @@ class Probe(LongstrideScheduler):
         else:  # a copy, because the pipeline must not write into the caller's tensor or a tensor of inference mode
             following = asked.x.to(sample).clone()
             self._time = asked.time
-        return (following,) if kwargs.get("return_dict") is False else _Output(following)
+        return _State((following,)) if kwargs.get("return_dict") is False else _Output(following)
 
     def _check_first(self, timestep: Any) -> None:
         times = np.asarray(self.timesteps.double().cpu()) if len(self.timesteps) else np.zeros(0)
@@ -197,11 +201,30 @@ class Probe(LongstrideScheduler):
             raise InputError(_MIDDLE)
 
 
+class _State(tuple[Tensor]):
+    """The next state, in a tuple as ``step`` returns it."""
+
+    def __getitem__(self, index: Any) -> Any:
+        if index == 1:
+            raise InputError(_CLEAN)
+        return super().__getitem__(index)
+
+
 class _Output:
     """What pipelines read from ``step``."""
 
     def __init__(self, sample: Tensor) -> None:
         self.prev_sample = sample
 
+    @property
+    def pred_original_sample(self) -> Tensor:
+        """The clean prediction, which is refused.
+
+        Raises:
+            InputError: always.
+        """
+        raise InputError(_CLEAN)
+
     def __getitem__(self, index: int) -> Tensor:
-        return (self.prev_sample,)[index]
+        found: Tensor = _State((self.prev_sample,))[index]
+        return found
