@@ -76,9 +76,10 @@ PROCESSES = {
 @pytest.mark.parametrize("kind", [COGVIDEO, diffusers.CogVideoXDPMScheduler])
 def test_shifted_signal_to_noise(kind: Any, zero: bool, spacing: str) -> None:
     """CogVideoX and CogView3+; the class of DPM adds noise, so its configuration runs in the class of DDIM."""
-    config = {"clip_sample": False, "timestep_spacing": spacing, "prediction_type": "v_prediction"}
+    config = {"timestep_spacing": spacing, "prediction_type": "v_prediction"}
     config = kind(rescale_betas_zero_snr=zero, **config).config
     ours = LongstrideScheduler.from_config(config, solver="ddim")
+    assert ours.threshold is None  # its class has clip_sample, and does not read it
     assert difference(COGVIDEO.from_config(config), ours, num_inference_steps=10) < 1e-6
 
 
@@ -215,6 +216,21 @@ def test_a_clean_prediction_comes_back() -> None:
     pairs = [one.step(network(one.scale_model_input(x, t), t), t, x, return_dict=False) for one in (edm, ours)]
     for expected, found in zip(*pairs, strict=True):
         torch.testing.assert_close(found, expected, rtol=1e-5, atol=1e-4)
+
+
+def test_pipelines_that_count_steps_themselves_are_told() -> None:
+    """Cosmos 1 takes back a step, to read the clean prediction of each side of guidance."""
+    ours = LongstrideScheduler()
+    with pytest.raises(ls.InputError, match="counts the scheduler's steps itself"):
+        ours._step_index -= 1  # as its pipeline does
+
+
+def test_a_repeated_level_is_calibrated_as_it_is_run() -> None:
+    ours = LongstrideScheduler.from_config(FLOW().config, solver="ddim")
+    ours.set_timesteps(sigmas=[0.9, 0.5, 0.5, 0.2])
+    table = ours.setup.settings.base_table(ours.setup.levels)
+    assert table.distance(ours.setup.plan.table) < 1e-15
+    assert table.nfe == 4
 
 
 def test_what_a_network_predicts_is_checked() -> None:

@@ -150,6 +150,18 @@ class LongstrideScheduler(Noising, ConfiguredScheduler):
         """Call that the run begins with, or None if the pipeline has not said it."""
         return self._stepper.begin_index
 
+    @property
+    def _step_index(self) -> int | None:
+        """The counter of diffusers' classes, which some pipelines move.
+
+        Raises:
+            InputError: always.
+        """
+        raise InputError(
+            "this pipeline counts the scheduler's steps itself (Cosmos 1, LEDITS++): a run of longstride cannot be "
+            "taken back or moved on, so keep the pipeline's own scheduler"
+        )
+
     def set_begin_index(self, begin_index: int = 0) -> None:
         """Begin with call ``begin_index``, counted from 0, as image-to-image pipelines do.
 

@@ -158,4 +158,12 @@ def said(config: Mapping[str, Any]) -> dict[str, Any]:
     unsaid = set(config.get("_use_default_values", ()))
     if "_class_name" in config:
         unsaid |= {name for name, default in defaults.items() if name in config and config[name] == default}
-    return {**config, "_use_default_values": sorted(unsaid - set(_FACTS))}
+    told = {**config, "_use_default_values": sorted(unsaid - set(_FACTS))}
+    return {**told, "clip_sample": False} if classes and config.get("clip_sample") and not _clamps(classes[0]) else told
+
+
+@cache
+def _clamps(name: str) -> bool:
+    """Whether ``step`` of a class reads ``clip_sample``: not every class that has the setting does."""
+    step = getattr(getattr(diffusers, name, None), "step", None)
+    return step is None or "clip_sample" in inspect.unwrap(step).__code__.co_names

@@ -92,12 +92,11 @@ def classical_plan(settings: SchedulerSettings, levels: Levels, solver: str | No
         InputError: the solver does not take these levels or options.
     """
     solver = solver or settings.solver
-    first, counts = np.unique(-levels.sigmas, return_index=True, return_counts=True)[1:]
-    nodes = Nodes(levels.alphas[first], levels.sigmas[first])
+    nodes, counts = levels.distinct
     options = settings.solver_options(solver, nodes)
     schedule = None if settings.noise_process.family == "ve" else settings.schedule
     table = build(solver, nodes.sigmas, alphas=nodes.alphas, schedule=schedule, **options)
-    table = table if (counts == 1).all() else table.lingering(counts.tolist())
+    table = table if max(counts) == 1 else table.lingering(counts)
     return Plan(table, *_call_times(table, levels, settings), settings)
 
 

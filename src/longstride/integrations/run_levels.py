@@ -93,6 +93,12 @@ class Levels:
         return Nodes(self.alphas, self.sigmas)
 
     @property
+    def distinct(self) -> tuple[Nodes, list[int]]:
+        """The levels without repetitions, and how often each of them is there."""
+        first, counts = np.unique(-self.sigmas, return_index=True, return_counts=True)[1:]
+        return Nodes(self.alphas[first], self.sigmas[first]), counts.tolist()
+
+    @property
     def ratios(self) -> Array:
         """``sigma / alpha``, shape ``(N + 1,)``; infinite if alpha is 0."""
         return self.nodes.ratios

@@ -267,9 +267,12 @@ class SchedulerSettings:
             solver: Name of the solver.
             **options: Its options, as for :func:`longstride.build`.
         """
-        if not self.schedule.scaled:
-            return build(solver, levels.sigmas, alphas=levels.alphas, schedule=self.schedule, **options)
-        return build(solver, levels.ratios, schedule=self.schedule, **options)
+        distinct, counts = levels.distinct
+        if self.schedule.scaled:
+            table = build(solver, distinct.ratios, schedule=self.schedule, **options)
+        else:
+            table = build(solver, distinct.sigmas, alphas=distinct.alphas, schedule=self.schedule, **options)
+        return table if max(counts) == 1 else table.lingering(counts)
 
     def frame_alpha(self, levels: Levels) -> float:
         """What the first states of a pipeline are divided by, to be in the frame of :meth:`denoiser`."""
