@@ -38,7 +38,7 @@ def prepared(solver: str, steps: int = 8, **settings: Any) -> LongstrideSchedule
 
 def clean_run(ours: LongstrideScheduler, x: Tensor) -> Tensor:
     for t in ours.timesteps:
-        x = ours.step(network(x, t), t, x).prev_sample
+        (x,) = ours.step(network(x, t), t, x, return_dict=False)
     return x
 
 
@@ -67,10 +67,10 @@ def spoiled_afterwards(ours: LongstrideScheduler, x: Tensor) -> Tensor:
     x = x.clone()
     for t in ours.timesteps:
         output = network(x, t)
-        following = ours.step(output, t, x).prev_sample
-        x.fill_(float("nan"))
-        output.fill_(float("nan"))
-        x = following
+        made = ours.step(output, t, x)
+        for spoiled in (x, output, made.pred_original_sample):
+            spoiled.fill_(float("nan"))
+        x = made.prev_sample
     return x
 
 

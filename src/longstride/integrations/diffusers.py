@@ -330,8 +330,9 @@ class LongstrideScheduler(Noising, ConfiguredScheduler):
             raise InputError(f"step takes no {name}: {why}")
         if self._watch is not None and self._stepper.index is None and not torch.compiler.is_compiling():
             self._watch.compare(model_output)
-        state, clean = self._stepper.step(model_output, timestep, sample, self.threshold, self._begin)
+        # Pipelines of EDM's class read the clean prediction from the tuple; others unpack one state.
+        shown = return_dict or self.process in ("edm", "edm_atan")
+        state, clean = self._stepper.step(model_output, timestep, sample, self.threshold, self._begin, shown=shown)
         if return_dict:
             return DDIMSchedulerOutput(prev_sample=state, pred_original_sample=clean)
-        # Pipelines of EDM's class read the clean prediction; others unpack one state.
-        return (state, clean) if self.process in ("edm", "edm_atan") else (state,)
+        return (state, clean) if shown else (state,)

@@ -219,6 +219,8 @@ class Stepper:
         sample: Tensor,
         threshold: Callable[[Tensor], Tensor] | None,
         begin: Begin,
+        *,
+        shown: bool = True,
     ) -> tuple[Tensor, Tensor]:
         """Run one row of the table.
 
@@ -228,6 +230,7 @@ class Stepper:
             sample: State that the network saw, shape ``(B, *)``. It may have been changed since the last step.
             threshold: Applied to the clean prediction, or None; it makes a new tensor.
             begin: Makes the table of a run.
+            shown: Whether the pipeline gets the clean prediction, and so may write into it.
 
         Returns:
             The next state in the dtype of ``sample`` and the clean prediction, each of shape ``(B, *)``.
@@ -258,6 +261,6 @@ class Stepper:
         clean = combined(sample, output, weights)
         fresh = weights != (0, 1) or clean.dtype != output.dtype or threshold is not None
         clean = clean if threshold is None else threshold(clean)
-        run.see(clean, fresh=fresh)
+        run.see(clean, fresh=fresh and not shown)
         run.advance()
         return here.give(run.x), clean
