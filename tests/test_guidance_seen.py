@@ -87,6 +87,35 @@ def test_what_differs_is_said_in_scales() -> None:
     assert Seen((1.0,), 0.0).differs((-6.5, 7.5)) is not None
 
 
+def test_axes_of_length_one_and_lists_of_samples_are_the_same_predictions() -> None:
+    class Listed(torch.nn.Module):
+        def forward(self, x: torch.Tensor) -> tuple[list[torch.Tensor]]:
+            return (list(x[:, :, None]),)
+
+    network = Listed()
+    with GuidanceWatch([network]) as watch:
+        network(torch.cat([U, C]))
+        found = watch.read(-(U + 5.0 * (C - U)))
+    assert found is not None
+    assert found.weights == pytest.approx((4.0, -5.0), abs=1e-6)
+
+
+def test_a_scale_that_a_network_is_told_is_read() -> None:
+    class Told(torch.nn.Module):
+        def forward(self, x: torch.Tensor, guidance: torch.Tensor | None = None) -> torch.Tensor:
+            return x
+
+    network = Told()
+    watch = GuidanceWatch([network], (1.0,), 3.5)
+    for told, said in ((3.5, None), (5.0, "the network is told guidance 5, the card was made with 3.5")):
+        watch.arm()
+        watch.compare(network(U, guidance=torch.full((2,), told)))
+        assert (watch.told, watch.why) == (told, said)
+    watch.arm()
+    watch.compare(network(U))
+    assert (watch.told, watch.why) == (None, None)
+
+
 def test_a_watch_copies_the_outputs_of_a_first_step_alone() -> None:
     network = torch.nn.Linear(3, 3)
     watch = GuidanceWatch([network], (1.0,))

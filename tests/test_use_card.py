@@ -189,6 +189,21 @@ def test_another_guidance_than_was_said_is_seen(pipe: Any, card: ls.Card) -> Non
     assert float((found - expected).abs().max() / expected.abs().max()) < 1e-3
 
 
+def test_embedded_guidance_is_seen(maker: Path) -> None:
+    pipeline = make_pipeline("flux", maker)
+    texts = {
+        "prompt_embeds": torch.randn(8, 5, 16, generator=torch.Generator().manual_seed(3)),
+        "pooled_prompt_embeds": torch.randn(8, 8, generator=torch.Generator().manual_seed(4)),
+    }
+    made = calibrate_pipeline(pipeline, 3, options={**SIZE, **texts}, **FEW).card
+    assert made.call is not None
+    assert (made.model.guidance, made.call.told, made.call.seen) == (3.5, 3.5, pytest.approx((1.0,)))
+    call = {**use_card(pipeline, made, **texts), "output_type": "latent"}
+    pipeline(**call)
+    with pytest.raises(ls.CardError, match=r"told guidance 5, the card was made with 3.5"):
+        pipeline(**call, guidance_scale=5.0)
+
+
 def test_a_pipeline_with_another_network_or_none_is_refused(pipe: Any, card: ls.Card) -> None:
     more = card.model.model_copy(update={"networks": {**card.model.networks, "controlnet": "0" * 64}})
     assert "only the calibration has a controlnet" in refusal(pipe, card.model_copy(update={"model": more}))

@@ -128,6 +128,7 @@ class CallInfo(Part):
         levels: What the pipeline gave to ``set_timesteps``; None if unknown.
         seen: Weights of the network's predictions in what the scheduler was given at the first call, in the order in
             which the network made them; None if no two numbers explain it.
+        told: Guidance scale that the network was told at the first call (embedded guidance), or None.
     """
 
     pipeline: str
@@ -135,6 +136,7 @@ class CallInfo(Part):
     conditions: tuple[str, ...] = ()
     levels: LevelData | None = None
     seen: tuple[Finite, ...] | None = None
+    told: Finite | None = None
 
     @property
     def digest(self) -> str:

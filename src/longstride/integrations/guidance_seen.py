@@ -2,7 +2,8 @@
 
 Classifier-free guidance gives ``(1 - s) u + s c``. A pipeline predicts ``u`` and ``c`` as one batch of two or in two
 calls, one after the other. Two numbers are solved for. If no two numbers explain what ``step`` was given, as with
-rescaled guidance and with guiders of other kinds, nothing is said.
+rescaled guidance and with guiders of other kinds, nothing is said. A network with embedded guidance is told its scale
+as an argument, which is read.
 """
 
 from __future__ import annotations
@@ -99,13 +100,14 @@ def seen_in(outputs: Iterable[Tensor], given: Tensor) -> Seen | None:
 
 
 def _parts(output: Tensor, given: Tensor) -> Sequence[Tensor]:
-    """The predictions in an output; none if it has another shape."""
+    """The predictions in an output; none if it has another shape. Axes of length 1 are of no account."""
     size = len(given)
-    if output.ndim != given.ndim or output.ndim < 2 or len(output) % size or not output.is_floating_point():
+    if output.ndim < 2 or given.ndim < 2 or len(output) % size or not output.is_floating_point():
         return ()
-    if output.shape[1] == 2 * given.shape[1]:
+    if output.ndim == given.ndim and output.shape[1] == 2 * given.shape[1]:
         output = output[:, : given.shape[1]]  # a learned variance comes behind the prediction
-    return torch.split(output, size) if output.shape[1:] == given.shape[1:] else ()
+    kinds = [[n for n in one.shape[1:] if n != 1] for one in (output, given)]
+    return torch.split(output, size) if kinds[0] == kinds[1] else ()
 
 
 class _Here(threading.local):
@@ -113,11 +115,13 @@ class _Here(threading.local):
 
     Attributes:
         outputs: Outputs for the first step, or None if nobody waits for them.
+        told: Guidance scale that a network was told as an argument, or None.
         why: Why a card is not for this run, or None.
     """
 
     def __init__(self) -> None:
         self.outputs: list[Tensor] | None = None
+        self.told: float | None = None
         self.why: str | None = None
 
 
@@ -130,30 +134,49 @@ class GuidanceWatch:
     Args:
         networks: The networks.
         expected: Weights that a card was made with, or None.
+        told: Guidance scale that a network was told when the card was made, or None.
         everywhere: Whether to watch calls of other threads, too.
     """
 
     def __init__(
-        self, networks: Iterable[torch.nn.Module], expected: Sequence[float] | None = None, *, everywhere: bool = False
+        self,
+        networks: Iterable[torch.nn.Module],
+        expected: Sequence[float] | None = None,
+        told: float | None = None,
+        *,
+        everywhere: bool = False,
     ) -> None:
         self.expected = None if expected is None else tuple(expected)
+        self.expected_told = told
         self._here: Any = _Anywhere() if everywhere else _Here()
-        handles = [one.register_forward_hook(_Hook(self._here)) for one in networks]
+        handles = [one.register_forward_hook(_Hook(self._here), with_kwargs=True) for one in networks]
         self._close = weakref.finalize(self, _remove, handles)
 
     def arm(self) -> None:
         """Wait for the outputs of a first step."""
-        self._here.outputs, self._here.why = [], None
+        self._here.outputs, self._here.told, self._here.why = [], None, None
 
     def read(self, given: Tensor) -> Seen | None:
         """The weights in what a scheduler was given at its first step, ``(B, *)``; None at other steps."""
         outputs, self._here.outputs = self._here.outputs, None
         return None if not outputs else seen_in(outputs, given)
 
+    @property
+    def told(self) -> float | None:
+        """Guidance scale that a network was told at its first call, or None if none was told any."""
+        found: float | None = self._here.told
+        return found
+
     def compare(self, given: Tensor) -> None:
         """Compare what a scheduler was given at its first step, ``(B, *)``, with the card: :attr:`why` says it."""
-        seen = self.read(given)
-        self._here.why = None if seen is None or self.expected is None else seen.differs(self.expected)
+        self._here.why = None
+        if self._here.outputs is None:
+            return
+        seen, told, then = self.read(given), self.told, self.expected_told
+        if seen is not None and self.expected is not None:
+            self._here.why = seen.differs(self.expected)
+        if told is not None and then is not None and abs(told - then) > _SAME * max(1.0, abs(then)):
+            self._here.why = f"the network is told guidance {told:.4g}, the card was made with {then:.4g}"
 
     @property
     def why(self) -> str | None:
@@ -184,23 +207,29 @@ class _Anywhere:
 
     def __init__(self) -> None:
         self.outputs: list[Tensor] | None = None
+        self.told: float | None = None
         self.why: str | None = None
 
 
 class _Hook:
     """Copies outputs while somebody waits. A copy of the network has a hook that does nothing."""
 
-    def __init__(self, armed: Any = None) -> None:
-        self.armed = armed
+    def __init__(self, here: Any = None) -> None:
+        self.here = here
 
-    def __call__(self, network: Any, told: Any, output: Any) -> None:
-        if torch.compiler.is_compiling() or self.armed is None or self.armed.outputs is None:
+    def __call__(self, network: Any, args: Any, kwargs: Any, output: Any) -> None:
+        if torch.compiler.is_compiling() or self.here is None or self.here.outputs is None:
             return
+        scale = kwargs.get("guidance")
+        if self.here.told is None and isinstance(scale, Tensor) and scale.numel():
+            self.here.told = float(scale.flatten()[0])
         found = getattr(output, "sample", None)
-        if not isinstance(found, Tensor):
+        if found is None:
             found = output[0] if isinstance(output, (tuple, list)) and len(output) else output
+        if isinstance(found, list) and found and all(isinstance(one, Tensor) for one in found):
+            found = torch.stack(found) if len({one.shape for one in found}) == 1 else None  # one tensor per sample
         if isinstance(found, Tensor):
-            self.armed.outputs.append(found.detach().clone())  # networks may reuse their buffer
+            self.here.outputs.append(found.detach().clone())  # networks may reuse their buffer
 
     def __deepcopy__(self, memo: dict[int, Any]) -> _Hook:
         return _Hook()

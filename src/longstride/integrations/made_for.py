@@ -67,6 +67,7 @@ def made_for(
     shape: tuple[int, ...] | None = None,
     request: LevelRequest | None = None,
     seen: tuple[float, ...] | None = None,
+    told: float | None = None,
 ) -> MadeFor:
     """What a card of a pipeline's call is made for.
 
@@ -77,11 +78,12 @@ def made_for(
         shape: Shape of one state.
         request: What the pipeline gave to ``set_timesteps``.
         seen: Weights of the network's predictions, see :mod:`longstride.integrations.guidance_seen`.
+        told: Guidance scale that the network was told.
     """
     call = call_of(pipeline, options, per_sample)
     levels = None if request is None else LevelData.model_validate(vars(request))
     model = model_of(pipeline).model_copy(update={"guidance": _guidance(call.settings), "shape": shape})
-    return MadeFor(model, call.model_copy(update={"levels": levels, "seen": seen}))
+    return MadeFor(model, call.model_copy(update={"levels": levels, "seen": seen, "told": told}))
 
 
 def components_of(pipeline: Any) -> dict[str, Any]:

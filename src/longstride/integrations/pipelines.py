@@ -111,6 +111,7 @@ def calibrate_pipeline(
             shape=network.layout.shape,
             request=probe.setup.request,
             seen=None if seen is None else seen.weights,
+            told=watch.told,
         )
         result = calibrate(
             denoiser,

@@ -82,8 +82,8 @@ def use_card(
     if found.model.guidance is not None:  # the scale of a guider is compared with the guider's
         replaced["guidance_scale"] = {**takes(pipeline), **completed}.get("guidance_scale", found.model.guidance)
     mine = LongstrideScheduler.from_card(loaded, made.scheduler or config, **replaced)
-    if made.call is not None and made.call.seen is not None and not isinstance(found, Unjudged):
-        mine.watch(GuidanceWatch(denoisers_of(pipeline).values(), made.call.seen))
+    if made.call is not None and not isinstance(found, Unjudged):
+        mine.watch(GuidanceWatch(denoisers_of(pipeline).values(), made.call.seen, made.call.told))
     pipeline.scheduler = mine
     return completed
 
