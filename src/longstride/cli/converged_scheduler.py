@@ -8,6 +8,7 @@ from typing import Any
 import torch
 
 from longstride.calibration.reference.solve import converged_table, least_level
+from longstride.families import alpha_of_ratio
 from longstride.integrations.diffusers import LongstrideScheduler
 from longstride.integrations.setups import Setup
 from longstride.nodes import Nodes
@@ -30,7 +31,12 @@ class ConvergedScheduler(LongstrideScheduler):
     def _setup_of(self, *asked: Any) -> Setup:
         setup = super()._setup_of(*asked)
         plan, settings = setup.plan, setup.settings
-        fine = converged_table(plan.table, self.many, least_level(settings.schedule, plan.table))
+        # In the frame of a calibration, in which the levels of a converged solution are close where it bends.
+        moved = settings.process == "vp" and settings.schedule.scaled
+        table = plan.table.rescaled(1 / plan.table.alphas) if moved else plan.table
+        fine = converged_table(table, self.many, least_level(settings.schedule, table))
+        if moved:
+            fine = fine.rescaled(alpha_of_ratio("vp", fine.sigmas))
         times = settings.times_of(Nodes(fine.alphas, fine.sigmas).ratios[:-1])
         times[0] = plan.times[0]
         told = torch.from_numpy(times).to(setup.timesteps.device, torch.float32)

@@ -110,6 +110,7 @@ def evaluate_whole(asked: Measuring, prompts: Path | None, options: PipelineOpti
                     extractor,
                     space=space,
                     others=n == 0,
+                    tails=True,
                     say=lambda what, done, total, part=part: say(what + part, done, total),  # type: ignore[misc]
                 )
             )

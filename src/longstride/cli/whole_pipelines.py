@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Sequence
+import sys
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
+from importlib import import_module
 from inspect import signature
 from pathlib import Path
 from typing import Any
@@ -25,6 +28,8 @@ from longstride.files import check_writable
 
 __all__ = ["PipelineOptions", "calibrate_whole", "load_pipeline", "prompts_in"]
 
+#: Libraries that draw bars while parts are loaded.
+_LIBRARIES = ("diffusers", "transformers")
 _DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
 
 
@@ -86,6 +91,20 @@ def prompts_in(file: Path) -> list[str]:
     return found
 
 
+@contextmanager
+def _bars_on_terminals() -> Iterator[None]:
+    """Keep diffusers and transformers from drawing bars into a log."""
+    loggings = [] if sys.stderr.isatty() else [import_module(f"{name}.utils.logging") for name in _LIBRARIES]
+    shown = [logging for logging in loggings if logging.is_progress_bar_enabled()]
+    for logging in shown:
+        logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        for logging in shown:
+            logging.enable_progress_bar()
+
+
 def load_pipeline(source: str, device: str, dtype: str) -> Any:
     """A diffusers pipeline from a folder or the hub, safetensors only.
 
@@ -99,7 +118,8 @@ def load_pipeline(source: str, device: str, dtype: str) -> Any:
     try:
         # Older versions of diffusers know the first name only, newer versions warn of it.
         name = "torch_dtype" if "torch_dtype (" in str(DiffusionPipeline.from_pretrained.__doc__) else "dtype"
-        pipeline = DiffusionPipeline.from_pretrained(source, use_safetensors=True, **{name: _DTYPES[dtype]})
+        with _bars_on_terminals():
+            pipeline = DiffusionPipeline.from_pretrained(source, use_safetensors=True, **{name: _DTYPES[dtype]})
     except Exception as error:
         reason = str(error).strip().partition("\n")[0]
         raise InputError(f"cannot load a pipeline from {source!r} ({type(error).__name__}: {reason})") from None

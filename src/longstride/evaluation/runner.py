@@ -152,6 +152,7 @@ def measure_source(
     real: ReferenceSet | None = None,
     space: FeatureSpace | None = None,
     others: bool = True,
+    tails: bool = False,
     say: Say = lambda what, done, total: None,
     keep: bool = False,
 ) -> Results:
@@ -167,6 +168,7 @@ def measure_source(
         real: Statistics of real pictures, or None.
         space: Space of the distances; default: that of ``real``, or the converged samples' own.
         others: Whether converged samples from other noise are measured, too.
+        tails: Whether the shares of samples that are much worse than the base's are told, too.
         say: Called with (what is being done, done, total).
         keep: Whether the converged samples stay in the journal, so that they need not be solved for again.
     """
@@ -193,6 +195,7 @@ def measure_source(
         real=real,
         teacher_nfe=round(teacher.calls / source.cost),
         cost=source.cost,
+        tails=tails,
     )
     lines = summary.lines(tallies)
     say("intervals", 1, 1)

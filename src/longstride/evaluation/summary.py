@@ -56,6 +56,7 @@ class Summary:
         real: Real pictures, or None.
         teacher_nfe: Network evaluations of the converged solution.
         cost: Forward passes per evaluation.
+        tails: Whether the shares of samples that are much worse than the base's are told, too.
     """
 
     model: str
@@ -66,6 +67,7 @@ class Summary:
     real: ReferenceSet | None
     teacher_nfe: int
     cost: int
+    tails: bool = False
 
     def lines(self, tallies: Mapping[Key, Tally]) -> list[Line]:
         """All lines: the teacher's own, then every contestant's."""
@@ -117,7 +119,7 @@ class Summary:
             pairs = _single(np.stack([squared, np.concatenate(other.squared)], axis=1))
             add("rmse", rmse, group_bootstrap(_rmse_change, _sums(pairs), replicates=_MANY))
             add("median", median, bootstrap_samples(_median_change, pairs, replicates=_MANY))
-            for times in (2, 4):
+            for times in (2, 4) if self.tails else ():
                 worse = (squared > times**2 * np.concatenate(other.squared)).astype(np.float64)
                 add(f"worse_{times}", group_bootstrap(_share, _sums(_single(worse)), replicates=_MANY))
         if not self._dimensions:
