@@ -135,6 +135,15 @@ def test_a_scheduler_in_memory_and_from_a_file_are_one_sampler(name: str, solver
         assert {key: value for key, value in other.config.items() if not key.startswith("_")} == told
 
 
+def test_a_setting_that_was_said_is_kept_even_if_it_is_the_default_of_its_class() -> None:
+    theirs = diffusers.DDIMScheduler(timestep_spacing="leading", steps_offset=1, clip_sample=False)
+    ours = LongstrideScheduler.from_config(theirs.config, solver="dpmpp_2m")
+    own = diffusers.DPMSolverMultistepScheduler.from_config(theirs.config)
+    for scheduler in (ours, own):
+        scheduler.set_timesteps(3)
+    assert ours.timesteps.tolist() == own.timesteps.tolist() == [751, 501, 251]
+
+
 def test_what_a_network_was_trained_with_is_a_fact_and_not_a_default() -> None:
     """Heun's class has Stable Diffusion's betas by default, and DDIM's class clamps its predictions."""
     assert LongstrideScheduler.from_config(diffusers.HeunDiscreteScheduler().config).config.beta_start == 0.00085

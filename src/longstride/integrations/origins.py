@@ -156,7 +156,7 @@ def said(config: Mapping[str, Any]) -> dict[str, Any]:
     classes = class_of(config)
     defaults = _settings_of_classes().get(classes[0], {}) if classes else {}
     unsaid = set(config.get("_use_default_values", ()))
-    if "_class_name" in config:
+    if "_class_name" in config and "_use_default_values" not in config:
         unsaid |= {name for name, default in defaults.items() if name in config and config[name] == default}
     told = {**config, "_use_default_values": sorted(unsaid - set(_FACTS))}
     return {**told, "clip_sample": False} if classes and config.get("clip_sample") and not _clamps(classes[0]) else told
