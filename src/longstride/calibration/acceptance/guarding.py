@@ -2,8 +2,9 @@
 
 Fresh samples start from noise that is drawn here, with the conditions of the calibration's samples in turn. Neither the
 fit nor the guard has seen them. So they say what is claimed of the guarded sampler: how many samples are more than
-twice as far off as with the base. Samples are added until the claim is as good as wanted, or until there are enough.
-The confidence holds for all looks together, since each look has an equal part of the error.
+twice as far off as with the base. If the claim is not as good as wanted, these samples teach the guard, too, and as
+many further samples say what is claimed of the better guard. The confidence holds for both looks together, since each
+has half of the chance to be wrong.
 
 The verdict is of the guarded sampler, on held-out and fresh samples: its error must not be above the base's, and it
 must surely be better on the typical sample. So a table that is accepted has an honest bound, which may be larger than
@@ -20,7 +21,7 @@ import torch
 from numpy.typing import NDArray
 
 from longstride.arrays import Array, infinite_for_nan
-from longstride.calibration.acceptance.gate import objection
+from longstride.calibration.acceptance.gate import FEWEST, objection
 from longstride.calibration.converged import solved
 from longstride.calibration.reference.solve import squared_errors
 from longstride.calibration.samples import Samples
@@ -36,8 +37,9 @@ from longstride.table import SolverTable
 
 __all__ = ["CONFIDENCE", "Guarding", "Verdict", "guarded"]
 
-#: Confidence of the claim.
+#: Confidence of the claim, and of each of its two looks.
 CONFIDENCE = 0.95
+_EACH = 1 - (1 - CONFIDENCE) / 2
 
 
 @dataclass(frozen=True)
@@ -46,7 +48,7 @@ class Guarding:
 
     Attributes:
         share: Declared share of samples that are made again; 0: no guard.
-        tail: Share of bad samples that is to be claimed as the most; 1: one look is enough.
+        tail: Share of bad samples that is to be claimed as the most.
         added: Most fresh samples, per sample of the calibration; 0: none, and no claim.
         margin: Margin of the gate on the root-mean-square error.
         stability: Largest gain, as a multiple of the base's gain.
@@ -65,11 +67,10 @@ class Guarding:
                 f"{self.share}, {self.tail} and {self.added}"
             )
 
-    def looks(self, samples: int) -> list[int]:
-        """Numbers of fresh samples at which the claim is looked at, rising, for so many samples of a calibration."""
-        most = math.ceil(self.added * samples)
-        first = 1 if self.tail == 1 else needed(self.tail, 1 - (1 - CONFIDENCE) / 2)
-        return [n for n in dict.fromkeys((min(first, most), most)) if n]
+    def look(self, samples: int) -> int:
+        """Number of fresh samples of each of both looks, for so many samples of a calibration."""
+        most = math.ceil(self.added * samples / 2)
+        return min(most, 1 if self.tail == 1 else needed(self.tail, _EACH))
 
 
 @dataclass(frozen=True)
@@ -134,19 +135,17 @@ def guarded(samples: Samples, base: SolverTable, calibrated: SolverTable, end: E
     guard = fit_guard(own.statistics, log_ratios(own.squared, own.base), asked.share)
     if guard is None:
         return plain
-    held, fresh, calls = own.of(slice(-samples.held_out, None)), None, 0
-    looks = asked.looks(len(samples))
-    for begin, until in zip((0, *looks), looks, strict=False):
-        part = _fresh(samples, looks[-1], slice(begin, until))
-        part = solved(part, whole=False)
-        more = _runs(part, part.units.all, calibrated, kept)
+    seen, calls, count = own.of(slice(-samples.held_out, None)), 0, asked.look(len(samples))
+    for begin in (0, count) if count else ():
+        part = solved(_fresh(samples, 2 * count, slice(begin, begin + count)), whole=False)
+        fresh = _runs(part, part.units.all, calibrated, kept)
         calls += part.total_calls()
-        fresh = more if fresh is None else fresh.joined(more)
-        report = _report(fresh, guard, 1 - (1 - CONFIDENCE) / len(looks))
+        seen, report = seen.joined(fresh), _report(fresh, guard)
         end = replace(end, guard=report)
-        if report.share <= asked.tail:
+        if begin or report.share <= asked.tail:
             break
-    seen = held if fresh is None else held.joined(fresh)
+        own = own.joined(fresh)
+        guard = fit_guard(own.statistics, log_ratios(own.squared, own.base), asked.share) or guard
     reason = objection(seen.guarded(guard), seen.base, asked.margin)
     if reason:
         reason = f"with its guard, on {len(seen.base)} held-out and fresh samples: {reason}"
@@ -155,10 +154,15 @@ def guarded(samples: Samples, base: SolverTable, calibrated: SolverTable, end: E
 
 
 def _hopeful(end: EndReport, stability: float) -> bool:
-    """Whether a guard may save a table that the gate refused: it is stable, and better on the typical sample."""
+    """Whether a guard may save a table that the gate refused on enough samples: it is stable, and typically better."""
     gains = end.stability
     stable = gains is not None and gains.gain <= stability * gains.base_gain
-    return stable and math.isfinite(end.calibrated.rmse) and end.calibrated.median < end.base.median
+    return (
+        end.samples >= FEWEST
+        and stable
+        and math.isfinite(end.calibrated.rmse)
+        and end.calibrated.median < end.base.median
+    )
 
 
 def _whole(samples: Samples) -> bool:
@@ -204,7 +208,7 @@ def _fresh(samples: Samples, count: int, part: slice) -> Samples:
     return made.kept(None if folder is None else folder / f"fresh-{part.start}")
 
 
-def _report(fresh: _Runs, guard: Guard, confidence: float) -> GuardReport:
+def _report(fresh: _Runs, guard: Guard) -> GuardReport:
     flagged, squared = fresh.flags(guard), fresh.guarded(guard)
     bad = int((squared > FACTOR**2 * fresh.base).sum())
     finite = bool(np.isfinite(fresh.squared).all())
@@ -216,6 +220,6 @@ def _report(fresh: _Runs, guard: Guard, confidence: float) -> GuardReport:
         guarded=Errors.of(squared),
         factor=FACTOR,
         bad=bad,
-        share=upper_share(bad, len(squared), confidence),
+        share=upper_share(bad, len(squared), _EACH),
         confidence=CONFIDENCE,
     )

@@ -47,8 +47,8 @@ class GaussNewtonSettings:
             :mod:`longstride.calibration.acceptance.stability`.
         guard_share: Declared share of samples that the guard lets the base make again; 0: no guard. See
             :mod:`longstride.calibration.acceptance.guarding`.
-        guard_tail: Fresh samples are added until at most this share of samples is surely more than twice as far off as
-            with the base.
+        guard_tail: Share of samples of which it is to be claimed that no more are more than twice as far off as with
+            the base; fresh samples are added for this claim.
         guard_added: Most fresh samples, per sample of the calibration; 0: none, and nothing is claimed.
     """
 
@@ -68,7 +68,7 @@ class GaussNewtonSettings:
     stability: float = 4.0
     guard_share: float = 0.03
     guard_tail: float = 0.02
-    guard_added: float = 1.5
+    guard_added: float = 3.0
 
     def __post_init__(self) -> None:
         counts = (self.iterations, self.scout_iterations, self.scout_samples, self.final_samples)
