@@ -93,7 +93,7 @@ def test_half_precision_is_summed_in_float32():
 def test_of_large_states_a_part_tells_nearly_the_same():
     x = noise_of(2, 4, 128, 128).float()
     few, all_of = recorded(Gaussian(0.0, 1.0), x), log_rms(x)
-    np.testing.assert_allclose(few["state 0"], all_of, rtol=0, atol=0.05)
+    np.testing.assert_allclose(few["state 0"], all_of, rtol=0, atol=0.1)
     assert few["state 0"].tolist() != all_of.tolist()
     same = recorded(Gaussian(0.0, 1.0), torch.full_like(x, 3.0))
     np.testing.assert_allclose(same["state 0"], math.log(3), rtol=1e-6)
@@ -127,7 +127,7 @@ def test_what_is_not_finite_is_nan_in_its_own_sample():
 def test_a_run_that_has_not_ended_has_no_statistics():
     recorder = Recorder(TABLE)
     recorder(0, 10.0, noise_of(2, 3), noise_of(2, 3))
-    with pytest.raises(ls.InputError, match="expected 32 statistics of a whole run, got 5"):
+    with pytest.raises(ls.InputError, match="expected the 5 network calls of a whole run, got 1"):
         recorder.read()
 
 

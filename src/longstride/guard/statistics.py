@@ -30,8 +30,9 @@ from longstride.table import SolverTable
 
 __all__ = ["Recorder", "names"]
 
-#: About the most entries of a sample that are looked at, and the length of a run of entries: a line of a cache.
-_MOST, _RUN = 4096, 16
+#: Samples of so many entries are looked at as a whole; of larger samples about ``_PART`` entries are, in runs of
+#: ``_RUN``, a line of a processor's cache.
+_WHOLE, _PART, _RUN = 4096, 1024, 16
 #: Least root-mean-square, in place of 0: its logarithm is finite.
 _LEAST = 1e-12
 #: Statistics, and the first call that has them.
@@ -54,25 +55,25 @@ class Recorder:
 
     def __init__(self, table: SolverTable) -> None:
         self.table, self._alphas = table, table.alphas.tolist()
-        self._found: list[Tensor] = []
+        self._norms: list[Tensor] = []
+        self._sums: list[Tensor] = []
         self._prediction: Tensor | None = None
         self._change: Tensor | None = None
         self._entries = 1
 
     def __call__(self, k: int, sigma: float, x: Tensor, prediction: Tensor) -> None:
         if k == 0:
-            self._found, self._prediction, self._change = [], None, None
+            self._norms, self._sums, self._prediction, self._change = [], [], None, None
         state, clean = _thinned(x), _thinned(prediction)
-        noise = _norm(torch.sub(state, clean, alpha=self._alphas[k])) / sigma
-        found = [_norm(state), _norm(clean), noise, clean.sum(1), _norm(clean.square())]
+        parts, sums = [state, clean, torch.sub(state, clean, alpha=self._alphas[k]), clean.square()], [clean.sum(1)]
         if self._prediction is not None:
-            change = clean - self._prediction
-            found.append(_norm(change))
+            parts.append(change := clean - self._prediction)
             if self._change is not None:
-                found.append((change * self._change).sum(1))
+                sums.append(torch.linalg.vecdot(change, self._change))
             self._change = change
+        self._norms.append(torch.linalg.vector_norm(torch.stack(parts), dim=2))
+        self._sums += sums
         self._prediction, self._entries = clean, state.shape[1]
-        self._found += found
 
     def read(self) -> Array:
         """The statistics, shape ``(B, F)``, in the order of :func:`names`; NaN in place of what is not finite.
@@ -80,39 +81,41 @@ class Recorder:
         Raises:
             InputError: the run has not ended.
         """
-        labels = names(self.table.nfe)
-        if len(self._found) != len(labels):
-            raise InputError(f"expected {len(labels)} statistics of a whole run, got {len(self._found)}")
-        raw = torch.stack(self._found, dim=1).double().cpu().numpy()
-        finite, place = np.isfinite(raw), {name: n for n, name in enumerate(labels)}
-        raw, n = np.where(finite, raw, 1.0), self._entries
-        size = np.maximum(raw / math.sqrt(n), _LEAST)  # root-mean-squares; other columns are replaced below
-        found = np.log(size)
+        nfe, n = self.table.nfe, self._entries
+        if len(self._norms) != nfe:
+            raise InputError(f"expected the {nfe} network calls of a whole run, got {len(self._norms)}")
+        found = torch.cat([*self._norms, torch.stack(self._sums)]).double().cpu().numpy()
+        rows = {name: row for row, name in enumerate(_order(nfe))}
+        finite = np.isfinite(found)
+        found = np.where(finite, found, 1.0)
+        size = np.maximum(found / math.sqrt(n), _LEAST)
 
-        def of(kind: str, k: int) -> Array:
-            return size[:, place[f"{kind} {k}"]]
+        def of(kind: str) -> list[int]:
+            return [rows[f"{kind} {k}"] for k in range(_FIRST[kind], nfe)]
 
-        for k in range(self.table.nfe):
-            mean, peak = place[f"mean {k}"], place[f"peak {k}"]
-            found[:, mean] = raw[:, mean] / n / of("prediction", k)
-            found[:, peak] = np.log(np.maximum(raw[:, peak] ** 2 / n, _LEAST**4)) - 4 * np.log(of("prediction", k))
-            if k > 1:
-                turn = place[f"turn {k}"]
-                found[:, turn] = raw[:, turn] / n / (of("change", k) * of("change", k - 1))
-        return np.where(finite, found, np.nan)
+        logs = np.log(size)
+        logs[of("noise")] -= np.log(self.table.sigmas[:nfe, None])
+        logs[of("mean")] = found[of("mean")] / n / size[of("prediction")]
+        fourth = np.maximum(found[of("peak")] ** 2 / n, _LEAST**4)
+        logs[of("peak")] = np.log(fourth) - 4 * logs[of("prediction")]
+        changes = size[of("change")]
+        logs[of("turn")] = found[of("turn")] / n / (changes[1:] * changes[:-1])
+        statistics: Array = np.where(finite, logs, np.nan)[[rows[name] for name in names(nfe)]].T
+        return statistics
+
+
+def _order(nfe: int) -> list[str]:
+    """Names of the statistics in the order in which a recorder keeps what they are made from: lengths, then sums."""
+    kinds = (("state", "prediction", "noise", "peak", "change"), ("mean", "turn"))
+    return [f"{kind} {k}" for part in kinds for k in range(nfe) for kind in part if k >= _FIRST[kind]]
 
 
 def _thinned(tensor: Tensor) -> Tensor:
     """A copy of the entries that are looked at, ``(B, n)``, in float32 or better."""
-    flat = tensor.reshape(len(tensor), -1)
-    if (step := flat.shape[1] // _MOST) > 1:
-        runs = flat.shape[1] // (step * _RUN)
-        flat = flat[:, : runs * step * _RUN].reshape(len(flat), runs, -1)[:, :, :_RUN].flatten(1)
+    part = tensor.reshape(len(tensor), -1)
+    if part.shape[1] > _WHOLE:
+        step = part.shape[1] // _PART
+        runs = part.shape[1] // (step * _RUN)
+        part = part[:, : runs * step * _RUN].reshape(len(part), runs, -1)[:, :, :_RUN]
     # A copy, since a network may reuse the memory of its output.
-    return flat.to(torch.promote_types(tensor.dtype, torch.float32), copy=True)
-
-
-def _norm(values: Tensor) -> Tensor:
-    """Euclidean norm of every row of ``(B, n)``."""
-    found: Tensor = torch.linalg.vector_norm(values, dim=1)
-    return found
+    return part.to(torch.promote_types(tensor.dtype, torch.float32), copy=True).flatten(1)
