@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import argparse
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -21,6 +21,7 @@ import numpy as np
 import torch
 
 import longstride as ls
+from benchmarks.guard_scores import compared
 from longstride.arrays import Array
 from longstride.calibration import Reference
 from longstride.calibration.endpoint.settings import HELD_OUT, fitted_samples
@@ -29,7 +30,8 @@ from longstride.errors import unknown
 from longstride.evaluation.contestants import base_table
 from longstride.evaluation.seeds import seed_range
 from longstride.files import write_atomically
-from longstride.guard import sample_guarded
+from longstride.guard import Recorder, sample_guarded
+from longstride.guard.score import log_ratios
 from longstride.journal import Journal, digest, table_digest
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -77,6 +79,7 @@ class GuardBench:
         self.model, self.folder = self.case.load(), folder / f"guard_{name}"
         about = {"model": self.model.fingerprint, "schedule": digest(repr(self.model.schedule)), "samples": samples}
         self.journal = Journal(self.folder, {**about, "guidance": self.case.guidance})
+        self.calibration = max(fitted_samples(n) for n in self.case.nfes) + HELD_OUT
         self.ends = base_table(self.model.schedule, "ddim", self.case.nfes[0])
 
     def _parts(self, purpose: Any, number: int, count: int) -> Iterator[tuple[str, ls.Denoiser, torch.Tensor]]:
@@ -102,8 +105,7 @@ class GuardBench:
         if file.exists():
             return ls.load_card(file)
         count = fitted + HELD_OUT
-        most = max(fitted_samples(n) for n in self.case.nfes) + HELD_OUT
-        target = torch.cat([self.target(*part) for part in self._parts("calibration", number, most)])[:count]
+        target = torch.cat([self.target(*part) for part in self._parts("calibration", number, self.calibration)])
         seeds = seed_range("calibration", number, count)
         noise, table = self._noise(seeds), base_table(self.model.schedule, "ddim", nfe)
         result = ls.calibrate(
@@ -111,7 +113,7 @@ class GuardBench:
             noise,
             table,
             held_out=HELD_OUT,
-            reference=Reference(target, float("nan"), STEPS, start_of(noise, table)),
+            reference=Reference(target[:count], float("nan"), STEPS, start_of(noise, table)),
             batch_size=BATCH,
             model=self.model.info(self.case.guidance),
             seed=number,
@@ -143,6 +145,29 @@ class GuardBench:
             found.append(self.journal(f"{place}/{own}", measure))
         return {name: np.concatenate([part[name] for part in found]) for name in found[0]}
 
+    def scores(self, card: ls.Card, number: int, count: int, squared: Mapping[str, Array]) -> dict[str, Any]:
+        """What other scores would be worth; see :mod:`benchmarks.guard_scores`."""
+
+        def told(purpose: str, seeds: int, many: int) -> tuple[Array, Array]:
+            parts = []
+            for place, denoiser, noise in self._parts(purpose, seeds, many):
+
+                def measure(
+                    place: str = place, denoiser: ls.Denoiser = denoiser, noise: torch.Tensor = noise
+                ) -> dict[str, Array]:
+                    recorder, target = Recorder(card.table), self.target(place, denoiser, noise)
+                    after = squared_errors(ls.sample(denoiser, noise, card.table, callback=recorder), target)
+                    before = squared_errors(ls.sample(denoiser, noise, card.base_table), target)
+                    return {"statistics": recorder.read(), "ratios": log_ratios(after, before)}
+
+                name = f"{place}/scores-{digest(table_digest(card.table), table_digest(card.base_table))[:20]}"
+                parts.append(self.journal(name, measure))
+            return np.concatenate([p["statistics"] for p in parts]), np.concatenate([p["ratios"] for p in parts])
+
+        statistics, ratios = told("calibration", number, self.calibration)
+        fresh, _ = told("evaluation", 0, self.samples)
+        return compared((statistics[:count], ratios[:count]), fresh, squared["unguarded"], squared["base"])
+
     def record(self, nfe: int, number: int, fitted: int) -> dict[str, Any]:
         """A calibration, and how it fares on fresh samples."""
         card = self.card(nfe, number, fitted)
@@ -162,6 +187,7 @@ class GuardBench:
             "flagged": flagged,
             "calls": nfe * (1 + flagged),
             "claim": None,
+            "scores": None if not card.end.accepted else self.scores(card, number, fitted + HELD_OUT, squared),
         }
         for name in ("unguarded", "guarded"):
             record[name] = tails(squared[name], base)
