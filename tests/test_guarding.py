@@ -39,6 +39,7 @@ def test_a_table_that_loses_a_few_samples_is_saved_by_its_guard(saved):
     assert verdict.end.accepted
     assert verdict.end.reason == ""
     assert verdict.table is TABLE
+    assert verdict.guard.needed
     assert (verdict.end.base, verdict.end.calibrated, verdict.end.samples) == (end.base, end.calibrated, end.samples)
     report = verdict.end.guard
     assert report.unguarded.rmse > report.base.rmse > report.guarded.rmse
@@ -141,7 +142,7 @@ def test_a_calibration_keeps_its_guard_on_the_card(tmp_path):
     found.card.save(tmp_path / "card.json")
     card = ls.load_card(tmp_path / "card.json")
     assert card == found.card
-    assert card.guard is not None
+    assert not card.guard.needed
     assert card.end.guard.samples >= 144
     again = ls.calibrate(Mixture(), x, base, journal=tmp_path / "work", **options)
     assert again.card == found.card

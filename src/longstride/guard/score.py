@@ -54,6 +54,8 @@ class Guard:
         offset: Score of a sample whose statistics are at the medians.
         threshold: Samples with a larger score are made again by the base.
         share: Declared share of such samples; fewer are made again if few can be bad.
+        needed: Whether the gate refused the table without its guard: where no sample can be made again, the base is the
+            table to use.
     """
 
     __pydantic_config__: ClassVar[ConfigDict] = ConfigDict(extra="forbid")
@@ -64,6 +66,7 @@ class Guard:
     offset: Finite
     threshold: Finite
     share: Finite
+    needed: bool = False
 
     def __post_init__(self) -> None:
         if not len(self.centre) == len(self.scale) == len(self.weights) or not all(x > 0 for x in self.scale):

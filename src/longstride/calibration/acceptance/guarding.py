@@ -149,6 +149,7 @@ def guarded(samples: Samples, base: SolverTable, calibrated: SolverTable, end: E
     reason = objection(seen.guarded(guard), seen.base, asked.margin)
     if reason:
         reason = f"with its guard, on {len(seen.base)} held-out and fresh samples: {reason}"
+    guard = replace(guard, needed=not end.accepted)
     end = replace(end, accepted=not reason, reason=reason)
     return Verdict(kept if reason else calibrated, end, None if reason else guard, calls)
 
