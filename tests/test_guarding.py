@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
+import numpy as np
 import pytest
 import torch
 from problems import Mixture
@@ -164,3 +165,30 @@ def test_a_guard_of_other_calls_is_no_valid_card(tmp_path):
     bad["guard"]["scale"][0] = 0.0
     with pytest.raises(ValueError, match="positive deviations"):
         ls.Card.model_validate(bad)
+
+
+@pytest.mark.slow
+def test_of_accepted_tables_no_claim_fails_and_none_is_worse_than_its_base():
+    """Small mixtures under guidance up to 8, few fitted samples and ten held out; then fresh noise tells."""
+    accepted, failed = 0, 0
+    for seed in range(40):
+        rng = np.random.default_rng(seed)
+        means, stds, guidance = rng.normal(size=4) * 1.5, rng.uniform(0.05, 0.6, 4), rng.uniform(1, 8)
+        one, all_of = Mixture((0.5,) * 2, tuple(means[:2]), tuple(stds[:2])), Mixture((0.25,) * 4, tuple(means), stds)
+
+        def guided(x, sigma, one=one, all_of=all_of, guidance=guidance):
+            return all_of(x, sigma) + guidance * (one(x, sigma) - all_of(x, sigma))
+
+        base, x = ls.build("ddim", SIGMAS[[0, 2, 3, 4]]), noise_of(int(rng.integers(18, 34)), seed, 2)
+        card = ls.calibrate(guided, x, base, held_out=10, reference_steps=24, scouts=0, iterations=3).card
+        if not card.end.accepted:
+            continue
+        accepted += 1
+        fresh = noise_of(2048, 1000 + seed, 2)
+        target = ls.solve_reference(guided, fresh, base, steps=24, check_samples=0).samples
+        after = squared_errors(ls.sample(guided, fresh, card), target)
+        before = squared_errors(ls.sample(guided, fresh, card.base_table), target)
+        assert after.mean() <= before.mean()
+        failed += bool((after > 4 * before).mean() > card.end.guard.share)
+    assert accepted >= 20
+    assert failed <= 0.05 * accepted
