@@ -13,6 +13,8 @@ from longstride.calibration.reference.solve import errors
 from longstride.evaluation import run_study
 from longstride.evaluation.seeds import seed_range
 from longstride.evaluation.statistics import picture_statistics
+from longstride.guard import Guard
+from longstride.guard.statistics import names
 
 
 @pytest.fixture(scope="module")
@@ -54,7 +56,29 @@ def test_guided_calls_are_declared_as_one_and_counted_as_two(model):
     study = replace(SMALL, contestants=("iia_ddim_cfg",), nfes=(4,), guidance=2.0, dimensions=0)
     results = run_study(model, study).results
     assert {(line.nfe, line.calls) for line in results.lines} == {(4, 8)}
-    assert {line.measure for line in results.lines} == {"rmse", "median"}
+    tails = {"worse", "worse_2", "worse_4"}
+    assert {line.measure for line in results.lines} == {"rmse", "median", "largest", "calls", *tails}
+    assert {line.contestant for line in results.lines if line.measure in tails} == {"iia_ddim_cfg"}
+    assert {line.value for line in results.lines if line.measure == "calls"} == {4.0}
+
+
+def test_a_guarded_card_is_measured_with_its_guard_and_at_its_cost(model):
+    """A guard that flags all samples makes a card its base, at twice the calls; without it the card is as before."""
+    study = replace(SMALL, contestants=(), nfes=(4,), dimensions=0)
+    plain = run_study(model, replace(study, contestants=("iia_ddim",))).cards["iia_ddim", 4]
+    count = len(names(4))
+    guard = Guard((0.0,) * count, (1.0,) * count, (0.0,) * count, offset=0.0, threshold=-1.0, share=0.5)
+    card = plain.model_copy(update={"guard": guard})
+    assert card.table.distance(card.base_table) > 0
+    found = run_study(model, study, cards={"mine": card}).results
+    assert found.value("mine", 4, "rmse").value == pytest.approx(found.value("mine (base)", 4, "rmse").value)
+    assert found.value("mine", 4, "worse_2").value == 0
+    assert [found.value(name, 4, "calls").value for name in ("mine (base)", "mine")] == [4, 8]
+    free = run_study(model, study, cards={"mine": card}, guarded=False).results
+    own = run_study(model, study, cards={"mine": plain}).results
+    assert free == own
+    assert free.value("mine", 4, "calls").value == 4
+    assert free.value("mine", 4, "rmse").value != found.value("mine", 4, "rmse").value
 
 
 def test_cards_take_part_and_must_fit(model, tmp_path):

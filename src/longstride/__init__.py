@@ -7,9 +7,9 @@ from longstride.card import Card, ModelInfo, load_card
 from longstride.denoiser import Denoiser, as_denoiser
 from longstride.errors import CardError, InputError, LongstrideError, NonFiniteError, StoreError
 from longstride.grid import grid
+from longstride.guard import Guarded, sample, sample_guarded
 from longstride.nodes import Nodes
 from longstride.rollout import Rollout
-from longstride.sampler import sample
 from longstride.schedule import Schedule
 from longstride.solvers import SOLVERS, build, steps_for_nfe
 from longstride.table import Row, SolverTable
@@ -23,6 +23,7 @@ __all__ = [
     "CardBook",
     "CardError",
     "Denoiser",
+    "Guarded",
     "InputError",
     "LongstrideError",
     "Model",
@@ -45,6 +46,7 @@ __all__ = [
     "load_card",
     "load_model",
     "sample",
+    "sample_guarded",
     "solve_reference",
     "steps_for_nfe",
 ]

@@ -16,6 +16,8 @@ from longstride import documents
 from longstride.card_parts import CallInfo, ModelInfo, ScheduleInfo, SolverInfo, TableData
 from longstride.errors import CardError, InputError
 from longstride.grid import check_levels
+from longstride.guard.score import Guard
+from longstride.guard.statistics import names
 from longstride.reports import EndReport, Report, RowReport, Search
 from longstride.schedule import Schedule
 from longstride.table import SolverTable
@@ -54,6 +56,8 @@ class Card(documents.Document):
         calls: All network calls of the calibration, in samples; None on cards before version 3.
         scheduler: Settings of the pipeline's scheduler, or None if no pipeline was calibrated.
         call: The call of the pipeline; None on cards before version 4, and if no pipeline was calibrated.
+        guard: Says which samples the base makes again; None if the table is the base's, on older cards, and if the
+            guard was switched off.
     """
 
     format: Literal["longstride-card"] = "longstride-card"
@@ -74,6 +78,7 @@ class Card(documents.Document):
     calls: int | None = None
     scheduler: dict[str, Any] | None = None
     call: CallInfo | None = None
+    guard: Guard | None = None
 
     @staticmethod
     def of(
@@ -84,6 +89,7 @@ class Card(documents.Document):
         model: ModelInfo,
         schedule: Schedule | None,
         report: Report,
+        guard: Guard | None = None,
     ) -> Card:
         """Card of a calibrated ``table``; used by :func:`longstride.calibrate`."""
         times = None if schedule is None else schedule.time(table.sigmas).tolist()
@@ -102,6 +108,7 @@ class Card(documents.Document):
             search=report.search,
             end=report.end,
             calls=report.calls,
+            guard=guard,
         )
 
     @property
@@ -149,6 +156,11 @@ class Card(documents.Document):
         if any(table.nfe != self.nfe for table in tables):
             raise CardError(
                 f"{where} says nfe = {self.nfe}, but its tables make {[table.nfe for table in tables]} calls"
+            )
+        if self.guard is not None and len(self.guard.weights) != len(names(self.nfe)):
+            raise CardError(
+                f"{where} holds a guard of {len(self.guard.weights)} statistics, but a run of {self.nfe} calls has "
+                f"{len(names(self.nfe))}"
             )
 
 

@@ -12,7 +12,18 @@ from pydantic import ConfigDict, Field
 
 from longstride.arrays import Array
 
-__all__ = ["EndReport", "Errors", "Finite", "Iteration", "Report", "RowReport", "Search", "Stability", "WholeFit"]
+__all__ = [
+    "EndReport",
+    "Errors",
+    "Finite",
+    "GuardReport",
+    "Iteration",
+    "Report",
+    "RowReport",
+    "Search",
+    "Stability",
+    "WholeFit",
+]
 
 #: A number that a card may hold; only a card checks it.
 Finite = Annotated[float, Field(allow_inf_nan=False)]
@@ -157,6 +168,43 @@ class Stability:
 
 
 @dataclass(frozen=True)
+class GuardReport:
+    """The guarded sampler on fresh samples, which neither the fit nor the guard has seen.
+
+    Attributes:
+        samples: Number of fresh samples.
+        flagged: Number of these that the base made again.
+        base: Errors of the base.
+        unguarded: Errors of the calibrated table alone; None if they are not finite.
+        guarded: Errors of the guarded sampler.
+        factor: How much farther off than with the base a sample is that counts as bad.
+        bad: Number of bad samples of the guarded sampler.
+        share: Largest share of bad samples that the fresh samples leave possible (Clopper and Pearson).
+        confidence: Confidence of ``share``, for all looks at growing numbers of samples together.
+    """
+
+    __pydantic_config__: ClassVar[ConfigDict] = _CONFIG
+
+    samples: int
+    flagged: int
+    base: Errors
+    unguarded: Errors | None
+    guarded: Errors
+    factor: Finite
+    bad: int
+    share: Finite
+    confidence: Finite
+
+    @property
+    def claim(self) -> str:
+        """What is claimed of the guarded sampler, in words."""
+        return (
+            f"at most {100 * self.share:.2g} % of samples are more than {self.factor:g} times as far off as with the "
+            f"base, with {100 * self.confidence:g} % confidence ({self.bad} of {self.samples} fresh samples were)"
+        )
+
+
+@dataclass(frozen=True)
 class EndReport:
     """Errors of whole trajectories on held-out noise, and the verdict of the gate.
 
@@ -170,6 +218,7 @@ class EndReport:
         accepted: Whether the calibrated table is used, and not the base.
         reason: Why the base is kept, in words; empty if accepted.
         stability: Gains of the calibrated table and its base, if measured and finite.
+        guard: The guarded sampler on fresh samples; None if there is no guard, or no fresh sample.
     """
 
     __pydantic_config__: ClassVar[ConfigDict] = _CONFIG
@@ -183,6 +232,7 @@ class EndReport:
     accepted: bool
     reason: str = ""
     stability: Stability | None = None
+    guard: GuardReport | None = None
 
     def __post_init__(self) -> None:
         measured = self.stability

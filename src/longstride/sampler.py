@@ -189,10 +189,19 @@ class Run:
             self.history.forget(self.table.last_reader, self.k)
         self.history.own()
 
-    def finish(self, denoiser: DenoiserLike) -> Tensor:
-        """Make the calls that are left, and return the last state, which may hold NaN or infinity."""
+    def finish(self, denoiser: DenoiserLike, callback: Callback | None = None) -> Tensor:
+        """Make the calls that are left, and return the last state, which may hold NaN or infinity.
+
+        Args:
+            denoiser: The network.
+            callback: Called after every network call, as in :func:`sample`.
+        """
         while self.k < self.table.nfe:
-            self.see(self.ask(denoiser))
+            prediction = self.ask(denoiser)
+            self.see(prediction)
+            if callback is not None:
+                callback(self.k, self.sigma, self.x, prediction)
+            del prediction
             self.advance()
         return self.x
 

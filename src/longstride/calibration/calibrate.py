@@ -9,6 +9,7 @@ from typing import Any
 
 from torch import Tensor
 
+from longstride.calibration.acceptance.guarding import Guarding, Verdict, guarded
 from longstride.calibration.converged import given, solved
 from longstride.calibration.endpoint.search import check_starts
 from longstride.calibration.method import Method, Settings, configured, described, probed
@@ -145,11 +146,16 @@ def calibrate(
     fit_calls = samples.total_calls()
     samples = samples if samples.reference is not None else solved(samples, whole=False)
     final, end = way.judge(samples, found, chosen)
+    asked: Callable[[], Guarding] | None = getattr(chosen, "guarding", None)
+    verdict = Verdict(final, end, None, 0)
+    if asked is not None:
+        verdict = guarded(samples, found.base, final if end.accepted else found.table, end, asked())
+    final, end = verdict.table, verdict.end
     say(1, 1, "checking")
     rows = tuple(replace(row, accepted=final.rows[row.row - 1] != table.rows[row.row - 1]) for row in found.rows)
     said = {**described(chosen), "samples": len(samples), "held_out": samples.held_out, "seed": seed}
-    report = Report(rows, end, samples.total_calls(), found.search)
-    card = Card.of(final, found.base, way.name, said, about, network.schedule, report)
+    report = Report(rows, end, samples.total_calls() + verdict.calls, found.search)
+    card = Card.of(final, found.base, way.name, said, about, network.schedule, report, verdict.guard)
     per_step = fit_calls / (len(samples) * (len(table.grid) - 1))
     return Calibration(final, card, rows, end, per_step, report.calls, found.search)
 

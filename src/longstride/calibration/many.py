@@ -249,7 +249,8 @@ class _Scale:
             settings={**chosen, **said, **sizes},
             model=self.info,
             schedule=samples.network.schedule,
-            report=Report((), done.end, samples.total_calls(), done.search),
+            report=Report((), done.end, samples.total_calls() + done.guard_calls, done.search),
+            guard=done.guard,
         )
         return Entry(how=done.how, card=card)
 

@@ -46,7 +46,8 @@ class Method(Protocol):
     Attributes:
         name: Name in cards and on the command line.
         label: Label for people.
-        settings: Default settings.
+        settings: Default settings. Settings with a method ``guarding``, which returns a
+            :class:`~longstride.calibration.acceptance.guarding.Guarding`, ask for a guard.
         solvers: Names of the base solvers that the method is for, the usual solver first; empty: any solver.
         whole: Whether the method needs the reference solution of all samples, and not of the held-out samples alone.
         many: Whether the method takes further tables to start from.

@@ -29,7 +29,7 @@ from longstride.evaluation.real import own_pictures
 from longstride.evaluation.reference_set import ReferenceSet
 from longstride.evaluation.results import Results
 from longstride.evaluation.seeds import seed_range
-from longstride.evaluation.source import NetworkSource, Sampler, Source
+from longstride.evaluation.source import GuardedSampler, NetworkSource, Sampler, Source
 from longstride.evaluation.study import Study
 from longstride.evaluation.summary import Summary
 from longstride.journal import Journal, digest
@@ -64,6 +64,7 @@ def run_study(
     real: ReferenceSet | None = None,
     any_model: bool = False,
     say: Say = lambda what, done, total: None,
+    guarded: bool = True,
 ) -> Outcome:
     """Calibrate and compare.
 
@@ -78,6 +79,7 @@ def run_study(
         real: Statistics of real pictures; by default the statistics beside the model, if there are any.
         any_model: Whether cards that were calibrated on other weights take part.
         say: Called with (what is being done, done, total).
+        guarded: Whether cards that have a guard are measured with it.
 
     Raises:
         CardError: a card was calibrated on other weights, or at another guidance scale.
@@ -85,12 +87,16 @@ def run_study(
     """
     if folder is None:
         with tempfile.TemporaryDirectory(prefix="longstride-") as temporary:
-            return run_study(model, study, Path(temporary), cards=cards, real=real, any_model=any_model, say=say)
-    tables, bases = _entries(model, study, cards or {}, any_model=any_model)
+            options: dict[str, Any] = {"cards": cards, "real": real, "any_model": any_model, "guarded": guarded}
+            return run_study(model, study, Path(temporary), **options, say=say)
+    tables, bases, held = _entries(model, study, cards or {}, any_model=any_model)
     _opened(model, study, folder, real)
     made = calibrate_entrants(model, study, tables, folder, say)
     tables |= {key: card.table for key, card in made.items()}
-    results = measure_samplers(model, study, next(iter(tables.values())), tables, bases, folder, real=real, say=say)
+    samplers: dict[Key, Sampler] = dict(tables)
+    if guarded:
+        samplers |= {key: GuardedSampler(card) for key, card in {**held, **made}.items() if card.guard is not None}
+    results = measure_samplers(model, study, next(iter(tables.values())), samplers, bases, folder, real=real, say=say)
     about = {**results.about, "cards": {f"{name}-{nfe}": _card_line(card) for (name, nfe), card in made.items()}}
     return Outcome(Results(about, results.lines), tables, made)
 
@@ -152,7 +158,7 @@ def measure_source(
     real: ReferenceSet | None = None,
     space: FeatureSpace | None = None,
     others: bool = True,
-    tails: bool = False,
+    tails: bool = True,
     say: Say = lambda what, done, total: None,
     keep: bool = False,
 ) -> Results:
@@ -168,7 +174,7 @@ def measure_source(
         real: Statistics of real pictures, or None.
         space: Space of the distances; default: that of ``real``, or the converged samples' own.
         others: Whether converged samples from other noise are measured, too.
-        tails: Whether the shares of samples that are much worse than the base's are told, too.
+        tails: Whether the shares of samples that are worse than the base's, and much worse, are told, too.
         say: Called with (what is being done, done, total).
         keep: Whether the converged samples stay in the journal, so that they need not be solved for again.
     """
@@ -183,7 +189,8 @@ def measure_source(
     seeds = seed_range("evaluation", study.seed, study.samples)
     teacher, tallies = measurer.contest(seeds, study.batch_size, samplers)
     for (name, nfe), tally in tallies.items():
-        if tally.calls != nfe * source.cost:
+        most = getattr(samplers[name, nfe], "most_calls", nfe)  # a guard's base makes some samples again
+        if not nfe * source.cost <= tally.calls <= most * source.cost:
             raise AssertionError(f"{name} made {tally.calls} network calls per sample instead of {nfe * source.cost}")
     say("intervals", 0, 1)
     summary = Summary(
@@ -233,9 +240,10 @@ def space_of(source: Source, study: Study, journal: Journal, extractor: Extracto
 
 def _entries(
     model: Model, study: Study, cards: Mapping[str, Card | CardBook], *, any_model: bool
-) -> tuple[dict[Key, SolverTable], dict[str, str | None]]:
-    """Base tables of the contestants and the tables of cards, and every name's base."""
+) -> tuple[dict[Key, SolverTable], dict[str, str | None], dict[Key, Card]]:
+    """Base tables of the contestants and the tables of cards, every name's base, and the cards."""
     tables: dict[Key, SolverTable] = {}
+    known: dict[Key, Card] = {}
     bases: dict[str, str | None] = {}
     for one in study.entrants:
         bases[one.name] = one.base
@@ -251,6 +259,7 @@ def _entries(
             info = model.info(study.guidance)
             card.check_model(info.model_copy(update={"fingerprint": None}) if any_model else info)
             tables[base, card.nfe], tables[name, card.nfe] = card.base_table, card.table
+            known[name, card.nfe] = card
     if not tables:
         raise InputError("a study needs a contestant or a card")
     first = next(iter(tables.values()))
@@ -260,7 +269,7 @@ def _entries(
                 f"{name} runs from sigma {table.sigmas[0]:g} to {table.sigmas[-1]:g}, the others from "
                 f"{first.sigmas[0]:g} to {first.sigmas[-1]:g}: they have no converged solution in common"
             )
-    return tables, bases
+    return tables, bases, known
 
 
 def _held(name: str, book: CardBook, study: Study) -> list[Card]:

@@ -11,15 +11,38 @@ import torch
 from torch import Tensor
 
 from longstride.calibration.reference.solve import solve_reference
+from longstride.card import Card
 from longstride.denoiser import Denoiser
+from longstride.guard import sample_guarded
+from longstride.journal import digest, table_digest
 from longstride.sampler import sample
 from longstride.table import SolverTable
 from longstride.zoo.model import Model
 
-__all__ = ["Batch", "NetworkSource", "Sampler", "Source"]
+__all__ = ["Batch", "GuardedSampler", "NetworkSource", "Sampler", "Source"]
 
 #: A table, or for other methods a function ``sampler(denoiser, noise)`` that returns the last state.
 Sampler = SolverTable | Callable[[Denoiser, Tensor], Tensor]
+
+
+class GuardedSampler:
+    """A card with its guard as a sampler.
+
+    Args:
+        card: The card.
+
+    Attributes:
+        digest: Tells its samples from those of another table, base or guard.
+        most_calls: Network calls of a sample that is made again.
+    """
+
+    def __init__(self, card: Card) -> None:
+        self.card = card
+        self.digest = digest(table_digest(card.table), table_digest(card.base_table), repr(card.guard))
+        self.most_calls = 2 * card.nfe
+
+    def __call__(self, denoiser: Denoiser, noise: Tensor) -> Tensor:
+        return sample_guarded(denoiser, noise, self.card).samples
 
 
 class Batch(Protocol):

@@ -26,8 +26,11 @@ __all__ = ["MEASURES", "Summary"]
 MEASURES: dict[str, str] = {
     "rmse": "root-mean-square error to the converged solution from the same noise",
     "median": "median over samples of the root-mean-square error of one sample",
+    "worse": "share of samples whose error is more than the base's from the same noise",
     "worse_2": "share of samples whose error is more than 2 times the base's from the same noise",
     "worse_4": "share of samples whose error is more than 4 times the base's from the same noise",
+    "largest": "largest root-mean-square error of a sample",
+    "calls": "network evaluations per sample, of samples that a guard's base made again, too",
     "fd_teacher": "Fréchet distance to the converged samples from the same noise",
     "fd_real": "Fréchet distance to real pictures",
     "density": "density: how deep samples lie among real pictures (or the teacher's, if there are none)",
@@ -56,7 +59,7 @@ class Summary:
         real: Real pictures, or None.
         teacher_nfe: Network evaluations of the converged solution.
         cost: Forward passes per evaluation.
-        tails: Whether the shares of samples that are much worse than the base's are told, too.
+        tails: Whether the shares of samples that are worse than the base's, and much worse, are told, too.
     """
 
     model: str
@@ -67,7 +70,7 @@ class Summary:
     real: ReferenceSet | None
     teacher_nfe: int
     cost: int
-    tails: bool = False
+    tails: bool = True
 
     def lines(self, tallies: Mapping[Key, Tally]) -> list[Line]:
         """All lines: the teacher's own, then every contestant's."""
@@ -119,9 +122,12 @@ class Summary:
             pairs = _single(np.stack([squared, np.concatenate(other.squared)], axis=1))
             add("rmse", rmse, group_bootstrap(_rmse_change, _sums(pairs), replicates=_MANY))
             add("median", median, bootstrap_samples(_median_change, pairs, replicates=_MANY))
-            for times in (2, 4) if self.tails else ():
+            for times in (1, 2, 4) if self.tails else ():
                 worse = (squared > times**2 * np.concatenate(other.squared)).astype(np.float64)
-                add(f"worse_{times}", group_bootstrap(_share, _sums(_single(worse)), replicates=_MANY))
+                name_of_share = "worse" if times == 1 else f"worse_{times}"
+                add(name_of_share, group_bootstrap(_share, _sums(_single(worse)), replicates=_MANY))
+        add("largest", Interval(float(np.sqrt(squared.max())), None, None))
+        add("calls", Interval(tally.calls / self.cost, None, None))
         if not self._dimensions:
             return found
         add("fd_teacher", self._distance(tally), None if other is None else self._distance_change(tally, other))

@@ -64,4 +64,13 @@ def most_calls(nfe: int, fitted: int, held_out: int, settings: GaussNewtonSettin
     seen += last * (fitted + 2 * held_out)
     tried = (most_starts() * few * nfe + (FINE + 1) * TRAJECTORIES) if settings.scouts else few * nfe
     solved = (fitted + held_out + 8) * reference_steps
-    return steps * _step_calls(nfe, settings) + 2 * seen * nfe + tried + solved + 12 * held_out * nfe
+    guard = _guard_calls(nfe, fitted + held_out, settings, reference_steps)
+    return steps * _step_calls(nfe, settings) + 2 * seen * nfe + tried + solved + 12 * held_out * nfe + guard
+
+
+def _guard_calls(nfe: int, samples: int, settings: GaussNewtonSettings, reference_steps: int) -> int:
+    """Most network calls of the guard, in samples: its fit, and its fresh samples."""
+    if not settings.guard_share:
+        return 0
+    fresh = 2 * settings.guarding().look(samples)
+    return 2 * nfe * (samples + fresh) + reference_steps * (fresh + 8 * bool(fresh))

@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from longstride.calibration.acceptance.gate import judge
+from longstride.calibration.acceptance.guarding import guarded
 from longstride.calibration.endpoint.fits import Fit
 from longstride.calibration.endpoint.gauss_newton import GaussNewton
 from longstride.calibration.endpoint.search import Fits
@@ -15,6 +16,7 @@ from longstride.calibration.endpoint.settings import GaussNewtonSettings
 from longstride.calibration.samples import Samples
 from longstride.calibration.starts.classical import classical_starts
 from longstride.card_parts import How
+from longstride.guard.score import Guard
 from longstride.reports import EndReport, Search
 from longstride.table import SolverTable
 
@@ -31,6 +33,8 @@ class Filled:
         how: Origin of the table.
         search: Course of the refinement.
         end: Errors of whole trajectories on held-out noise, and the verdict of the gate.
+        guard: The guard of the table, or None.
+        guard_calls: Network calls for the guard's fresh samples.
     """
 
     table: SolverTable
@@ -38,6 +42,8 @@ class Filled:
     how: How
     search: Search
     end: EndReport
+    guard: Guard | None
+    guard_calls: int
 
 
 def finish_filled(
@@ -66,10 +72,12 @@ def finish_filled(
     few, start = fits.on(refine_samples, residual), fits.parameters.prepared(filled)
     fit = few.fit(start, refine, say=say) if refine and _finite(few, start) else Fit(start, (), "not refined")
     base, made = starts.tables[starts.base], replace(fit.table, name="gauss_newton")
-    final, end = judge(samples, base, made, margin=settings.margin, stability=settings.stability)
+    _, end = judge(samples, base, made, margin=settings.margin, stability=settings.stability)
+    verdict = guarded(samples, base, made, end, settings.guarding())
+    final, end = verdict.table, verdict.end
     how: How = "base" if not end.accepted else "filled and refined" if fit.table is not start else "filled"
     search = Search(starts.base, dict(starts.errors), {}, "filled", fit.iterations, fit.stopped)
-    return Filled(final, base, how, search, end)
+    return Filled(final, base, how, search, end, verdict.guard, verdict.calls)
 
 
 def _finite(newton: GaussNewton, table: SolverTable) -> bool:

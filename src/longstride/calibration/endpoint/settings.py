@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from longstride.calibration.acceptance.guarding import Guarding
 from longstride.calibration.endpoint.residuals import Features, pixels
 from longstride.errors import InputError
 
@@ -44,6 +45,11 @@ class GaussNewtonSettings:
             :func:`longstride.calibration.acceptance.gate.judge`.
         stability: Largest gain that the gate accepts, as a multiple of the base's gain; see
             :mod:`longstride.calibration.acceptance.stability`.
+        guard_share: Declared share of samples that the guard lets the base make again; 0: no guard. See
+            :mod:`longstride.calibration.acceptance.guarding`.
+        guard_tail: Share of samples of which it is to be claimed that no more are more than twice as far off as with
+            the base; fresh samples are added for this claim.
+        guard_added: Most fresh samples, per sample of the calibration; 0: none, and nothing is claimed.
     """
 
     iterations: int = 4
@@ -60,6 +66,9 @@ class GaussNewtonSettings:
     ridge: float = 1e-6
     margin: float = 0.0
     stability: float = 4.0
+    guard_share: float = 0.03
+    guard_tail: float = 0.02
+    guard_added: float = 3.0
 
     def __post_init__(self) -> None:
         counts = (self.iterations, self.scout_iterations, self.scout_samples, self.final_samples)
@@ -73,6 +82,15 @@ class GaussNewtonSettings:
             raise InputError(
                 f"expected residual to be a function from samples (B, *) to features (B, F), got {self.residual!r}"
             )
+        self.guarding()
+
+    def guarding(self) -> Guarding:
+        """What is asked of the guard.
+
+        Raises:
+            InputError: impossible shares.
+        """
+        return Guarding(self.guard_share, self.guard_tail, self.guard_added, self.margin, self.stability)
 
 
 def fitted_samples(nfe: int) -> int:
