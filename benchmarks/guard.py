@@ -37,6 +37,8 @@ from longstride.journal import Journal, digest, table_digest
 ROOT = Path(__file__).resolve().parent.parent
 #: Samples per network call; fresh samples that are compared at most at a time.
 BATCH = 64
+#: Declared share of samples that are made again.
+SHARE = 0.03
 #: Steps of the converged solution.
 STEPS = 64
 
@@ -115,6 +117,7 @@ class GuardBench:
             held_out=HELD_OUT,
             reference=Reference(target[:count], float("nan"), STEPS, start_of(noise, table)),
             batch_size=BATCH,
+            guard_share=SHARE,
             model=self.model.info(self.case.guidance),
             seed=number,
             journal=self.folder / "calibration" / file.stem,

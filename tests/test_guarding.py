@@ -139,15 +139,16 @@ def test_a_calibration_keeps_its_guard_on_the_card(tmp_path):
     """Also after a restart from its journal, to the bit; and the old numbers are those of a calibration without it."""
     x, base = noise_of(96), ls.build("ddim", SIGMAS)
     options = {"reference_steps": 32, "iterations": 2, "scouts": 1}
-    found = ls.calibrate(Mixture(), x, base, journal=tmp_path / "work", **options)
+    asked = {**options, "guard_share": 0.03}
+    found = ls.calibrate(Mixture(), x, base, journal=tmp_path / "work", **asked)
     found.card.save(tmp_path / "card.json")
     card = ls.load_card(tmp_path / "card.json")
     assert card == found.card
     assert not card.guard.needed
     assert card.end.guard.samples >= 144
-    again = ls.calibrate(Mixture(), x, base, journal=tmp_path / "work", **options)
+    again = ls.calibrate(Mixture(), x, base, journal=tmp_path / "work", **asked)
     assert again.card == found.card
-    plain = ls.calibrate(Mixture(), x, base, guard_share=0.0, **options)
+    plain = ls.calibrate(Mixture(), x, base, **options)
     assert plain.card.guard is None
     assert plain.table.distance(found.table) == 0.0
     assert replace(found.end, guard=None) == plain.end
@@ -156,7 +157,7 @@ def test_a_calibration_keeps_its_guard_on_the_card(tmp_path):
 
 def test_a_guard_of_other_calls_is_no_valid_card(tmp_path):
     x, base = noise_of(48), ls.build("ddim", SIGMAS)
-    card = ls.calibrate(Mixture(), x, base, reference_steps=16, iterations=1, scouts=1).card
+    card = ls.calibrate(Mixture(), x, base, reference_steps=16, iterations=1, scouts=1, guard_share=0.03).card
     short = replace(card.guard, centre=(0.0,), scale=(1.0,), weights=(1.0,))
     card.model_copy(update={"guard": short}).save(tmp_path / "card.json")
     with pytest.raises(ls.CardError, match="a guard of 1 statistics, but a run of 4 calls has 25"):
@@ -180,7 +181,8 @@ def test_of_accepted_tables_no_claim_fails_and_none_is_worse_than_its_base():
             return all_of(x, sigma) + guidance * (one(x, sigma) - all_of(x, sigma))
 
         base, x = ls.build("ddim", SIGMAS[[0, 2, 3, 4]]), noise_of(int(rng.integers(18, 34)), seed, 2)
-        card = ls.calibrate(guided, x, base, held_out=10, reference_steps=24, scouts=0, iterations=3).card
+        options = {"held_out": 10, "reference_steps": 24, "scouts": 0, "iterations": 3, "guard_share": 0.03}
+        card = ls.calibrate(guided, x, base, **options).card
         if not card.end.accepted:
             continue
         accepted += 1

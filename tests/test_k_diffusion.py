@@ -13,6 +13,8 @@ from problems import Mixture
 from torch import Tensor
 
 import longstride as ls
+from longstride.guard import Guard
+from longstride.guard.statistics import names
 from longstride.integrations.k_diffusion import is_flow, sample_longstride, sigmas_of
 
 SIGMAS = ls.grid("karras", 4, sigma_min=0.05, sigma_max=20.0)
@@ -39,6 +41,12 @@ def of_flow(x: Tensor, sigma: float) -> Tensor:
 def flow_card() -> ls.Card:
     table = ls.build("dpmpp_2m", FLOW, alphas=1 - FLOW)
     return ls.calibrate(of_flow, noise(32, scale=1.0), table, method="iia").card
+
+
+def guard_of(card: ls.Card, *, needed: bool) -> Guard:
+    """A guard that flags nothing."""
+    count = len(names(card.nfe))
+    return Guard((0.0,) * count, (1.0,) * count, (0.0,) * count, 0.0, threshold=1.0, share=0.5, needed=needed)
 
 
 def model(x: Tensor, sigma: Tensor, scale: float = 1.0) -> Tensor:
@@ -157,6 +165,16 @@ def test_a_card_is_run_on_its_own_levels(card: ls.Card, tmp_path: Path) -> None:
         sample_longstride(model, noise(5), more, disable=True, card=card, strict=True)
     with pytest.raises(ls.CardError, match="starts at noise level 20, not at 10"):
         sample_longstride(model, noise(5), torch.from_numpy(SIGMAS) / 2, disable=True, card=card, strict=True)
+
+
+def test_a_card_that_is_better_with_its_guard_alone_is_not_run_without_it(card: ls.Card) -> None:
+    needed = card.model_copy(update={"guard": guard_of(card, needed=True)})
+    free = card.model_copy(update={"guard": guard_of(card, needed=False)})
+    levels = sigmas_of(card)
+    with pytest.raises(ls.CardError, match="better than its base only with its guard"):
+        sample_longstride(model, noise(5), levels, disable=True, card=needed, strict=True)
+    ends = [sample_longstride(model, noise(5), levels, disable=True, card=one) for one in (free, card)]
+    assert torch.equal(*ends)
 
 
 def test_a_card_of_several_calls_per_step_has_a_level_per_step() -> None:

@@ -17,6 +17,8 @@ from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
 import longstride as ls
+from longstride.guard import Guard
+from longstride.guard.statistics import names
 from longstride.integrations.diffusers import LongstrideScheduler
 
 pytestmark = [
@@ -558,6 +560,17 @@ def test_a_card_for_another_run_says_so_once(calibrated) -> None:
         strict.set_timesteps(6)
     with pytest.raises(ls.CardError, match="sets levels of its own"):
         strict.set_timesteps(timesteps=[900, 500, 100])
+
+
+def test_a_card_that_is_better_with_its_guard_alone_is_not_run_without_it(calibrated) -> None:
+    theirs, _, cards = calibrated
+    count = len(names(cards[0].nfe))
+    guard = Guard((0.0,) * count, (1.0,) * count, (0.0,) * count, 0.0, threshold=1.0, share=0.5, needed=True)
+    scheduler = LongstrideScheduler.from_card(
+        cards[0].model_copy(update={"guard": guard}), theirs.config, solver="dpmpp_2m"
+    )
+    with pytest.warns(UserWarning, match="better than its base only with its guard.*; dpmpp_2m runs in its place"):
+        scheduler.set_timesteps(cards[0].nfe)
     guided = LongstrideScheduler.from_card(cards[0], theirs.config, strict=True, guidance_scale=7.5)
     with pytest.raises(ls.CardError, match="for guidance None, not 7.5"):
         guided.set_timesteps(3)

@@ -126,6 +126,16 @@ class Card(documents.Document):
         """Whether the card was made at the guidance of a pipeline's default without saying it, before version 4."""
         return self.scheduler is not None and self.call is None and self.model.guidance is None
 
+    @property
+    def needs_guard(self) -> str | None:
+        """Why the card is not for runs that make no sample again, or None if it is."""
+        if self.guard is None or not self.guard.needed:
+            return None
+        return (
+            "this card is better than its base only with its guard, which runs in longstride.sample and not here: "
+            "calibrate it with guard_share=0, on more samples"
+        )
+
     def check_model(self, model: ModelInfo) -> None:
         """Make sure that the card belongs to ``model``.
 

@@ -55,6 +55,8 @@ def plan_of_card(loaded: Card | CardBook, settings: SchedulerSettings, request: 
     guidance = settings.config.get("guidance_scale")
     chosen = _of_book(loaded, nfe, guidance) if isinstance(loaded, CardBook) else _checked(loaded, nfe, guidance)
     card = chosen.near if isinstance(chosen, Unjudged) else chosen
+    if card.needs_guard:
+        raise CardError(card.needs_guard)
     if differing := other_settings(card, settings.config):
         raise CardError(f"this {kind} was calibrated with {differing[0]}")
     _check_mu(card, request, kind)

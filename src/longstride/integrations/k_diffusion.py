@@ -259,7 +259,9 @@ def _table(
     calls, first = len(levels) - 1, float(levels[0])
     scale = loaded.model.guidance
     other = None not in (scale, guidance) and scale != guidance
-    if calls not in (table.nfe, len(table.grid) - 1):
+    if loaded.needs_guard:
+        why = loaded.needs_guard
+    elif calls not in (table.nfe, len(table.grid) - 1):
         why = f"this card is for network calls {table.nfe}, not {calls}"
     elif not same_start(float(table.sigmas[0]), first):
         start = f"noise level {table.sigmas[0]:.4g}" if loaded.table.alphas[0] else "pure noise"

@@ -66,7 +66,7 @@ class GaussNewtonSettings:
     ridge: float = 1e-6
     margin: float = 0.0
     stability: float = 4.0
-    guard_share: float = 0.03
+    guard_share: float = 0.0
     guard_tail: float = 0.02
     guard_added: float = 3.0
 
