@@ -5,9 +5,10 @@ from longstride.calibration import Calibration, Reference, calibrate, solve_refe
 from longstride.calibration.many import calibrate_book
 from longstride.card import Card, ModelInfo, load_card
 from longstride.denoiser import Denoiser, as_denoiser
-from longstride.errors import CardError, InputError, LongstrideError, NonFiniteError
+from longstride.errors import CardError, InputError, LongstrideError, NonFiniteError, StoreError
 from longstride.grid import grid
 from longstride.nodes import Nodes
+from longstride.rollout import Rollout
 from longstride.sampler import sample
 from longstride.schedule import Schedule
 from longstride.solvers import SOLVERS, build, steps_for_nfe
@@ -29,9 +30,11 @@ __all__ = [
     "Nodes",
     "NonFiniteError",
     "Reference",
+    "Rollout",
     "Row",
     "Schedule",
     "SolverTable",
+    "StoreError",
     "__version__",
     "as_denoiser",
     "build",

@@ -5,7 +5,7 @@ from __future__ import annotations
 import difflib
 from collections.abc import Iterable
 
-__all__ = ["CardError", "InputError", "LongstrideError", "NonFiniteError", "not_taken", "unknown"]
+__all__ = ["CardError", "InputError", "LongstrideError", "NonFiniteError", "StoreError", "not_taken", "unknown"]
 
 
 class LongstrideError(Exception):
@@ -22,6 +22,10 @@ class CardError(LongstrideError, ValueError):
 
 class NonFiniteError(LongstrideError, ArithmeticError):
     """Samples hold NaN or infinity; the message names the first network call that returned such an output, if any."""
+
+
+class StoreError(LongstrideError, OSError):
+    """The store of a roll-out cannot be read or written: missing, damaged, locked, on a full or read-only disk."""
 
 
 def unknown(kind: str, name: str, known: Iterable[str]) -> InputError:
