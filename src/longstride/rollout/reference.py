@@ -1,4 +1,4 @@
-"""The error of live traffic: for a small share of the requests, the converged solution is computed in the background."""
+"""The error of live traffic: a small share of the requests is solved to convergence in the background."""
 
 from __future__ import annotations
 

@@ -28,6 +28,7 @@ from longstride.rollout.writing import (
     read_evidence,
     read_latest,
     read_log,
+    read_number,
     read_plan,
 )
 
