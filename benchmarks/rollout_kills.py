@@ -14,6 +14,7 @@ import time
 import traceback
 import warnings
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -87,7 +88,7 @@ def kill_at_random(folder: Path, times: int, seed: int = 0, most_seconds: float 
     found = dict.fromkeys(("kills", "requests", "decisions", "lost", "under_way", "damaged"), 0)
     known = (0, 1)
     for number in range(times):
-        child, pipe = forked(lambda pipe, number=number: _write_until_killed(store, seed + number, pipe))
+        child, pipe = forked(partial(_write_until_killed, store, seed + number))
         time.sleep(chance.uniform(0.02, most_seconds))
         os.kill(child, signal.SIGKILL)
         _, how = os.waitpid(child, 0)

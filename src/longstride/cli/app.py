@@ -12,6 +12,7 @@ from longstride.cli.common import Command, Group, console
 from longstride.cli.convert import convert
 from longstride.cli.demo import demo
 from longstride.cli.evaluate import evaluate
+from longstride.cli.rollout import rollout
 from longstride.cli.sample import sample
 from longstride.cli.show import show
 
@@ -37,6 +38,7 @@ _COMMANDS = (
 )
 for _command, _example in _COMMANDS:
     app.command(cls=Command, epilog=f"Example: longstride {_command.__name__} {_example}")(_command)
+app.add_typer(rollout, name="rollout")
 
 
 def _version(wanted: bool) -> None:

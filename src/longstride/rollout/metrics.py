@@ -22,7 +22,7 @@ from typing import Literal
 
 __all__ = ["METRICS", "MUCH_WORSE", "Metric"]
 
-#: A sample is much worse if its error is so many times as large as the other arm's on the same request.
+#: A sample is much worse if its error is more than so many times as the other arm's on the same request.
 MUCH_WORSE = 4.0
 
 
@@ -64,12 +64,20 @@ class Metric:
             return (1 + value) / 2
         return value if self.unit == "rate" else value / (1 + value)
 
-    def written(self, value: float) -> str:
-        """The value for people."""
+    def number(self, value: float | None) -> str:
+        """The value in short; None stands for an infinite ratio."""
+        if value is None or math.isinf(value):
+            return "∞"
         if self.unit in ("ratio", "mean"):
-            return f"{value:.3g} times" if math.isfinite(value) else "any number of times"
+            return f"{value:.3g} ×"
         sign = "+" if self.unit == "extra" else ""
         return f"{100 * value:{sign}.3g} %"
+
+    def written(self, value: float) -> str:
+        """The value in words."""
+        if self.unit in ("ratio", "mean"):
+            return f"{value:.3g} times" if math.isfinite(value) else "any number of times"
+        return self.number(value)
 
 
 #: All comparisons, by name.
@@ -79,5 +87,5 @@ METRICS: dict[str, Metric] = {
     "latency": Metric("seconds per request", "ratio", 1.25),
     "error": Metric("typical error", "ratio", 1.0),
     "mean_error": Metric("mean error", "mean", 1.0),
-    "much_worse": Metric(f"samples more than {MUCH_WORSE:g} times as far off", "rate", 0.02),
+    "much_worse": Metric(f"samples {MUCH_WORSE:g} times as far off", "rate", 0.02),
 }

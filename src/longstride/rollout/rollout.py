@@ -202,7 +202,7 @@ class Rollout:
 
     # Decisions by hand
 
-    def promote(self, reason: str = "by hand") -> Decision:
+    def promote(self, reason: str = "no reason given") -> Decision:
         """Go to the next stage, or end after the last one, whatever the evidence.
 
         Raises:
@@ -217,7 +217,7 @@ class Rollout:
         self._last = made
         return made
 
-    def rollback(self, reason: str = "by hand", *, to: str | None = None) -> Decision:
+    def rollback(self, reason: str = "no reason given", *, to: str | None = None) -> Decision:
         """Withdraw the new arm, and every other one above ``to``; in effect with the next request of every process.
 
         Args:
