@@ -245,6 +245,12 @@ class Rollout:
         """The plan of the roll-out."""
         return self._plan_of(self._latest())
 
+    @property
+    def control(self) -> str:
+        """Name of the arm that the new one is compared with, and that answers after a rollback."""
+        last = self._latest()
+        return control_of(self._plan_of(last), last.withdrawn)
+
     def log(self) -> list[Decision]:
         """All decisions in the store, from the first to the last, those of earlier roll-outs too.
 

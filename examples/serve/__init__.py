@@ -1,0 +1,1 @@
+"""A picture service with a canary: FastAPI around a model, a roll-out and the live reference."""
