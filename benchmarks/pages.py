@@ -11,6 +11,7 @@ from pathlib import Path
 from benchmarks.ablation_tables import ablation_sections
 from benchmarks.markdown import markdown_table, number
 from benchmarks.peer_tables import peer_sections
+from benchmarks.rollout_table import rollout_table
 from longstride.errors import InputError
 from longstride.evaluation.contestants import label
 from longstride.evaluation.results import Line, Results, load_results
@@ -28,6 +29,7 @@ PAGES = (
     "docs/peers.md",
     "docs/gauss-newton.md",
     "docs/diffusers.md",
+    "docs/rollout.md",
 )
 
 
@@ -181,6 +183,7 @@ _FILES: dict[str, Callable[[Path], str]] = {
     "memory": memory_table,
     "calibration_time": time_table,
     "launches": launches_table,
+    "rollouts": rollout_table,
 }
 
 

@@ -15,11 +15,13 @@ samples had in that call. That is a simple stand-in for the guard.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 import longstride as ls
@@ -47,6 +49,17 @@ class Pool:
 
     errors: dict[str, Array]
     flags: dict[str, Array]
+
+    @staticmethod
+    def of(arrays: Mapping[str, NDArray[Any]]) -> Pool:
+        """The pool of :meth:`arrays`."""
+        names = [name.removeprefix("errors-") for name in arrays if name.startswith("errors-")]
+        return Pool({n: arrays[f"errors-{n}"] for n in names}, {n: arrays[f"flags-{n}"] for n in names})
+
+    def arrays(self) -> dict[str, NDArray[Any]]:
+        """All answers, to be kept in a file."""
+        found = {f"errors-{name}": errors for name, errors in self.errors.items()}
+        return {**found, **{f"flags-{name}": flags for name, flags in self.flags.items()}}
 
     def about(self) -> dict[str, dict[str, float]]:
         """RMSE, median and share of flags by sampler."""

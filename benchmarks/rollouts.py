@@ -24,6 +24,7 @@ import longstride as ls
 from benchmarks.rollout_kills import kill_at_random
 from benchmarks.rollout_samples import Pool, draw_pool
 from longstride.files import write_atomically
+from longstride.journal import Journal
 from longstride.rollout import STAGES, Arm, Counts, Plan, Rollout, Stage
 from longstride.rollout.decisions import judge
 from longstride.rollout.evidence import Answer, Evidence, Measured
@@ -31,7 +32,7 @@ from longstride.rollout.records import Decision
 from longstride.rollout.writing import Writing, make_tables
 
 ROOT = Path(__file__).resolve().parent.parent
-#: Share of the new card's requests that are measured.
+#: Share of the new card's requests that are measured, where a stage needs errors.
 MEASURED = 0.2
 #: Most requests by the new card in one simulation.
 MOST = 20_000
@@ -65,7 +66,7 @@ class InMemory(Writing):
 
 
 def simulate(
-    pool: Pool, new: str, stages: tuple[Stage, ...], seed: int, *, flags: bool, paired: bool = True
+    pool: Pool, new: str, stages: tuple[Stage, ...], seed: int, *, flags: bool, measured: float, paired: bool
 ) -> tuple[Decision, int]:
     """One roll-out of the sampler ``new`` against the base.
 
@@ -75,6 +76,7 @@ def simulate(
         stages: Of the roll-out.
         seed: Of the traffic.
         flags: Whether a guard looks at the samples.
+        measured: Share of the new card's requests whose errors are measured.
         paired: Whether the other arm's error is that of the same request; else of another request.
 
     Returns:
@@ -101,7 +103,7 @@ def simulate(
             judge(work, last, plan, "base", answer("base")[1], None)
         sample, told = answer(new)
         found = None
-        if rng.random() < MEASURED:
+        if rng.random() < measured:
             other = sample if paired else int(rng.integers(samples))
             found = Measured(float(pool.errors[new][sample]), float(pool.errors["base"][other]))
         work.last = judge(work, last, plan, "new", told, found) or last
@@ -111,16 +113,17 @@ def simulate(
 
 
 def many(
-    pool: Pool, new: str, stages: tuple[Stage, ...], runs: int, *, flags: bool, paired: bool = True
+    pool: Pool, new: str, stages: tuple[Stage, ...], runs: int, *, flags: bool, measured: float, paired: bool
 ) -> dict[str, Any]:
     """How ``runs`` roll-outs end, and after how many requests."""
-    ends = [simulate(pool, new, stages, seed, flags=flags, paired=paired) for seed in range(runs)]
+    ends = [simulate(pool, new, stages, seed, flags=flags, measured=measured, paired=paired) for seed in range(runs)]
     requests = [n for _, n in ends]
     reasons = [decision.reason.partition(":")[0] for decision, _ in ends if decision.status == "rolled back"]
     return {
         "new": new,
         "shares": [stage.share for stage in stages],
         "flags": flags,
+        "measured": measured,
         "paired": paired,
         "runs": runs,
         **{status: sum(d.status == status for d, _ in ends) for status in ("running", "complete", "rolled back")},
@@ -152,30 +155,31 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--model", default="galaxy:hsc32", help="as in longstride calibrate (default: galaxy:hsc32)")
     parser.add_argument("--nfe", type=int, default=5, help="network calls (default: 5)")
-    parser.add_argument("--samples", type=int, default=1024, help="half of them is traffic (default: 1024)")
+    parser.add_argument("--samples", type=int, default=512, help="half of them is traffic (default: 512)")
     parser.add_argument("--runs", type=int, default=200, help="simulations of each kind (default: 200)")
     parser.add_argument("--kills", type=int, default=100, help="killed processes (default: 100)")
     parser.add_argument("--out", type=Path, default=ROOT / "benchmarks" / "results" / "rollouts.json", help="results")
     args = parser.parse_args()
-    pool = draw_pool(ls.load_model(args.model), args.nfe, args.samples)
+    identity = {"model": args.model, "nfe": args.nfe, "samples": args.samples}
+    kept = Journal(args.out.parent / "work" / "rollouts", identity)
+    pool = Pool.of(kept("pool", lambda: draw_pool(ls.load_model(args.model), args.nfe, args.samples).arrays()))
     print(json.dumps(pool.about()), flush=True)
     rows = []
-    for new, stages, flags, paired in (
-        ("base", STAGES, True, False),
-        ("better", STAGES, True, True),
-        ("shuffled", CANARY, True, True),
-        ("shuffled", CANARY, False, True),
-        ("subtle", CANARY, True, True),
-        ("subtle", CANARY, False, True),
+    for new, stages, flags, measured, paired in (
+        ("base", STAGES, True, MEASURED, False),
+        ("better", STAGES, True, MEASURED, True),
+        ("shuffled", CANARY, True, 0.0, True),
+        ("shuffled", CANARY, False, MEASURED, True),
+        ("subtle", CANARY, False, MEASURED, True),
+        ("subtle", CANARY, False, 1.0, True),
     ):
-        rows.append(many(pool, new, stages, args.runs, flags=flags, paired=paired))
+        rows.append(many(pool, new, stages, args.runs, flags=flags, measured=measured, paired=paired))
         print(json.dumps(rows[-1]), flush=True)
     with tempfile.TemporaryDirectory() as folder:
         kills = kill_at_random(Path(folder), args.kills)
     results = {
         "model": args.model,
         "calls": args.nfe,
-        "measured_share": MEASURED,
         "samplers": pool.about(),
         "rollouts": rows,
         "kills": kills,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 
 import pytest
@@ -62,3 +63,15 @@ def test_mistakes_are_one_line(store, card):
     run("rollout", "start", store, "--new", card)
     assert "a roll-out is under way" in error("rollout", "start", store, "--new", card)
     assert "unknown arm 'old'" in error("rollout", "rollback", store, "--to", "old")
+
+
+@pytest.mark.parametrize("command", ["start", "status", "promote", "rollback"])
+def test_help_ends_with_an_example_that_runs(command, monkeypatch):
+    """As of the other commands; no line is wider than a terminal of 80 columns."""
+    monkeypatch.setenv("COLUMNS", "80")
+    text = re.sub(r"\x1b\[[0-9;]*m", "", run("rollout", command, "--help"))
+    example = next(line.strip() for line in text.splitlines() if "Example:" in line)
+    assert example.startswith(f"Example: longstride rollout {command} rollout.db")
+    assert all(option in text.split("Example:")[0] for option in re.findall(r"--\w+", example))
+    assert text.rstrip().endswith(example)
+    assert max(map(len, text.splitlines())) <= 80

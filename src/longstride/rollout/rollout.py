@@ -242,13 +242,13 @@ class Rollout:
 
     @property
     def plan(self) -> Plan:
-        """The plan of the roll-out."""
-        return self._plan_of(self._latest())
+        """The plan of the roll-out, as the last request or decision saw it; never fails."""
+        return self._plan_of(self._last)
 
     @property
     def control(self) -> str:
-        """Name of the arm that the new one is compared with, and that answers after a rollback."""
-        last = self._latest()
+        """The arm that the new one is compared with, and that answers after a rollback; never fails."""
+        last = self._last
         return control_of(self._plan_of(last), last.withdrawn)
 
     def log(self) -> list[Decision]:
@@ -265,7 +265,7 @@ class Rollout:
         Raises:
             StoreError: the store cannot be read.
         """
-        last = self._latest()
+        last = self._last = self._latest()
         plan = self._plan_of(last)
         counts, evidence = self._store.known(last.rollout, plan)
         return Standing.of(last, plan, counts, evidence, self.trouble)
