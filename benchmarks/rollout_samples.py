@@ -79,7 +79,7 @@ def shuffled(table: SolverTable, seed: int = 0) -> SolverTable:
     weights = np.random.default_rng(seed).permutation([w for row in rows for w in row.outputs.values()]).tolist()
     taken = iter(weights)
     mixed = tuple(Row(row.states, {j: next(taken) for j in row.outputs}) for row in rows)
-    return replace(table.unrolled(), rows=mixed)
+    return replace(table.unrolled(), rows=mixed, exact=False)
 
 
 def _blend(base: SolverTable, other: SolverTable, part: float) -> SolverTable:

@@ -126,3 +126,22 @@ def test_k_diffusions_lines_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
     for block in blocks("docs/k-diffusion.md"):
         exec(block, scope)
     assert scope["samples"].shape == (4, 1, 28, 28)
+
+
+def test_the_lines_for_a_roll_out_run(card: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    for name in ("new.json", "card.json"):
+        (tmp_path / name).write_bytes(card.read_bytes())
+    (block,) = blocks("docs/rollout.md")
+    scope: dict[str, Any] = {}
+    exec(block, scope)
+    rollout, reference = scope["rollout"], scope["reference"]
+    cards = {arm: rollout.load(arm) for arm in ("old", "new")}
+    scope["tables"] = {"base": cards["new"].base_table, **{arm: card.table for arm, card in cards.items()}}
+    for key in range(30):
+        noise = torch.randn(1, 6, generator=torch.Generator().manual_seed(key)) * cards["new"].table.sigmas[0]
+        assert scope["answer"](key, noise, Mixture()).shape == (1, 6)
+    reference.close()
+    assert sum(counts.requests for counts in rollout.status().counts.values()) == 30
+    assert rollout.trouble is None
+    rollout.close()

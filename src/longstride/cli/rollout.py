@@ -77,7 +77,7 @@ def status(
         _show(opened, as_json, log=log)
 
 
-@rollout.command(cls=Command, epilog="Example: longstride rollout promote rollout.db --reason 'looked at 50 pictures'")
+@rollout.command(cls=Command, epilog="Example: longstride rollout promote rollout.db --reason 'looks fine'")
 @handled
 def promote(store: StoreFile, reason: Reason = "no reason given", as_json: Json = False) -> None:
     """Go to the next stage, or end after the last one, whatever the evidence says."""
