@@ -233,6 +233,17 @@ def test_a_second_roll_out_waits_for_the_end_of_the_first(store):
         assert [d.rollout for d in rollout.log()] == [1, 1, 2]
 
 
+def test_an_answer_of_an_arm_that_is_gone_is_taken_and_tells_nothing(store, card):
+    """The request was under way when another roll-out, without this arm, was started."""
+    with three_arms(store, card, stages=LONG) as rollout:
+        rollout.rollback()
+        ls.Rollout.start(store, card, stages=LONG).close()
+        rollout.arm(0)
+        assert rollout.record(0, "old", seconds=0.1, non_finite=True) is None
+        assert rollout.trouble is None
+        assert sum(counts.requests for counts in rollout.status().counts.values()) == 0
+
+
 def test_a_plan_that_cannot_be_used_is_refused_before_a_store_is_made(store, tmp_path):
     for options, message in (
         ({"stages": ()}, "the shares of the stages must grow, got \\[\\]"),

@@ -314,7 +314,10 @@ class Rollout:
         self.trouble = str(error)
 
     def _take(self, key: object, arm: str, answer: Answer | None, found: Measured | None) -> Decision | None:
-        self._arm(self._plan_of(self._last), arm)
+        with self._lock:  # an arm of an earlier roll-out may still be answering
+            names = {name for plan in self._plans.values() for name in plan.names}
+        if arm not in names:
+            raise unknown("arm", arm, names)
         try:
             with self._store.writing() as work:
                 last, plan = self._state(work)
