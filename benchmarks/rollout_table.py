@@ -12,6 +12,7 @@ __all__ = ["rollout_table"]
 
 _WHAT = {
     "base": "equal to its base",
+    "mixed": "errs as much, on other samples",
     "better": "truly better",
     "shuffled": "its weights in random order",
     "subtle": "a subtle one",
@@ -24,7 +25,7 @@ def _line(row: dict[str, Any], samplers: dict[str, dict[str, float]]) -> tuple[o
     rmse = samplers[row["new"]]["rmse"] / samplers["base"]["rmse"]
     requests = row["requests"]
     return (
-        _WHAT[row["new"]],
+        _WHAT[row["new"] if row["errors"] != "mixed" else "mixed"],
         f"{rmse:.2f}",
         traffic,
         "yes" if row["flags"] else "no",
@@ -57,4 +58,8 @@ def rollout_table(file: Path) -> str:
     )
     arm, before, new = (f"{cost[f'{name}_us'] / 1000:.2f} ms" for name in ("arm", "record_base", "record_new"))
     spent = f"`arm` takes {arm}, and `record` {before} for the arm before and {new} for the new one."
-    return f"{table}\n\n({where})\n\n{lost} {spent}"
+    mixed = (
+        f"The second card is within all tolerances but one: {100 * found['mixed_much_worse']:.1f} % of its samples are "
+        "more than 4 times as far off as the base's on the same request."
+    )
+    return f"{table}\n\n({where})\n\n{mixed}\n\n{lost} {spent}"

@@ -3,20 +3,21 @@
     python -m benchmarks.rollouts
 
 Every request draws one of the network's samples. A share of the new card's requests is measured: both arms' errors of
-the same request are known then. The decisions are those of :mod:`longstride.rollout`, with their default stages and
-tolerances. Seconds of an answer are drawn from one distribution for all arms.
+the same request are known then, unless a row says otherwise. The decisions are those of :mod:`longstride.rollout`, with
+their default stages and tolerances. Seconds of an answer are drawn from one distribution for all arms.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+import logging
 import sqlite3
 import tempfile
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 
@@ -28,6 +29,7 @@ from longstride.journal import Journal
 from longstride.rollout import STAGES, Arm, Counts, Plan, Rollout, Stage
 from longstride.rollout.decisions import judge
 from longstride.rollout.evidence import Answer, Evidence, Measured
+from longstride.rollout.metrics import MUCH_WORSE
 from longstride.rollout.records import Decision
 from longstride.rollout.writing import Writing, make_tables
 
@@ -36,6 +38,7 @@ ROOT = Path(__file__).resolve().parent.parent
 MEASURED = 0.2
 #: Most requests by the new card in one simulation.
 MOST = 20_000
+Errors = Literal["same", "apart", "mixed"]
 CANARY = (Stage(share=0.1, requests=10**9),)
 
 
@@ -66,7 +69,7 @@ class InMemory(Writing):
 
 
 def simulate(
-    pool: Pool, new: str, stages: tuple[Stage, ...], seed: int, *, flags: bool, measured: float, paired: bool
+    pool: Pool, new: str, stages: tuple[Stage, ...], seed: int, *, flags: bool, measured: float, errors: Errors = "same"
 ) -> tuple[Decision, int]:
     """One roll-out of the sampler ``new`` against the base.
 
@@ -77,7 +80,9 @@ def simulate(
         seed: Of the traffic.
         flags: Whether a guard looks at the samples.
         measured: Share of the new card's requests whose errors are measured.
-        paired: Whether the other arm's error is that of the same request; else of another request.
+        errors: What the new card's error is compared with: ``"same"``, the base's of the same request; ``"apart"``, the
+            base's of the request before, told as that; ``"mixed"``, the base's of another sample, told as if it were of
+            the same request, as for a card that errs just as much but on other samples.
 
     Returns:
         The last decision, and the number of requests of all arms until then.
@@ -100,12 +105,21 @@ def simulate(
         requests += others + 1
         if others:  # only the latest of these is ever compared
             work.add(last.rollout, last.stage, "base", Counts(requests=others - 1))
-            judge(work, last, plan, "base", answer("base")[1], None)
+            theirs, told = answer("base")
+            judge(
+                work,
+                last,
+                plan,
+                "base",
+                told,
+                Measured(float(pool.errors["base"][theirs])) if errors == "apart" else None,
+            )
         sample, told = answer(new)
         found = None
         if rng.random() < measured:
-            other = sample if paired else int(rng.integers(samples))
-            found = Measured(float(pool.errors[new][sample]), float(pool.errors["base"][other]))
+            other = sample if errors == "same" else int(rng.integers(samples))
+            against = None if errors == "apart" else float(pool.errors["base"][other])
+            found = Measured(float(pool.errors[new][sample]), against)
         work.last = judge(work, last, plan, "new", told, found) or last
         if work.last.status != "running":
             break
@@ -113,10 +127,10 @@ def simulate(
 
 
 def many(
-    pool: Pool, new: str, stages: tuple[Stage, ...], runs: int, *, flags: bool, measured: float, paired: bool
+    pool: Pool, new: str, stages: tuple[Stage, ...], runs: int, *, flags: bool, measured: float, errors: Errors = "same"
 ) -> dict[str, Any]:
     """How ``runs`` roll-outs end, and after how many requests."""
-    ends = [simulate(pool, new, stages, seed, flags=flags, measured=measured, paired=paired) for seed in range(runs)]
+    ends = [simulate(pool, new, stages, seed, flags=flags, measured=measured, errors=errors) for seed in range(runs)]
     requests = [n for _, n in ends]
     reasons = [decision.reason.partition(":")[0] for decision, _ in ends if decision.status == "rolled back"]
     return {
@@ -124,7 +138,7 @@ def many(
         "shares": [stage.share for stage in stages],
         "flags": flags,
         "measured": measured,
-        "paired": paired,
+        "errors": errors,
         "runs": runs,
         **{status: sum(d.status == status for d, _ in ends) for status in ("running", "complete", "rolled back")},
         "requests": {key: int(np.quantile(requests, q)) for key, q in (("median", 0.5), ("q95", 0.95), ("most", 1))},
@@ -160,27 +174,32 @@ def main() -> None:
     parser.add_argument("--kills", type=int, default=100, help="killed processes (default: 100)")
     parser.add_argument("--out", type=Path, default=ROOT / "benchmarks" / "results" / "rollouts.json", help="results")
     args = parser.parse_args()
+    logging.getLogger("longstride").setLevel(logging.ERROR)  # decisions are results here
     identity = {"model": args.model, "nfe": args.nfe, "samples": args.samples}
     kept = Journal(args.out.parent / "work" / "rollouts", identity)
     pool = Pool.of(kept("pool", lambda: draw_pool(ls.load_model(args.model), args.nfe, args.samples).arrays()))
     print(json.dumps(pool.about()), flush=True)
     rows = []
-    for new, stages, flags, measured, paired in (
-        ("base", STAGES, True, MEASURED, False),
-        ("better", STAGES, True, MEASURED, True),
-        ("shuffled", CANARY, True, 0.0, True),
-        ("shuffled", CANARY, False, MEASURED, True),
-        ("subtle", CANARY, False, MEASURED, True),
-        ("subtle", CANARY, False, 1.0, True),
-    ):
-        rows.append(many(pool, new, stages, args.runs, flags=flags, measured=measured, paired=paired))
+    kinds: tuple[tuple[str, tuple[Stage, ...], bool, float, Errors], ...] = (
+        ("base", STAGES, True, MEASURED, "apart"),
+        ("base", STAGES, True, MEASURED, "mixed"),
+        ("better", STAGES, True, MEASURED, "same"),
+        ("shuffled", CANARY, True, 0.0, "same"),
+        ("shuffled", CANARY, False, MEASURED, "same"),
+        ("subtle", CANARY, False, MEASURED, "same"),
+        ("subtle", CANARY, False, 1.0, "same"),
+    )
+    for new, stages, flags, measured, errors in kinds:
+        rows.append(many(pool, new, stages, args.runs, flags=flags, measured=measured, errors=errors))
         print(json.dumps(rows[-1]), flush=True)
     with tempfile.TemporaryDirectory() as folder:
         kills = kill_at_random(Path(folder), args.kills)
+    base = pool.errors["base"]
     results = {
         "model": args.model,
         "calls": args.nfe,
         "samplers": pool.about(),
+        "mixed_much_worse": round(float(np.mean(base[:, None] > MUCH_WORSE * base[None, :])), 4),
         "rollouts": rows,
         "kills": kills,
         "cost": cost(300),

@@ -31,12 +31,12 @@ def pool() -> Pool:
 
 def test_most_roll_outs_end_as_they_should(pool):
     """In 12 runs each; an equal card goes back in one of twenty at most, so in none or one of these."""
-    better = many(pool, "better", STAGES, 12, flags=True, measured=0.5, paired=True)
+    better = many(pool, "better", STAGES, 12, flags=True, measured=0.5)
     assert (better["complete"], better["rolled back"]) == (12, 0)
-    equal = many(pool, "base", STAGES, 12, flags=True, measured=0.5, paired=False)
+    equal = many(pool, "base", STAGES, 12, flags=True, measured=0.5, errors="apart")
     assert equal["rolled back"] <= 1
-    by_errors = many(pool, "worse", CANARY, 12, flags=False, measured=1.0, paired=True)
-    by_flags = many(pool, "worse", CANARY, 12, flags=True, measured=0.0, paired=True)
+    by_errors = many(pool, "worse", CANARY, 12, flags=False, measured=1.0)
+    by_flags = many(pool, "worse", CANARY, 12, flags=True, measured=0.0)
     assert by_errors["reasons"] == {"typical error": 12}
     assert by_flags["reasons"] == {"samples that the guard flags": 12}
     assert max(by_errors["requests"]["most"], by_flags["requests"]["most"]) < 1200
