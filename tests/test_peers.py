@@ -23,7 +23,7 @@ from benchmarks.peer_tables import (
 )
 from benchmarks.peers import PEERS, ld3
 from longstride.calibration.starts.classical import CLASSICAL
-from longstride.evaluation import measure
+from longstride.evaluation import source
 from longstride.evaluation.results import Line, Results, merged
 from longstride.sampler import sample
 
@@ -79,7 +79,7 @@ def test_what_is_found_and_measured_another_time_needs_no_new_solution(outcome, 
     """Neither of the calibration samples nor of those that are measured."""
     model, one, out, results = outcome
     monkeypatch.setattr("benchmarks.contest.YARDSTICKS", {})
-    for name in ("benchmarks.field.solve_dense", "longstride.evaluation.measure.solve_reference"):
+    for name in ("benchmarks.field.solve_dense", "longstride.evaluation.source.solve_reference"):
         monkeypatch.setattr(name, lambda *a, **k: pytest.fail("solved again"))
     work = out / "work" / "peers_tiny"
     (work / "found" / "iia_ddim-3.json").unlink()
@@ -102,7 +102,7 @@ def test_a_table_of_two_names_runs_once(outcome, monkeypatch):
     for part in [p for name in ("classical", twin) for p in (out / "work").glob(f"**/batches/*/{name}-3-*")]:
         part.unlink()
     drawn = []
-    monkeypatch.setattr(measure, "sample", lambda *a: drawn.append(a) or sample(*a))
+    monkeypatch.setattr(source, "sample", lambda *a: drawn.append(a) or sample(*a))
     again = run_peers(model, one, out, Wish(names=("iia_ddim",)))
     assert len(drawn) == 2  # batches
     for name in ("classical", twin):
