@@ -131,3 +131,12 @@ def test_copies_keep_their_setups(way: Any, solver: str) -> None:
     other.set_timesteps(5)
     assert other.setup.plan.table.distance(ours.setup.plan.table) == 0
     torch.testing.assert_close(run(other), expected, rtol=0, atol=0)
+
+
+def test_a_scheduler_of_discrete_times_tells_their_products() -> None:
+    """Self-attention guidance reads them."""
+    theirs = diffusers.DDIMScheduler(beta_schedule="scaled_linear")
+    assert torch.equal(LongstrideScheduler.from_config(theirs.config).alphas_cumprod, theirs.alphas_cumprod)
+    assert not hasattr(
+        LongstrideScheduler.from_config(diffusers.FlowMatchEulerDiscreteScheduler().config), "alphas_cumprod"
+    )

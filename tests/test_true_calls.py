@@ -304,3 +304,21 @@ def test_a_pipeline_that_reads_clean_predictions_is_refused(named: bool, tmp_pat
     monkeypatch.setattr(Clean, "named", named)
     with pytest.raises(ls.InputError, match="asks its scheduler for clean predictions"):
         PipelineDenoiser(Clean(**pipeline.components), STEPS, options, {}, range(4), 4).decide()
+
+
+class _WholeTimes(diffusers.StableDiffusionPipeline):
+    """It refuses times that are no whole numbers, as self-attention guidance does."""
+
+    def prepare_latents(self, *args: Any, **kwargs: Any) -> Any:
+        if self.scheduler.timesteps.is_floating_point():
+            raise ValueError("times must be whole")
+        return super().prepare_latents(*args, **kwargs)
+
+
+def test_a_pipeline_that_refuses_other_levels_is_refused_in_its_own_words(tmp_path: Path) -> None:
+    plain = make_pipeline("stable_diffusion", tmp_path)
+    pipeline = _WholeTimes(**plain.components, requires_safety_checker=False)
+    pipeline.set_progress_bar_config(disable=True)
+    options = {"height": 16, "width": 16}
+    with pytest.raises(ls.InputError, match="levels of its own scheduler alone.*ValueError: times must be whole"):
+        calibrate_pipeline(pipeline, 3, prompts=["a"], samples=8, held_out=8, options=options, method="iia")

@@ -136,6 +136,16 @@ class LongstrideScheduler(Noising, ConfiguredScheduler):
         return torch.from_numpy(1 - levels if settings.noise_process.backwards else levels)
 
     @property
+    def alphas_cumprod(self) -> Tensor:
+        """``alpha²`` at every training time, shape ``(T,)``, of a network that was trained at discrete times.
+
+        Raises:
+            AttributeError: the network was not, as in diffusers.
+        """
+        table: Tensor = SchedulerSettings.of(self.config).own_scheduler.alphas_cumprod
+        return table
+
+    @property
     def num_inference_steps(self) -> int | None:
         """Steps that were set, or None."""
         return None if self._stepper.known is None else self.setup.levels.steps

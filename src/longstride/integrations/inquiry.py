@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from longstride.arrays import Array
-from longstride.errors import InputError
+from longstride.errors import InputError, LongstrideError
 from longstride.integrations.channel import Told
 
 if TYPE_CHECKING:
@@ -123,10 +123,19 @@ class _Inquiry:
 
         Raises:
             Keeps: they depend on what the steps before have computed.
+            InputError: the pipeline runs at its scheduler's own levels alone.
         """
         found, patterns = dict[_Place, Tensor](), set[object]()
         for place in self.questions:
-            found[place] = self.ask(place)
+            try:
+                found[place] = self.ask(place)
+            except (LongstrideError, torch.OutOfMemoryError):
+                raise
+            except Exception as error:  # its first call, at its own levels, has worked
+                raise InputError(
+                    "this pipeline runs at the levels of its own scheduler alone, and calibration asks for others: "
+                    f"{type(error).__name__}: {str(error).strip().partition(chr(10))[0]}"
+                ) from error
             if place == (True, 33):
                 self.network.run_out(self.numbers, self.fine)
             patterns |= set(self.network.calls.patterns[1:])  # the first step makes calls of its own

@@ -125,6 +125,8 @@ class LiveCalls:
             self.arguments = replace(self.arguments, latent=False)
             try:
                 return self.begin(numbers, asked)
+            except LongstrideError:  # a reason says more than that the pipeline knows no latents
+                raise
             except Exception:
                 self.arguments = replace(self.arguments, latent=True)
             raise
