@@ -401,3 +401,14 @@ def test_nothing_is_said_of_what_fits(pipe: Any, card: ls.Card) -> None:
         warnings.simplefilter("error", UserWarning)
         call = use_card(pipe, card, strict=False)
         drawn(pipe, **call)
+
+
+def test_a_setting_that_the_class_of_the_pipeline_does_not_read_is_no_difference(tmp_path: Path) -> None:
+    """CogVideoX's class has clip_sample=True by default, and clamps nothing."""
+    pipeline = make_pipeline("stable_diffusion", tmp_path)
+    pipeline.scheduler = diffusers.CogVideoXDDIMScheduler()
+    assert pipeline.scheduler.config.clip_sample
+    size = {"height": 16, "width": 16}
+    few = {"samples": 8, "held_out": 8, "method": "iia"}
+    card = calibrate_pipeline(pipeline, 3, prompts=["a"], options=size, **few).card
+    assert pipeline("a", **use_card(pipeline, card, **size, output_type="latent")).images.shape == (1, 4, 8, 8)

@@ -19,6 +19,7 @@ from longstride.integrations.cards import other_settings
 from longstride.integrations.diffusers import LongstrideScheduler
 from longstride.integrations.guidance_seen import GuidanceWatch
 from longstride.integrations.made_for import call_of, denoisers_of, model_of, takes
+from longstride.integrations.origins import said
 
 __all__ = ["differences", "use_card"]
 
@@ -66,7 +67,7 @@ def use_card(
     found = _chosen(loaded, steps, call, strict)
     made = found.near if isinstance(found, Unjudged) else found
     completed = _completed(pipeline, made, found.model.guidance, {"num_inference_steps": steps, **call})
-    config = {**pipeline.scheduler.config, **(scheduler or {})}
+    config = {**said(pipeline.scheduler.config), **(scheduler or {})}
     known = differences(pipeline, made, completed, found.model.guidance)
     known += [f"the card was calibrated with {one}" for one in other_settings(made, config)]
     if isinstance(found, Unjudged) and found.how == "base":
