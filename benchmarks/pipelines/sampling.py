@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
 import diffusers
@@ -14,7 +14,7 @@ from torch import Tensor
 
 from benchmarks.pipelines.catalogue import taken
 from benchmarks.pipelines.parts import Built, fresh_inputs
-from benchmarks.pipelines.records import Outcome, of_error
+from benchmarks.pipelines.records import Outcome, Status, of_error
 from longstride.integrations.diffusers import LongstrideScheduler
 
 __all__ = [
@@ -35,14 +35,35 @@ STEPS = 4
 _DIVISORS = (STEPS, 5, 8, 10, 20, 25, 40, 50)
 #: Largest relative difference of pictures that count as the same: float32, through the pipeline's own casts.
 _SAME = 5e-4
-#: What the two schedulers do differently by decision, and is documented; set in both, one after the other.
-_DECISIONS: Mapping[str, Mapping[str, Any]] = {
-    "": {},
-    "with clip_sample=False in both": {"clip_sample": False},
-    "with clip_sample=False and steps_offset=1 in both": {"clip_sample": False, "steps_offset": 1},
-    "with thresholding=False in both": {"clip_sample": False, "thresholding": False},
-    "with timestep_spacing='trailing' in both": {"clip_sample": False, "timestep_spacing": "trailing"},
-}
+
+
+@dataclass(frozen=True)
+class _Decision:
+    """What the two schedulers do differently, and how they are compared in spite of it.
+
+    Attributes:
+        remark: What is said of it.
+        settings: Settings of both schedulers.
+        copies: Whether the pipeline's own scheduler is handed copies.
+        before_end: Whether the states before the last step are compared, if that has no length in diffusers.
+    """
+
+    remark: str = ""
+    settings: Mapping[str, Any] = field(default_factory=dict)
+    copies: bool = False
+    before_end: bool = False
+
+
+#: Tried one after the other until the pictures are the same.
+_DECISIONS = (
+    _Decision(),
+    _Decision("with clip_sample=False in both", {"clip_sample": False}),
+    _Decision("with clip_sample=False and steps_offset=1 in both", {"clip_sample": False, "steps_offset": 1}),
+    _Decision("with thresholding=False in both", {"clip_sample": False, "thresholding": False}),
+    _Decision("with timestep_spacing='trailing' in both", {"clip_sample": False, "timestep_spacing": "trailing"}),
+    _Decision("the pipeline writes into states that its own scheduler still reads: compared with copies", copies=True),
+    _Decision("compared before the last step, which has no length in diffusers and ends at 0 here", before_end=True),
+)
 _BY_ORDER = {
     ("dpmsolver++", 1): "ddim",
     ("dpmsolver++", 2): "dpmpp_2m",
@@ -78,11 +99,10 @@ class Drawing:
         failure: Why the pipeline does not run here with its own scheduler; None if it runs.
         takes: Names of the arguments of its call.
         latent: Whether it hands out states.
-        steps: Steps that its scheduler made in the last run.
     """
 
     def __init__(self, built: Built) -> None:
-        self.built, self.failure, self.steps = built, None, 0
+        self.built, self.failure = built, None
         modular = hasattr(built.pipeline, "blocks")
         self.takes = set(built.pipeline.blocks.input_names) if modular else taken(type(built.pipeline).__call__)
         own, latent = built.pipeline.scheduler, "output_type" in self.takes and not modular
@@ -91,7 +111,8 @@ class Drawing:
             [(latent, False, False), (False, False, False), (False, True, False), (False, False, True)]
         ):
             try:
-                finite = bool(torch.isfinite(self.with_scheduler(own)).all())
+                seen, output = self.run(own)
+                finite = bool(torch.isfinite(seen[-1].following if seen else output).all())
                 self.failure = None if finite else "its tiny networks return numbers that are not finite"
                 return
             except Exception as error:
@@ -110,22 +131,26 @@ class Drawing:
             found["output_type"] = "latent"
         return found
 
-    def with_scheduler(self, scheduler: Any) -> Tensor:
-        """The last state of a run with a scheduler, or the output of a run without steps.
+    def run(self, scheduler: Any, *, copies: bool = False) -> tuple[list[Seen], Tensor]:
+        """A run with a scheduler; the pipeline's own scheduler is put back.
 
-        The pipeline's own scheduler is put back.
+        Args:
+            scheduler: The scheduler, or the pipeline's own, of which a copy runs.
+            copies: Whether the scheduler is handed copies.
+
+        Returns:
+            What the scheduler was handed, and the output.
         """
         pipeline = self.built.pipeline
         own = pipeline.scheduler
         seen: list[Seen] = []
-        set_scheduler(pipeline, watched(copy.deepcopy(scheduler) if scheduler is own else scheduler, seen))
+        used = copy.deepcopy(scheduler) if scheduler is own else scheduler
+        set_scheduler(pipeline, watched(used, seen, copies=copies))
         try:
             with torch.no_grad():
-                output = draws(pipeline, self.arguments())
+                return seen, draws(pipeline, self.arguments())
         finally:
             set_scheduler(pipeline, own)
-        self.steps = len(seen)
-        return seen[-1].following.float() if seen else output
 
 
 @dataclass(frozen=True)
@@ -143,17 +168,20 @@ class Seen:
     following: Tensor
 
 
-def watched(scheduler: Any, seen: list[Seen]) -> Any:
+def watched(scheduler: Any, seen: list[Seen], *, copies: bool = False) -> Any:
     """The scheduler itself, whose steps, and whose copies' steps, are written down.
 
     Args:
         scheduler: The scheduler; its class becomes a class of the same name.
         seen: Where the steps are written to.
+        copies: Whether the scheduler is handed copies.
     """
     kind = type(scheduler)
 
     def step(self: Any, model_output: Tensor, timestep: Any, sample: Tensor, *args: Any, **others: Any) -> Any:
         before = model_output.detach().clone(), sample.detach().clone()
+        if copies:
+            model_output, sample = model_output.clone(), sample.clone()
         found = kind.step(self, model_output, timestep, sample, *args, **others)
         seen.append(Seen(*before, found[0].detach().clone()))
         return found
@@ -223,22 +251,30 @@ def sampling_trial(drawing: Drawing) -> Outcome:
     if theirs is diffusers.DDPMScheduler:
         theirs, note = _WithoutNoise, "DDIMScheduler in place of DDPMScheduler, which draws noise"
     first: Outcome | None = None
-    for decision, settings in _DECISIONS.items():
-        known = {name: value for name, value in settings.items() if name in own.config}
-        if settings and (known != dict(settings) or first is None):
+    for decision in _DECISIONS:
+        known = {name: value for name, value in decision.settings.items() if name in own.config}
+        if known != dict(decision.settings):
             continue
-        remark = "; ".join(filter(None, (note, decision)))
         try:
-            expected = drawing.with_scheduler(theirs.from_config(own.config, **known))
+            reference, _ = drawing.run(theirs.from_config(own.config, **known), copies=decision.copies)
             mine = LongstrideScheduler.from_config(own.config, solver=solver or "ddim", **known)
-            difference = relative(drawing.with_scheduler(mine), expected)
+            made, _ = drawing.run(mine)
         except Exception as error:
             return first or of_error(error)
-        if not drawing.steps:
+        if not reference or not made:
             return Outcome("not tried", "its scheduler makes no step: other pipelines in it do the work")
-        outcome = Outcome("same" if difference <= _SAME else "differs", remark, difference)
-        if outcome.status == "same":
+        if decision.before_end and not torch.equal(reference[-1].following, reference[-1].state):
+            continue
+        difference = relative(*(_end(run, before=decision.before_end) for run in (made, reference)))
+        status: Status = "same" if difference <= _SAME else "differs"
+        outcome = Outcome(status, "; ".join(filter(None, (note, decision.remark))), difference)
+        if status == "same":
             return outcome
         first = first or outcome
     assert first is not None
     return first
+
+
+def _end(run: Sequence[Seen], *, before: bool) -> Tensor:
+    """The state at the end of a run, or before its last step."""
+    return (run[-1].state if before else run[-1].following).float()

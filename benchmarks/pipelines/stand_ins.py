@@ -74,14 +74,14 @@ def _qwen() -> Any:
 
 def _gemma() -> Any:
     vocabulary = _numbered(["<pad>", "<eos>", "<bos>", "<unk>", "<mask>", _SPACE, *_MARKS])
-    made = transformers.GemmaTokenizer(vocab=vocabulary, merges=[], model_max_length=512)
+    made: Any = transformers.GemmaTokenizer(vocab=vocabulary, merges=[], model_max_length=512)
     made.padding_side, made.chat_template, made.add_bos_token = "right", _CHAT, True
     return made
 
 
 def _llama(kind: Any = transformers.LlamaTokenizer) -> Any:
     vocabulary = _numbered(["<unk>", "<s>", "</s>", "<pad>", _SPACE, *_MARKS])
-    made = kind(vocab=vocabulary, merges=[], model_max_length=512)
+    made: Any = kind(vocab=vocabulary, merges=[], model_max_length=512)
     made.pad_token, made.chat_template, made.add_bos_token = "<pad>", _CHAT, True
     return made
 
