@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -40,6 +40,20 @@ class NotBuilt(Exception):
     """No offline parts can be built for a class; the message says why."""
 
 
+class _Lacking(NotBuilt):
+    """Another pipeline's tests lack parts.
+
+    Args:
+        names: Names of the parts.
+    """
+
+    def __init__(self, names: Collection[str]) -> None:
+        super().__init__(
+            f"no tests of diffusers describe its parts, and no other pipeline lends its {', '.join(sorted(names))}"
+        )
+        self.names = names
+
+
 @dataclass(frozen=True)
 class Built:
     """A pipeline of tiny random parts.
@@ -66,15 +80,24 @@ def build(entry: Entry, known: Mapping[str, Sequence[Tester]]) -> Built:
         NotBuilt: nothing describes parts that can be made here.
     """
     lend_cleaner(entry.pipeline_class)
-    tried: list[str] = []
+    failures: list[Exception] = []
     for tester in _candidates(entry, known):
         try:
             return _built(entry, tester, known)
         except Exception as error:
-            kind = "" if isinstance(error, NotBuilt) else f"{type(error).__name__}: "
-            tried.append(f"{kind}{first_line(error)}")
-    known_parts = "no tests of diffusers describe its parts" + (": " if tried else "")
-    raise NotBuilt(f"{'' if entry.name in known else known_parts}{min(tried, key=len) if tried else ''}")
+            failures.append(error)
+    raise _reason(failures)
+
+
+def _reason(failures: Sequence[Exception]) -> NotBuilt:
+    """Why nothing could be built: the tests that lack least, or else the first failure."""
+    if not failures:
+        return NotBuilt("no tests of diffusers describe its parts, and no pipeline of its family is built")
+    lacking = [error for error in failures if isinstance(error, _Lacking)]
+    if lacking:
+        return min(lacking, key=lambda error: len(error.names))
+    first = failures[0]
+    return first if isinstance(first, NotBuilt) else NotBuilt(f"{type(first).__name__}: {first_line(first)}")
 
 
 def _candidates(entry: Entry, known: Mapping[str, Sequence[Tester]]) -> Iterator[Tester]:
@@ -107,7 +130,7 @@ def _built(entry: Entry, tester: Tester, known: Mapping[str, Sequence[Tester]]) 
     kind = entry.pipeline_class
     lent = tester.pipeline != entry.name
     if lent and (missing := _missing(kind, parts)):
-        raise NotBuilt(f"{tester.pipeline} lends no {', '.join(sorted(missing))}")
+        raise _Lacking(missing)
     pipeline = kind(**{name: part for name, part in parts.items() if not lent or name in taken(kind.__init__)})
     return Built(_ready(pipeline), tester, lent)
 
@@ -136,16 +159,16 @@ def _modular(entry: Entry, tester: Tester, known: Mapping[str, Sequence[Tester]]
         blocks = getattr(diffusers.modular_pipelines, kind.default_blocks_name)
     pipeline = kind(blocks=blocks())
     wanted = {spec.name for spec in pipeline._component_specs.values() if spec.default_creation_method != "from_config"}
-    reasons = []
+    failures: list[Exception] = []
     for lender in _of_family(entry, known):
         parts = lender.made().get_dummy_components()
         found = {name: part for name, part in parts.items() if name in wanted and part is not None}
         if missing := {name for name in wanted if name not in found and _needed(name)}:
-            reasons.append(f"{lender.pipeline} lends no {', '.join(sorted(missing))}")
+            failures.append(_Lacking(missing))
             continue
         pipeline.update_components(**found)
         return Built(_ready(pipeline), tester, lender is not tester)
-    raise NotBuilt(min(reasons, key=len) if reasons else "its tests take its parts from the hub")
+    raise _reason(failures) if failures else NotBuilt("its tests take its parts from the hub")
 
 
 def _needed(name: str) -> bool:
