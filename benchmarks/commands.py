@@ -184,6 +184,43 @@ def newton(
         print(f"results in {out}")
 
 
+@app.command(
+    cls=Command,
+    epilog="Example: python -m benchmarks pipelines --tests ../diffusers --out benchmarks/results/pipelines.json",
+)
+@handled
+def pipelines(
+    tests: Annotated[
+        Path, option("Checkout of diffusers near the installed version, whose tests describe tiny parts.", "FOLDER")
+    ],
+    out: Annotated[Path, option("Results file; unfinished work is kept in work/ beside it.", "FILE")] = Path(
+        "bench-pipelines/pipelines.json"
+    ),
+    only: Annotated[list[str] | None, option("Pipeline class; may be repeated. Default: all.", "CLASS")] = None,
+    trial: Annotated[
+        list[str] | None,
+        option(
+            "sampling, calibration (with card, function and next call) or command; may be repeated. Default: all.",
+            "TRIAL",
+        ),
+    ] = None,
+    limit: Annotated[int, option("Seconds of processor time that a class may take.", "SECONDS", min=1)] = 180,
+) -> None:
+    """Every pipeline class of diffusers, of tiny random parts: sampled, calibrated, and its card used.
+
+    The classes are tried one after the other, each in a process of its own. A survey that was stopped goes on.
+    """
+    from benchmarks.pipelines.command import survey_pipelines
+    from benchmarks.pipelines.page import told
+    from longstride.files import check_writable
+
+    check_writable(out, new_folders=True)
+    survey_pipelines(
+        tests, out, only=only or (), kinds=trial or (), limit=limit, say=lambda *found: print(told(*found), flush=True)
+    )
+    print(f"results in {out}; python -m benchmarks pages --docs . fills docs/pipelines.md")
+
+
 @app.command(cls=Command, epilog="Example: python -m benchmarks pages --docs .")
 @handled
 def pages(

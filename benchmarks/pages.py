@@ -11,6 +11,7 @@ from pathlib import Path
 from benchmarks.ablation_tables import ablation_sections
 from benchmarks.markdown import markdown_table, number
 from benchmarks.peer_tables import peer_sections
+from benchmarks.pipelines.page import pipeline_sections
 from benchmarks.rollout_table import rollout_table
 from longstride.errors import InputError
 from longstride.evaluation.contestants import label
@@ -30,6 +31,7 @@ PAGES = (
     "docs/gauss-newton.md",
     "docs/diffusers.md",
     "docs/rollout.md",
+    "docs/pipelines.md",
 )
 
 
@@ -60,6 +62,8 @@ def _of_folder(results: Path) -> dict[str, Callable[[], str]]:
     for file in sorted(results.glob("*.json")):
         if file.stem in _FILES:
             sections[file.stem] = partial(_FILES[file.stem], file)
+        elif file.stem == "pipelines":
+            sections |= pipeline_sections(file)
         elif file.name.startswith(("ablations_", "newton_")):
             sections |= ablation_sections(file)
         elif not file.stem.endswith("_quality"):
