@@ -16,6 +16,7 @@ from scheduler_runs import difference, network, noise, run
 from torch import Tensor
 
 import longstride as ls
+from longstride.integrations.clocks import Clocked
 from longstride.integrations.diffusers import LongstrideScheduler
 from longstride.integrations.scheduler_settings import SchedulerSettings
 
@@ -241,3 +242,9 @@ def test_what_a_network_predicts_is_checked() -> None:
     clipped = SchedulerSettings.of(LongstrideScheduler.from_config(FLOW().config).config)
     with pytest.raises(ls.InputError, match="thresholding is for pixels"):
         clipped.denoiser(network, threshold=ls.denoiser.DynamicThreshold())
+
+
+def test_the_last_level_of_a_logarithmic_clock_has_the_time_of_the_least_level() -> None:
+    """No network is called at level 0, and a card keeps numbers alone."""
+    clock = Clocked("ve", "log", 0.002, 80.0)
+    assert float(clock.time_of_ratio(0.0)) == float(clock.time_of_ratio(0.002)) == 0.25 * math.log(0.002)

@@ -13,6 +13,7 @@ from types import ModuleType
 from typing import Any
 
 import diffusers
+import huggingface_hub.constants
 import torch
 import transformers
 from torch.nn import functional
@@ -68,6 +69,7 @@ def go_offline(tests: Path) -> None:
     for library in (transformers, diffusers):
         library.utils.logging.set_verbosity_error()
         library.utils.logging.disable_progress_bar()
+    huggingface_hub.constants.HF_HUB_OFFLINE = True  # a question to the hub would wait for minutes
     _serve()
     _resize_without_torchvision()
 

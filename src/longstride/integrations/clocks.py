@@ -64,7 +64,9 @@ class Clocked(Schedule):
 
     def time_of_ratio(self, ratio: ArrayLike) -> Array:
         with np.errstate(divide="ignore"):
-            return np.asarray(self.scale * CLOCKS[self.clock].time(np.asarray(ratio, np.float64)))
+            found = np.asarray(self.scale * CLOCKS[self.clock].time(np.asarray(ratio, np.float64)))
+        # No network is called at level 0, whose logarithm is no number: its time is that of the least level.
+        return np.where(np.isneginf(found), self.scale * CLOCKS[self.clock].time(np.asarray(self.low)), found)
 
     @property
     def t_range(self) -> tuple[float, float]:
