@@ -20,12 +20,12 @@ from copy import copy
 from functools import lru_cache
 from typing import Any, Literal, cast, get_args
 
-import numpy as np
 import torch
 from torch import Tensor
 
 from longstride.course import Course
 from longstride.errors import InputError, unknown
+from longstride.families import told_levels
 from longstride.schedule import Schedule
 
 __all__ = [
@@ -116,8 +116,7 @@ class Denoiser:
         if not self.positional:
             return self
         times = self.schedule.time(course.sigmas[:-1])
-        with np.errstate(divide="ignore"):
-            ratios = course.sigmas if self.schedule.family == "flow" else course.sigmas / course.alphas
+        ratios = told_levels(self.schedule.family, course.alphas, course.sigmas)
         other = copy(self)
         other.model = cast(Any, self.model).at(times, ratios, k)
         return other

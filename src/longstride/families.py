@@ -23,7 +23,15 @@ from numpy.typing import ArrayLike
 from longstride.arrays import Array
 from longstride.errors import unknown
 
-__all__ = ["Family", "alpha_of_ratio", "alpha_of_sigma", "part_of_ratio", "products_of_rule", "ratio_of_part"]
+__all__ = [
+    "Family",
+    "alpha_of_ratio",
+    "alpha_of_sigma",
+    "part_of_ratio",
+    "products_of_rule",
+    "ratio_of_part",
+    "told_levels",
+]
 
 Family = Literal["ve", "vp", "flow"]
 
@@ -56,6 +64,14 @@ def ratio_of_part(part: ArrayLike) -> Array:
     level = np.asarray(part, np.float64)
     with np.errstate(divide="ignore"):
         return np.asarray(level / (1 - level))
+
+
+def told_levels(family: Family, alphas: Array, sigmas: Array) -> Array:
+    """Levels as diffusers lists them: ``sigma / alpha``, infinite at alpha 0; sigma itself for a flow."""
+    if family == "flow":
+        return sigmas
+    with np.errstate(divide="ignore"):
+        return np.asarray(sigmas / alphas)
 
 
 def products_of_rule(rule: str, beta_start: float, beta_end: float, steps: int) -> Array:

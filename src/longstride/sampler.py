@@ -189,20 +189,24 @@ class Run:
             self.history.forget(self.table.last_reader, self.k)
         self.history.own()
 
-    def finish(self, denoiser: DenoiserLike, callback: Callback | None = None) -> Tensor:
+    def finish(self, denoiser: DenoiserLike, callback: Callback | None = None, first: Tensor | None = None) -> Tensor:
         """Make the calls that are left, and return the last state, which may hold NaN or infinity.
 
         Args:
             denoiser: The network.
             callback: Called after every network call, as in :func:`sample`.
+            first: The network's output for :attr:`x`, if it is known.
         """
         while self.k < self.table.nfe:
-            prediction = self.ask(denoiser)
+            k, sigma, x = self.k, self.sigma, self.lend()
+            prediction = self.ask(denoiser, x) if first is None else first
             self.see(prediction)
-            if callback is not None:
-                callback(self.k, self.sigma, self.x, prediction)
-            del prediction
+            told = None if callback is None else (x, prediction)
+            del x, prediction
+            first = None
             self.advance()
+            if callback is not None and told is not None:  # after the row, which reads the output: it may write
+                callback(k, sigma, *told)
         return self.x
 
     def fork(self, table: SolverTable) -> Run:
@@ -251,17 +255,7 @@ def sample(
     """
     if not isinstance(noise, Tensor) or not noise.is_floating_point():
         raise InputError(f"noise must be a floating-point tensor, got {getattr(noise, 'dtype', type(noise).__name__)}")
-    run = Run(noise, table, before=before)
-    for k in range(table.nfe):
-        x, sigma = run.lend(), run.sigma
-        prediction = run.ask(denoiser, x) if k or first is None else first
-        run.see(prediction)
-        told = None if callback is None else (x, prediction)
-        del x, prediction
-        run.advance()
-        if callback is not None and told is not None:  # after the row, which reads the output: a callback may write
-            callback(k, sigma, *told)
-    result = run.x
+    result = Run(noise, table, before=before).finish(denoiser, callback, first)
     if callback is not raise_if_not_finite and not is_finite(result):
         # The result alone is checked, so that the loop waits for no device. A second run finds the call.
         sample(denoiser, noise, table, callback=raise_if_not_finite, before=before)

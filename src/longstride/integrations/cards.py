@@ -14,6 +14,7 @@ from longstride.book import CardBook, Unjudged
 from longstride.card import Card, same_start
 from longstride.card_parts import LevelData
 from longstride.errors import CardError, InputError
+from longstride.families import told_levels
 from longstride.integrations.plan import Plan, plan_of_table
 from longstride.integrations.run_levels import LevelRequest, Levels, levels_of
 from longstride.integrations.scheduler_settings import SchedulerSettings
@@ -61,7 +62,7 @@ def plan_of_card(loaded: Card | CardBook, settings: SchedulerSettings, request: 
         raise CardError(f"this {kind} was calibrated with {differing[0]}")
     _check_mu(card, request, kind)
     plan = plan_of_table(chosen.table, _times(loaded, chosen), settings)
-    wanted = levels.sigmas if settings.process == "flow" else levels.ratios
+    wanted = told_levels(settings.noise_process.family, levels.alphas, levels.sigmas)
     _check_start(float(plan.ratios[0]), float(wanted[0]), kind)
     shape = chosen.model.shape
     note = chosen.note if isinstance(chosen, Unjudged) else ""

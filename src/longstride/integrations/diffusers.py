@@ -26,6 +26,7 @@ from longstride.errors import CardError, InputError
 from longstride.integrations.cards import plan_of_card
 from longstride.integrations.cut_times import CutTimes
 from longstride.integrations.guidance_seen import GuidanceWatch
+from longstride.integrations.noise_process import PRECONDITIONED, SCALED
 from longstride.integrations.noising import Noising
 from longstride.integrations.origins import READABLE
 from longstride.integrations.plan import Plan, classical_plan
@@ -105,6 +106,8 @@ class LongstrideScheduler(Noising, ConfiguredScheduler):
     @property
     def init_noise_sigma(self) -> float:
         """What standard normal noise is multiplied by at the start."""
+        if self.process not in SCALED:
+            return 1.0  # without building the schedule
         known = self._stepper.known
         if self.process == "euler" and known is not None:
             return known.settings.first_scale(float(known.plan.table.sigmas[0]))
@@ -299,7 +302,7 @@ class LongstrideScheduler(Noising, ConfiguredScheduler):
         Returns:
             The network's input, shape ``(B, *)``.
         """
-        if self.process not in ("edm", "edm_atan", "euler"):
+        if self.process not in SCALED:
             return sample
         index = self._stepper.index
         return sample * self.setup.plan.input_scale[self._stepper.first(timestep) if index is None else index]
@@ -341,7 +344,7 @@ class LongstrideScheduler(Noising, ConfiguredScheduler):
         if self._watch is not None and self._stepper.index is None and not torch.compiler.is_compiling():
             self._watch.compare(model_output)
         # Pipelines of EDM's class read the clean prediction from the tuple; others unpack one state.
-        shown = return_dict or self.process in ("edm", "edm_atan")
+        shown = return_dict or self.process in PRECONDITIONED
         state, clean = self._stepper.step(model_output, timestep, sample, self.threshold, self._begin, shown=shown)
         if return_dict:
             return DDIMSchedulerOutput(prev_sample=state, pred_original_sample=clean)

@@ -18,6 +18,7 @@ from torch import Tensor
 
 from longstride.arrays import Array
 from longstride.errors import InputError, LongstrideError
+from longstride.families import told_levels
 from longstride.integrations.channel import Told
 
 if TYPE_CHECKING:
@@ -90,9 +91,8 @@ class _Inquiry:
         return float(times[-1]) if len(times) > 1 else float(times[0]) * 0.05 if times[0] > 0 else float(times[0]) - 1
 
     def _fine(self, times: Array) -> Told:
-        alphas, sigmas = self.network.setup.settings.noise_levels(times)
-        with np.errstate(divide="ignore"):
-            ratios = sigmas if self.network.setup.settings.process == "flow" else sigmas / alphas
+        process = self.network.setup.settings.noise_process
+        ratios = told_levels(process.family, *process.noise_levels(times))
         return Told(times, np.append(ratios, self.own.ratios[-1]))
 
     def told(self, place: _Place) -> Told:

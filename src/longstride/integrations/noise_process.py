@@ -29,11 +29,16 @@ from longstride.errors import InputError, unknown
 from longstride.families import Family, alpha_of_ratio, part_of_ratio
 from longstride.schedule import Schedule
 
-__all__ = ["PROCESSES", "NoiseProcess", "Process"]
+__all__ = ["PRECONDITIONED", "PROCESSES", "SCALED", "NoiseProcess", "Process"]
 
 #: Names of the processes, see the module.
 Process = Literal["vp", "flow", "edm", "edm_atan", "ve", "euler"]
 PROCESSES: tuple[Process, ...] = get_args(Process)
+
+#: Processes with EDM's preconditioning.
+PRECONDITIONED: tuple[Process, ...] = ("edm", "edm_atan")
+#: Processes whose pipelines scale their states before the network sees them, and noise at the start.
+SCALED: tuple[Process, ...] = (*PRECONDITIONED, "euler")
 
 #: Names of diffusers for what a network predicts.
 _PREDICTIONS: dict[str, Prediction] = {**DIFFUSERS_PREDICTIONS, "original_sample": "data"}

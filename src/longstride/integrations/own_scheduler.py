@@ -16,7 +16,7 @@ import torch
 
 from longstride.errors import InputError
 from longstride.integrations.counterparts import counterpart_of
-from longstride.integrations.noise_process import Process
+from longstride.integrations.noise_process import PRECONDITIONED, Process
 from longstride.integrations.origins import check_origin
 
 __all__ = ["METHOD_SETTINGS", "check_process", "is_continuous", "levels_class_of", "own_scheduler", "process_of"]
@@ -169,7 +169,7 @@ def _class_name(config: Mapping[str, Any], solver: str, process: Process) -> str
         if not hasattr(diffusers, name):
             raise InputError(f"levels must name a scheduler of diffusers {diffusers.__version__}, got {name!r}")
         return name
-    if process in ("edm", "edm_atan"):
+    if process in PRECONDITIONED:
         return "EDMEulerScheduler"
     if process == "ve" or (process == "flow" and not config.get("use_flow_sigmas")):
         return _FLOW

@@ -21,6 +21,7 @@ from torch import Tensor
 
 from longstride.arrays import Array
 from longstride.errors import InputError
+from longstride.families import told_levels
 from longstride.integrations.call_arguments import CallArguments
 from longstride.integrations.channel import Asked, Told
 from longstride.integrations.inquiry import Keeps, depends_on_its_step
@@ -198,9 +199,8 @@ class PipelineDenoiser:
             k = 1
         times, ratios = base.times.copy(), base.ratios.copy()
         if not np.isclose(times[k], time, rtol=1e-6, atol=0):
-            alpha, sigma = (float(level[0]) for level in self.setup.settings.noise_levels(np.array([time])))
-            flow = self.setup.settings.process == "flow"
-            times[k], ratios[k] = time, sigma if flow else np.inf if alpha == 0 else sigma / alpha
+            process = self.setup.settings.noise_process
+            times[k], ratios[k] = time, told_levels(process.family, *process.noise_levels([time]))[0]
         return Told(times, ratios), k
 
     # What the pipeline itself decides

@@ -9,6 +9,7 @@ import numpy as np
 
 from longstride.arrays import Array
 from longstride.errors import InputError
+from longstride.families import told_levels
 from longstride.integrations.run_levels import Levels
 from longstride.integrations.scheduler_settings import SchedulerSettings
 from longstride.nodes import Nodes
@@ -58,9 +59,7 @@ class Plan:
     @property
     def ratios(self) -> Array:
         """What diffusers calls ``sigmas``, shape ``(K + 1,)``: ``sigma / alpha``, or sigma itself for flows."""
-        if self.settings.process == "flow":
-            return self.table.sigmas
-        return Nodes(self.table.alphas, self.table.sigmas).ratios
+        return told_levels(self.settings.noise_process.family, self.table.alphas, self.table.sigmas)
 
     def levels_from(self, call: int) -> Levels:
         """Levels of the steps from a call on. The first of them is at or below the level of the call."""

@@ -16,7 +16,7 @@ from longstride.denoiser import Clamp, Denoiser, DynamicThreshold, as_denoiser
 from longstride.errors import InputError
 from longstride.integrations.clocks import Clocked, Retimed
 from longstride.integrations.counterparts import Counterpart, counterpart_of
-from longstride.integrations.noise_process import NoiseProcess, Process
+from longstride.integrations.noise_process import PRECONDITIONED, SCALED, NoiseProcess, Process
 from longstride.integrations.own_scheduler import METHOD_SETTINGS, is_continuous, own_scheduler, process_of
 from longstride.nodes import Nodes
 from longstride.schedule import Schedule, flow_of_times
@@ -116,7 +116,7 @@ class SchedulerSettings:
             self.process,
             self._usual_schedule,
             self.prediction,
-            self.sigma_data if self.process in ("edm", "edm_atan") else None,
+            self.sigma_data if self.process in PRECONDITIONED else None,
             backwards=self.process == "flow" and bool(self.config.get("invert_sigmas")),
         )
         if not self.clock:
@@ -128,7 +128,7 @@ class SchedulerSettings:
         """The schedule that the network was trained with."""
         theirs, name = self.own_scheduler.config, self.process
         steps = float(theirs.get("num_train_timesteps", 1000))
-        if name in ("edm", "edm_atan"):
+        if name in PRECONDITIONED:
             return Clocked("ve", "log" if name == "edm" else "atan", float(theirs.sigma_min), float(theirs.sigma_max))
         if name == "ve":
             low, high = (float(theirs.get(end) or usual) for end, usual in (("sigma_min", 0.002), ("sigma_max", 80.0)))
@@ -234,7 +234,7 @@ class SchedulerSettings:
         """
         if self.process == "euler" and self.config.get("timestep_spacing") != "leading":
             return sigma  # as Euler's class
-        return float((sigma**2 + 1) ** 0.5) if self.process in ("edm", "edm_atan", "euler") else 1.0
+        return float((sigma**2 + 1) ** 0.5) if self.process in SCALED else 1.0
 
     def denoiser(
         self,
