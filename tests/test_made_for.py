@@ -14,7 +14,8 @@ import torch
 from tiny_models import seeded, tiny_unet
 from tiny_pipelines import _text_encoder, _vae
 
-from longstride.integrations.made_for import call_of, denoisers_of, made_for, model_of, takes
+from longstride.integrations.anatomy import takes
+from longstride.integrations.made_for import call_of, denoisers_of, made_for, model_of
 from longstride.zoo.weights import weights_digest
 
 DENOISERS = (

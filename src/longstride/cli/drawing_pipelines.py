@@ -54,16 +54,18 @@ class Caller:
             steps: Steps that are asked for.
             latent: Whether the last states are enough, if the pipeline can leave out its decoder.
         """
-        takes = inspect.signature(type(self.pipeline).__call__).parameters
+        from longstride.integrations.anatomy import takes
+
+        taken = takes(self.pipeline)
         given: dict[str, Any] = {} if self.guidance is None else {"guidance_scale": self.guidance}
         given |= {} if self.options.negative is None else {"negative_prompt": self.options.negative}
         if self.prompts:
             given["prompt"] = self.prompts[number % len(self.prompts)]
-        if "class_labels" in takes and "class_labels" not in self.options.call.names:
+        if "class_labels" in taken and "class_labels" not in self.options.call.names:
             given["class_labels"] = [number % 1000]
-        if "output_type" in takes and latent and _has_latents(self.pipeline):
+        if "output_type" in taken and latent and _has_latents(self.pipeline):
             given["output_type"] = "latent"
-        elif "output_type" in takes and takes["output_type"].default == "pil":
+        elif taken.get("output_type") == "pil":
             given["output_type"] = "np"  # before any rounding; what has no pictures keeps its own form
         return {"num_inference_steps": steps, **given, **self.options.call.of(number), **self.known}
 

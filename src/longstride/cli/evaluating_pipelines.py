@@ -198,7 +198,8 @@ def _study(asked: Measuring, shape: tuple[int, ...]) -> Study:
 
 def _source(asked: Measuring, pipeline: Any, texts: list[str] | None, options: PipelineOptions) -> PipelineSource:
     """The pipeline as a source, after its options were checked."""
-    from longstride.integrations.made_for import model_of, takes
+    from longstride.integrations.anatomy import takes
+    from longstride.integrations.made_for import model_of
 
     given = options.call.names
     takes_prompts = "prompt" in takes(pipeline) and "prompt_embeds" not in given

@@ -11,7 +11,6 @@ import subprocess
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
-from inspect import signature
 from pathlib import Path
 from typing import Any
 
@@ -148,9 +147,11 @@ def _sound(value: Any) -> Tensor:
 
 def frame_rate(pipeline: Any, options: Mapping[str, Any]) -> float:
     """Frames per second: as the call is told, or as the pipeline's call does by itself, or 16."""
-    parameters = signature(type(pipeline).__call__).parameters
+    from longstride.integrations.anatomy import takes
+
+    defaults = takes(pipeline)
     for name in ("frame_rate", "fps"):
-        rate = options.get(name, parameters[name].default if name in parameters else None)
+        rate = options.get(name, defaults.get(name))
         if isinstance(rate, (int, float)) and rate > 0:
             return float(rate)
     return _FRAME_RATE

@@ -9,7 +9,6 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
 from importlib import import_module
-from inspect import signature
 from pathlib import Path
 from typing import Any
 
@@ -138,6 +137,7 @@ def calibrate_whole(wanted: Wanted, prompts: Path | None, options: PipelineOptio
     Raises:
         InputError: several settings at once, no such pipeline, or no prompts in the file.
     """
+    from longstride.integrations.anatomy import takes
     from longstride.integrations.pipelines import calibrate_pipeline
 
     device = use_device(wanted.device)
@@ -151,8 +151,7 @@ def calibrate_whole(wanted: Wanted, prompts: Path | None, options: PipelineOptio
     check_writable(wanted.out)
     pipeline = load_pipeline(wanted.model, device, options.dtype)
     # Prompts and classes have defaults of their own in a calibration.
-    takes = signature(type(pipeline).__call__).parameters
-    own_choice: dict[str, Any] = {name: True for name in ("prompt", "class_labels") if name in takes}
+    own_choice: dict[str, Any] = {name: True for name in ("prompt", "class_labels") if name in takes(pipeline)}
     options.check(pipeline, **own_choice, guidance_scale=guidance)
     own = configured(wanted.way, None, wanted.settings)
     if not wanted.quiet:

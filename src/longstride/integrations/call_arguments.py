@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import inspect
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -10,17 +9,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from longstride.integrations.anatomy import takes
 from longstride.integrations.remembered import Unreadable, content_of
 
-__all__ = ["CallArguments", "parameters_of"]
-
-
-def parameters_of(pipeline: Any) -> set[str]:
-    """Names of the arguments that a pipeline's call takes; a modular pipeline's are inputs of its blocks."""
-    blocks = getattr(pipeline, "blocks", None)
-    if blocks is not None and hasattr(blocks, "inputs"):
-        return {str(one.name) for one in blocks.inputs if one.name is not None}
-    return set(inspect.signature(type(pipeline).__call__).parameters)
+__all__ = ["CallArguments"]
 
 
 @dataclass(frozen=True)
@@ -69,10 +61,10 @@ class CallArguments:
             "generator": generators[0] if self.single else generators,
             "num_inference_steps": self.steps if steps is None else steps,
         }
-        takes = parameters_of(pipeline)
-        if self.latent and "output_type" in takes:
+        taken = takes(pipeline)
+        if self.latent and "output_type" in taken:
             asked["output_type"] = "latent"
-        if "batch_size" in takes:
+        if "batch_size" in taken:
             asked |= {"batch_size": len(numbers), "output_type": "np"}
         return {**asked, **own, **self.options}
 

@@ -110,8 +110,8 @@ def _parts(output: Tensor, given: Tensor) -> Sequence[Tensor]:
     return torch.split(output, size) if kinds[0] == kinds[1] else ()
 
 
-class _Here(threading.local):
-    """What this thread has seen.
+class _Anywhere:
+    """What was seen.
 
     Attributes:
         outputs: Outputs for the first step, or None if nobody waits for them.
@@ -123,6 +123,10 @@ class _Here(threading.local):
         self.outputs: list[Tensor] | None = None
         self.told: float | None = None
         self.why: str | None = None
+
+
+class _Here(threading.local, _Anywhere):
+    """What this thread has seen."""
 
 
 class GuidanceWatch:
@@ -200,15 +204,6 @@ class GuidanceWatch:
 
     def __reduce__(self) -> tuple[Any, ...]:
         return type(None), ()  # another process has other networks
-
-
-class _Anywhere:
-    """What all threads have seen, as :class:`_Here`."""
-
-    def __init__(self) -> None:
-        self.outputs: list[Tensor] | None = None
-        self.told: float | None = None
-        self.why: str | None = None
 
 
 class _Hook:

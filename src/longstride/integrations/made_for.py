@@ -14,10 +14,11 @@ import numpy as np
 import torch
 
 from longstride.card_parts import Adapter, CallInfo, LevelData, ModelInfo
+from longstride.integrations.anatomy import components_of, takes
 from longstride.integrations.run_levels import LevelRequest
 from longstride.zoo.weights import adapters_of, weights_digest
 
-__all__ = ["MadeFor", "call_of", "components_of", "denoisers_of", "made_for", "model_of", "takes"]
+__all__ = ["MadeFor", "call_of", "denoisers_of", "made_for", "model_of"]
 
 #: Arguments of a call that say how it is made or what becomes of its result, and not which function the network is.
 _NOT_SETTINGS = (
@@ -86,11 +87,6 @@ def made_for(
     return MadeFor(model, call.model_copy(update={"levels": levels, "seen": seen, "told": told}))
 
 
-def components_of(pipeline: Any) -> dict[str, Any]:
-    """Components of a pipeline by name, without those that are missing."""
-    return {name: one for name, one in pipeline.components.items() if one is not None}
-
-
 def denoisers_of(pipeline: Any) -> dict[str, torch.nn.Module]:
     """The networks that a pipeline calls in its loop, by the names of their components.
 
@@ -135,15 +131,6 @@ def _fingerprint(digests: Mapping[str, str | None]) -> str | None:
     if len(digests) == 1:
         return next(iter(digests.values()))
     return hashlib.sha256(json.dumps(digests, sort_keys=True).encode()).hexdigest()
-
-
-def takes(pipeline: Any) -> dict[str, Any]:
-    """Arguments of a pipeline's call with their defaults; None for an argument that has none."""
-    blocks = getattr(pipeline, "blocks", None)  # a modular pipeline
-    if blocks is not None and hasattr(blocks, "inputs"):
-        return {one.name: one.default for one in blocks.inputs if one.name}
-    parameters = inspect.signature(type(pipeline).__call__).parameters.values()
-    return {one.name: None if one.default is inspect.Parameter.empty else one.default for one in parameters}
 
 
 def call_of(pipeline: Any, options: Mapping[str, Any], per_sample: Collection[str] = ()) -> CallInfo:

@@ -10,18 +10,14 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from longstride.integrations.anatomy import components_of
 from longstride.integrations.probe import Probe
 from longstride.integrations.remembered import Remembered
 
-__all__ = ["FirstState", "Hooks", "components_of", "copied"]
+__all__ = ["FirstState", "Hooks", "copied", "modules_of"]
 
 #: Libraries whose tokenizers and processors are shared: they are large, and a call does not change them.
 _SHARED = ("transformers", "tokenizers", "PIL")
-
-
-def components_of(pipeline: Any) -> dict[str, Any]:
-    """The components of a pipeline that are there, by name."""
-    return {name: part for name, part in pipeline.components.items() if part is not None}
 
 
 def modules_of(pipeline: Any) -> dict[str, nn.Module]:

@@ -17,7 +17,7 @@ import torch
 from longstride.calibration.calibrate import Calibration, Progress, calibrate
 from longstride.calibration.endpoint.settings import HELD_OUT, fitted_samples
 from longstride.errors import InputError
-from longstride.integrations.call_arguments import parameters_of
+from longstride.integrations.anatomy import takes
 from longstride.integrations.guidance_seen import GuidanceWatch
 from longstride.integrations.made_for import denoisers_of, made_for
 from longstride.integrations.pipeline_denoiser import PipelineDenoiser
@@ -157,7 +157,7 @@ def _per_sample(
     Raises:
         InputError: an argument is given twice, has no entries, or there are prompts for a pipeline that takes none.
     """
-    takes, known = parameters_of(pipeline), {*asked, *given}
+    taken, known = takes(pipeline), {*asked, *given}
     for name, values in given.items():
         if name in asked or name in _REFUSED:
             raise InputError(
@@ -168,9 +168,9 @@ def _per_sample(
         if len(values) == 0:
             raise InputError(f"per_sample[{name!r}] must hold at least one entry, got none")
     per_sample = dict(given)
-    if "prompt" in takes and not {"prompt", "prompt_embeds"} & known:
+    if "prompt" in taken and not {"prompt", "prompt_embeds"} & known:
         per_sample["prompt"] = as_prompts(prompts)
-    elif "class_labels" in takes and "class_labels" not in known:
+    elif "class_labels" in taken and "class_labels" not in known:
         per_sample["class_labels"] = range(1000)
     elif prompts is not None:
         raise InputError(f"{type(pipeline).__name__} takes no prompts: leave prompts out")

@@ -15,10 +15,11 @@ from longstride.book import CardBook, Unjudged, load_any
 from longstride.card import Card
 from longstride.card_parts import Adapter, CallInfo, LevelData, ModelInfo
 from longstride.errors import CardError, InputError
+from longstride.integrations.anatomy import takes
 from longstride.integrations.cards import other_settings
 from longstride.integrations.diffusers import LongstrideScheduler
 from longstride.integrations.guidance_seen import GuidanceWatch
-from longstride.integrations.made_for import call_of, denoisers_of, model_of, takes
+from longstride.integrations.made_for import call_of, denoisers_of, model_of
 from longstride.integrations.origins import said
 
 __all__ = ["differences", "use_card"]
