@@ -2,7 +2,12 @@
 
 from __future__ import annotations
 
+import io
 import json
+import runpy
+import sys
+from collections.abc import Sequence
+from contextlib import redirect_stderr, redirect_stdout
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -11,12 +16,10 @@ import diffusers
 import numpy as np
 from PIL import Image
 from torch import Tensor
-from typer.testing import CliRunner
 
 from benchmarks.pipelines.calibrating import BATCH, PROMPTS, Call, NoCall, call_of
-from benchmarks.pipelines.records import Outcome, first_line
+from benchmarks.pipelines.records import Outcome, Status, first_line
 from benchmarks.pipelines.sampling import STEPS, Drawing
-from longstride.cli import app
 
 __all__ = ["REPRESENTATIVES", "command_trial"]
 
@@ -79,12 +82,28 @@ def _run(saved: Path, folder: Path, shared: list[str], texts: bool) -> Outcome:
         ["sample", saved, "--card", card, "--num", 1, *drawn, *shared, "--out", folder / "drawn"],
     )
     for command in commands:
-        result = CliRunner().invoke(app, [str(part) for part in command])
-        if result.exit_code == 2 and result.stderr.startswith("error: "):
-            return Outcome("refused", f"{command[0]}: {' '.join(result.stderr.split())}")
-        if result.exit_code:
-            return Outcome("fault", f"{command[0]}: {type(result.exception).__name__}: {result.exception}")
+        try:
+            code, told = _longstride([str(part) for part in command])
+        except Exception as error:
+            return Outcome("fault", f"{command[0]}: {type(error).__name__}: {error}")
+        if code:
+            kind: Status = "refused" if code == 2 and told.startswith("error: ") else "fault"
+            return Outcome(kind, f"{command[0]}: {' '.join(told.split())}")
     return Outcome("works")
+
+
+def _longstride(arguments: Sequence[str]) -> tuple[int, str]:
+    """What ``python -m longstride`` exits with, and what it says of errors. It runs here, where the stand-ins are."""
+    before, told = sys.argv, io.StringIO()
+    sys.argv = ["longstride", *arguments]
+    try:
+        with redirect_stdout(io.StringIO()), redirect_stderr(told):
+            runpy.run_module("longstride", run_name="__main__")
+    except SystemExit as end:
+        return int(end.code or 0), told.getvalue()
+    finally:
+        sys.argv = before
+    return 0, told.getvalue()
 
 
 def _written(call: Call, folder: Path) -> tuple[list[str], bool]:
