@@ -14,7 +14,7 @@ from scheduler_runs import difference
 
 import longstride as ls
 from longstride.integrations.diffusers import LongstrideScheduler
-from longstride.integrations.origins import READABLE
+from longstride.integrations.origins import READABLE, named
 
 STABLE_DIFFUSION = {"beta_schedule": "scaled_linear", "beta_start": 0.00085, "beta_end": 0.012}
 FLOW, UNIPC = diffusers.FlowMatchEulerDiscreteScheduler, diffusers.UniPCMultistepScheduler
@@ -55,8 +55,8 @@ def test_every_class_is_read_as_what_it_is_or_refused(name: str, tmp_path: Path)
     """In memory, where the configuration does not tell its class, and from a file, where it does."""
     scheduler = made(name)
     if name in ALIKE:
-        with pytest.warns(UserWarning, match="may be one of FlowMapEulerDiscreteScheduler"):
-            assert LongstrideScheduler.from_config(scheduler.config).process == "flow"
+        with pytest.raises(ls.InputError, match="FlowMapEulerDiscreteScheduler's .*two times.* or FlowMatchHeun"):
+            LongstrideScheduler.from_config(scheduler.config)
         assert LongstrideScheduler.from_config(scheduler.config, process="flow").process == "flow"
     elif name not in PROCESSES:
         with pytest.raises(ls.InputError, match=f"does not know the process of .*{name}.*pass process="):
@@ -69,6 +69,29 @@ def test_every_class_is_read_as_what_it_is_or_refused(name: str, tmp_path: Path)
             LongstrideScheduler.from_pretrained(tmp_path)
     else:
         assert LongstrideScheduler.from_pretrained(tmp_path).process == PROCESSES[name]
+
+
+@pytest.mark.parametrize("name", ALIKE)
+def test_a_scheduler_itself_tells_its_class(name: str) -> None:
+    theirs = getattr(diffusers, name)(shift=3.0)
+    theirs.config.shift = 5.0
+    config = named(theirs)
+    if name in PROCESSES:
+        ours = LongstrideScheduler.from_config(config, solver="heun")
+        assert ours.process == "flow"
+        assert ours.config.shift == 5.0
+    else:
+        with pytest.raises(ls.InputError, match=f"does not know the process of {name}: .*two times"):
+            LongstrideScheduler.from_config(config)
+
+
+def test_a_copy_of_a_configuration_is_read_as_the_configuration() -> None:
+    for name in ("DDIMInverseScheduler", "UnCLIPScheduler"):
+        with pytest.raises(ls.InputError, match=f"does not know the process of .*{name}"):
+            LongstrideScheduler.from_config(dict(made(name).config))
+    said = {"num_train_timesteps": 1000, "shift": 3.0}  # by hand; a copy of Heun's or of a flow map's looks the same
+    with pytest.warns(UserWarning, match="may be FlowMapEulerDiscreteScheduler's .* read as FlowMatchHeun"):
+        assert LongstrideScheduler.from_config(said).process == "flow"
 
 
 class _Custom(SchedulerMixin, ConfigMixin):  # type: ignore[misc]
@@ -110,12 +133,11 @@ def test_a_flow_that_adds_noise_is_warned_of() -> None:
 # In memory and from a file
 
 
-@pytest.mark.filterwarnings("ignore:this configuration may be one of:UserWarning")
 @pytest.mark.parametrize("name", [name for name in READABLE if name in SCHEDULERS])
 @pytest.mark.parametrize("solver", ["ddim", "dpmpp_2m", "unipc", "heun", "ipndm", "dpmpp_2s"])
 def test_a_scheduler_in_memory_and_from_a_file_are_one_sampler(name: str, solver: str, tmp_path: Path) -> None:
     theirs = made(name)
-    first = LongstrideScheduler.from_config(theirs.config, solver=solver)
+    first = LongstrideScheduler.from_config(named(theirs), solver=solver)
     theirs.save_pretrained(tmp_path / "theirs")
     first.save_pretrained(tmp_path / "ours")
     loaded = type(theirs).from_pretrained(tmp_path / "theirs")

@@ -14,6 +14,7 @@ from longstride.integrations.answered import Answers
 from longstride.integrations.call_arguments import CallArguments
 from longstride.integrations.channel import Asked, Channel, Told
 from longstride.integrations.live_call import Call
+from longstride.integrations.origins import named
 from longstride.integrations.pipeline_copy import FirstState, Hooks, copied, modules_of
 from longstride.integrations.probe import Probe
 from longstride.integrations.remembered import Remembered
@@ -101,7 +102,7 @@ class LiveCalls:
         while len(self._calls) >= self.most_calls:
             self.drop(self._calls[0][1])
         self._hooks.reset()
-        probe = Probe.from_config(self.pipeline.scheduler.config, **(self.arguments.scheduler or {}))
+        probe = Probe.from_config(named(self.pipeline.scheduler), **(self.arguments.scheduler or {}))
         probe.connect(Channel(asked, self._answers), told, self.base, standing=standing)
         x: Tensor | None = asked.x if asked.k == 0 else None
         mine = copied(self.pipeline, probe, self._remembered, self.first_state, x)

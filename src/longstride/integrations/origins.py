@@ -19,7 +19,7 @@ from diffusers.utils import DummyObject
 
 from longstride.errors import InputError
 
-__all__ = ["READABLE", "check_origin", "class_of", "said"]
+__all__ = ["READABLE", "check_origin", "class_of", "named", "said"]
 
 #: Classes whose process is known.
 READABLE = (
@@ -91,35 +91,69 @@ def class_of(config: Mapping[str, Any]) -> tuple[str, ...]:
         return (str(named if isinstance(named, str) else named[-1]),)
     names, classes = {name for name in config if not name.startswith("_")}, _settings_of_classes()
     found = tuple(name for name, settings in classes.items() if set(settings) == names)
-    by_hand = not isinstance(config, FrozenDict)  # somebody has written some settings of a class
-    if by_hand and any(names < set(classes.get(name, ())) for name in READABLE):
-        return tuple(name for name in found if name in READABLE)
+    if _by_hand(config):
+        wider = [name for name in READABLE if names < set(classes.get(name, ()))][:1]
+        known = [name for name in found if name in READABLE] or wider
+        # One setting alone is no copy of a configuration.
+        return (*known, *(name for name in found if name not in READABLE and (len(names) > 1 or not known)))
+    return found
+
+
+def _by_hand(config: Mapping[str, Any]) -> bool:
+    """Whether somebody has written some settings of a class: diffusers marks the settings that nobody has said."""
+    return not isinstance(config, FrozenDict) and "_use_default_values" not in config
+
+
+def named(scheduler: Any) -> dict[str, Any]:
+    """The configuration of a scheduler, which tells its class: in memory, it does not by itself.
+
+    Args:
+        scheduler: A scheduler.
+    """
+    kind = type(scheduler)
+    config: dict[str, Any] = scheduler.config
+    ours = config.get("process") is not None
+    if ours or config.get("_class_name") or getattr(diffusers, kind.__name__, None) is not kind:
+        return config
+    # An empty list says that all settings were said, as it is in memory without the mark.
+    found: dict[str, Any] = FrozenDict({"_use_default_values": [], **config, "_class_name": kind.__name__})
+    vars(found).update({name: value for name, value in vars(config).items() if not name.startswith("_")})  # assigned
     return found
 
 
 def check_origin(config: Mapping[str, Any]) -> None:
-    """Make sure that a configuration belongs to a class whose process is known. If it may, there is a warning.
+    """Make sure that a configuration belongs to a class whose process is known.
+
+    Settings that somebody has written by hand are read as those of a known class. If they are also all settings of a
+    class that is not known, there is a warning.
 
     Args:
         config: Configuration of any diffusers scheduler.
 
     Raises:
-        InputError: it belongs to another class.
+        InputError: it belongs to another class, or may belong to it.
     """
     classes = class_of(config)
     strange = [name for name in classes if name not in READABLE]
-    if classes and len(strange) == len(classes):
+    known = [name for name in classes if name in READABLE]
+    if strange and not known:
         raise InputError(_refusal(strange))
+    if strange and not _by_hand(config):
+        raise InputError(
+            f"longstride does not know whether these settings are {strange[0]}'s ({_why(strange[0])}) or {known[0]}'s: "
+            f"both have the same names, and a configuration in memory does not name its class; process= says that "
+            f"it is {known[0]}'s"
+        )
     if strange:
         warnings.warn(
-            f"this configuration may be one of {strange[0]} ({_why(strange[0])}); it is read as one of "
-            f"{next(name for name in classes if name in READABLE)}; process= says so without this warning",
+            f"these settings may be {strange[0]}'s ({_why(strange[0])}); they are read as {known[0]}'s; process= says "
+            "so without this warning",
             stacklevel=4,
         )
     if not classes:
-        known = {setting for name in READABLE for setting in _settings_of_classes().get(name, ())}
+        settings = {setting for name in READABLE for setting in _settings_of_classes().get(name, ())}
         said_names = {name for name, value in config.items() if value is not None and not name.startswith("_")}
-        if others := sorted(said_names - known - {"solver", "solver_options", "strict", "levels", "card"}):
+        if others := sorted(said_names - settings - {"solver", "solver_options", "strict", "levels", "card"}):
             owner = next((name for name, own in _settings_of_classes().items() if set(others) & set(own)), None)
             raise InputError(
                 f"longstride does not know the process of schedulers with {', '.join(others)}"
