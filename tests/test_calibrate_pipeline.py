@@ -220,6 +220,36 @@ def test_what_is_not_the_pipeline_itself_is_refused(tmp_path) -> None:
         calibrate_pipeline(make_pipeline("inpaint", tmp_path / "m"), 3, options=masked, **few)
 
 
+@pytest.mark.parametrize("method", ["iia", "gauss_newton"])
+def test_a_network_that_returns_nan_is_named_and_nothing_else(tmp_path, method: str) -> None:
+    pipeline = make_pipeline("sd3", tmp_path)
+    with torch.no_grad():
+        pipeline.transformer.proj_out.bias[0] = float("nan")
+    few = {"samples": 4, "held_out": 4, "reference_steps": 8, "method": method, "prompts": ["a cat", "a"]}
+    with pytest.raises(ls.NonFiniteError, match="NaN or infinity"):
+        calibrate_pipeline(pipeline, 3, options=SIZE, batch_size=4, **few)
+
+
+@pytest.mark.parametrize("positional", [True, False])
+def test_a_state_that_is_not_finite_is_not_taken_for_a_changed_state(tmp_path, positional: bool) -> None:
+    network = network_of(make_pipeline("xl", tmp_path), "xl")
+    network.force(positional=positional)
+    told, states = network.told, network.states(4)
+    states[1, 0, 0, 0] = float("nan")
+    ask = network.at(told.times, told.ratios, 2) if positional else network
+    with pytest.raises(ls.NonFiniteError, match="states of this pipeline are not finite at step"):
+        ask(states, torch.full((4,), float(told.times[2])), torch.arange(4))
+    network.close()
+
+
+def test_a_picture_with_nan_makes_no_first_state(tmp_path) -> None:
+    picture = torch.rand(8, 3, 16, 16, generator=torch.Generator().manual_seed(9))
+    picture[0, 0, 0, 0] = float("nan")
+    few = {**SMALL, "prompts": ["a cat", "a"], "options": {"image": picture, "strength": 1.0}}
+    with pytest.raises(ls.NonFiniteError, match="not finite at step 1 "):
+        calibrate_pipeline(make_pipeline("img2img", tmp_path), 3, **few)
+
+
 def test_another_prompt_is_another_journal(tmp_path) -> None:
     pipeline = make_pipeline("stable_diffusion", tmp_path / "p")
     few = {**SMALL, "options": SIZE, "method": "iia", "guidance_scale": 5.0}

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Mapping
+from functools import wraps
 from typing import Any
 
 import torch
@@ -80,6 +81,7 @@ class Answers:
             original = compiled
             self._set(module, "_compiled_call_impl", None)
 
+        @wraps(original)  # modular pipelines ask a network for its signature
         def wrapper(*args: Any, **kwargs: Any) -> Any:
             if threading.get_ident() != self._thread or self._depth:
                 return original(*args, **kwargs)

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from longstride.errors import InputError
+from longstride.errors import InputError, NonFiniteError
 from longstride.integrations.channel import Asked, Leave, Told
 from longstride.integrations.probe import Probe
 
@@ -95,6 +95,7 @@ class Call:
         Raises:
             InputError: the pipeline ended its call, or changes its states. Errors of the pipeline itself are raised as
                 they are.
+            NonFiniteError: the states are not finite.
         """
         self.channel.back.put(asked)
         self.output, self.state = self._wait()
@@ -102,9 +103,28 @@ class Call:
         return self.output, self.state
 
     def _check(self, asked: Asked) -> None:
-        if asked.x is not None and not (
-            self.state.shape == asked.x.shape and torch.equal(self.state, asked.x.to(self.state))
-        ):
+        """Make sure that the pipeline has the state of the question, or a finite first state of its own.
+
+        Raises:
+            NonFiniteError: the state is not finite.
+            InputError: the pipeline has changed the state.
+        """
+        wanted = asked.x
+        if wanted is None and asked.k:
+            return  # nothing was put there
+        if wanted is None:
+            whole = bool(torch.isfinite(self.state).all())
+        elif self.state.shape == wanted.shape and torch.equal(self.state, wanted.to(self.state)):
+            return
+        else:
+            whole = bool(torch.isfinite(wanted).all())
+        if not whole:
+            raise NonFiniteError(
+                f"the states of this pipeline are not finite at step {asked.k + 1} (NaN or infinity): its networks "
+                "return such numbers, as half precision does where they are large, or what it makes of its pictures "
+                "and prompts has some; look at the latents of an ordinary call, and try float32"
+            )
+        if wanted is not None:
             raise InputError(
                 "something changes the states between the steps of this pipeline, a callback or a mask: take it "
                 "away for the calibration"

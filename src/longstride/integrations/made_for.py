@@ -143,7 +143,8 @@ def call_of(pipeline: Any, options: Mapping[str, Any], per_sample: Collection[st
     """
     settings: dict[str, Any] = dict(_own_settings(pipeline))
     conditions: set[str] = set()
-    for name, value in {**takes(pipeline), **options}.items():
+    given = {**options, **dict.fromkeys(per_sample, True)}
+    for name, value in {**takes(pipeline, given), **options}.items():
         if _says_nothing(name) or (value is None and name not in per_sample):
             continue
         plain = None if name in per_sample else _plain(value)

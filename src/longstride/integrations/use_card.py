@@ -148,7 +148,7 @@ def differences(pipeline: Any, card: Card, call: Mapping[str, Any], guidance: fl
 
 def _cut(pipeline: Any, call: Mapping[str, Any], card: Card) -> Iterator[str]:
     """Options that make a run begin late, end early, or visit other levels."""
-    in_force = {name: value for name, value in {**takes(pipeline), **call}.items() if value is not None}
+    in_force = {name: value for name, value in {**takes(pipeline, call), **call}.items() if value is not None}
     for name, whole in _CUT.items():
         if name in in_force and in_force[name] != whole:
             yield f"{name}={in_force[name]!r} does not make a whole run: leave it out, or set it to {whole!r}"
