@@ -29,6 +29,7 @@ from longstride.integrations.guidance_seen import GuidanceWatch
 from longstride.integrations.noise_process import PRECONDITIONED, SCALED
 from longstride.integrations.noising import Noising
 from longstride.integrations.origins import READABLE
+from longstride.integrations.others_own import OthersOwn
 from longstride.integrations.plan import Plan, classical_plan
 from longstride.integrations.run_levels import LevelRequest, Levels, levels_of
 from longstride.integrations.saved import ConfiguredScheduler
@@ -50,7 +51,7 @@ _UNTAKEN = {
 _RESUMING = threading.Lock()
 
 
-class LongstrideScheduler(Noising, ConfiguredScheduler):
+class LongstrideScheduler(Noising, OthersOwn, ConfiguredScheduler):
     """Any longstride table as a diffusers scheduler; see the module.
 
     A setting that is None means what it means to diffusers' own scheduler of the solver.
@@ -162,18 +163,6 @@ class LongstrideScheduler(Noising, ConfiguredScheduler):
     def begin_index(self) -> int | None:
         """Call that the run begins with, or None if the pipeline has not said it."""
         return self._stepper.begin_index
-
-    @property
-    def _step_index(self) -> int | None:
-        """The counter of diffusers' classes, which some pipelines move.
-
-        Raises:
-            InputError: always.
-        """
-        raise InputError(
-            "this pipeline counts the scheduler's steps itself (Cosmos 1, LEDITS++): a run of longstride cannot be "
-            "taken back or moved on, so keep the pipeline's own scheduler"
-        )
 
     def set_begin_index(self, begin_index: int = 0) -> None:
         """Begin with call ``begin_index``, counted from 0, as image-to-image pipelines do.
