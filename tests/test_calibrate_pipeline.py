@@ -220,6 +220,26 @@ def test_what_is_not_the_pipeline_itself_is_refused(tmp_path) -> None:
         calibrate_pipeline(make_pipeline("inpaint", tmp_path / "m"), 3, options=masked, **few)
 
 
+@pytest.mark.parametrize("how", ["wrapped", "in place", "offloaded", "offloaded by leaves"])
+def test_a_network_that_is_compiled_or_offloaded_is_calibrated_as_itself(tmp_path, how: str) -> None:
+    few = {"samples": 4, "held_out": 4, "method": "iia", "reference_steps": 6, "batch_size": 4}
+    plain, other = make_pipeline("ddpm", tmp_path), make_pipeline("ddpm", tmp_path)
+    if how == "wrapped":
+        other.unet = torch.compile(other.unet, backend="eager")
+    elif how == "in place":
+        other.unet.compile(backend="eager")
+    elif how == "offloaded":
+        other.enable_model_cpu_offload(device="cpu")
+    else:
+        cpu = torch.device("cpu")
+        other.unet.enable_group_offload(onload_device=cpu, offload_device=cpu, offload_type="leaf_level")
+    before = {"forward", "_compiled_call_impl"} & set(other.unet.__dict__)
+    wanted, found = (calibrate_pipeline(pipeline, 3, **few) for pipeline in (plain, other))
+    assert found.table.distance(wanted.table) < 1e-6
+    assert found.card.model.networks == wanted.card.model.networks
+    assert {"forward", "_compiled_call_impl"} & set(other.unet.__dict__) == before
+
+
 @pytest.mark.parametrize("method", ["iia", "gauss_newton"])
 def test_a_network_that_returns_nan_is_named_and_nothing_else(tmp_path, method: str) -> None:
     pipeline = make_pipeline("sd3", tmp_path)

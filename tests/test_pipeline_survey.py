@@ -298,3 +298,11 @@ def test_a_survey_is_written_and_goes_on(tmp_path: Path):
     assert result.stdout.splitlines()[0].startswith("1/4 DDIMPipeline: sampling same")
     assert json.loads(out.read_text())["about"]["diffusers"] == diffusers.__version__
     assert not (out.parent / "work" / "pipelines.json").exists()
+
+
+def test_a_later_survey_of_other_trials_keeps_the_trials_before() -> None:
+    before = Record("A", "a", False, trials={"sampling": Outcome("same"), "command": Outcome("fault")})
+    later = Record("A", "a", False, trials={"command": Outcome("works")}).after(before)
+    assert later.trials == {"sampling": Outcome("same"), "command": Outcome("works")}
+    assert Record("A", "a", False, reason="it has no scheduler").after(before).trials == {}
+    assert Record("A", "a", False, trials=before.trials).after(None).trials == before.trials

@@ -23,7 +23,7 @@ def survey_pipelines(
 
     Args:
         tests: Folder that holds the folder ``tests`` of diffusers.
-        out: Results file. If only some classes are tried, what it says of the others stays.
+        out: Results file. If only some classes or trials are asked for, what it says of the others stays.
         only: Names of the classes; empty: all.
         kinds: Kinds of trials; empty: all.
         limit: Seconds of processor time that a class may take.
@@ -47,7 +47,7 @@ def survey_pipelines(
     work.parent.mkdir(parents=True, exist_ok=True)
     found = run_survey(wanted, testers(tests), work, limit=limit, kinds=kinds or tuple(KINDS), say=say)
     known = {record.name: record for record in load_records(out)} if out.exists() else {}
-    known |= {record.name: record for record in found}
+    known |= {record.name: record.after(known.get(record.name)) for record in found}
     names = {entry.name for entry in entries}
     save_records(out, [known[name] for name in sorted(known) if name in names], {"diffusers": diffusers.__version__})
     work.unlink()

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import traceback
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal, get_args
 
@@ -78,6 +78,12 @@ class Record:
     def tried(self) -> bool:
         """Whether anything was tried on the class."""
         return any(outcome.status != "not tried" for outcome in self.trials.values())
+
+    def after(self, before: Record | None) -> Record:
+        """The record with trials of an earlier survey that were not made again; a class that was not tried has none."""
+        if before is None or self.reason is not None:
+            return self
+        return replace(self, trials={**before.trials, **self.trials})
 
     def as_dict(self) -> dict[str, Any]:
         """The record as JSON holds it: without what is None or empty."""

@@ -7,9 +7,11 @@ an output of the right structure and shapes, full of NaN, so that a pipeline tha
 
 from __future__ import annotations
 
+import inspect
 import threading
 from collections.abc import Callable, Mapping
-from functools import wraps
+from contextlib import suppress
+from functools import partial
 from typing import Any
 
 import torch
@@ -76,12 +78,11 @@ class Answers:
     def _wrap(self, name: str, module: nn.Module, entry: str) -> None:
         # The instance's own dictionary: a compiled module hands attributes on to the module inside.
         compiled = module.__dict__.get("_compiled_call_impl")
-        original = getattr(module, entry)
+        own = original = getattr(module, entry)
         if entry == "forward" and compiled is not None:  # compiled in place: it would compile the wrapper, too
-            original = compiled
+            original = partial(_without, module, entry, module.__dict__.get(entry, _ABSENT), compiled)
             self._set(module, "_compiled_call_impl", None)
 
-        @wraps(original)  # modular pipelines ask a network for its signature
         def wrapper(*args: Any, **kwargs: Any) -> Any:
             if threading.get_ident() != self._thread or self._depth:
                 return original(*args, **kwargs)
@@ -91,6 +92,9 @@ class Answers:
             finally:
                 self._depth -= 1
 
+        # Modular pipelines ask a network for its signature. functools.wraps would copy marks of a compiler, too.
+        with suppress(TypeError, ValueError):
+            wrapper.__signature__ = inspect.signature(own)  # type: ignore[attr-defined]
         self._set(module, entry, wrapper)
 
     def _set(self, module: nn.Module, name: str, value: Any) -> None:
@@ -116,6 +120,28 @@ class Answers:
 
 
 _ABSENT = object()
+
+
+def _without(
+    module: nn.Module, entry: str, before: Any, function: Callable[..., Any], *args: Any, **kwargs: Any
+) -> Any:
+    """What a function returns while a wrapper on a module is not there.
+
+    Args:
+        module: The module.
+        entry: Name that the wrapper has.
+        before: What stood there before the wrapper, in the module's own dictionary.
+        function: The function.
+        *args: Its arguments.
+        **kwargs: Its arguments by name.
+    """
+    wrapper = module.__dict__.pop(entry)
+    if before is not _ABSENT:
+        module.__dict__[entry] = before
+    try:
+        return function(*args, **kwargs)
+    finally:
+        module.__dict__[entry] = wrapper
 
 
 def _kind(value: Any, *, values: bool) -> Any:
