@@ -72,7 +72,7 @@ def test_a_kill_between_the_two_steps_loses_nothing(path, cards, monkeypatch):
             put(path, cards[1])
     assert path.read_bytes() == before
     assert history_file(path).exists()
-    assert load_history(path).entries == []
+    assert load_history(path).entries == ()
     put(path, cards[2])
     assert [entry.parsed(path) for entry in load_history(path).entries] == [cards[0]]
 
@@ -112,7 +112,7 @@ def test_a_damaged_history_is_told_and_the_card_stays(path, cards, harm):
         history = load_history(path)
         change = {"number": 7} if harm == "numbers" else {"card": {"format": "longstride-card"}}
         entry = history.entries[0].model_copy(update=change)
-        history.model_copy(update={"entries": [entry]}).save(file)
+        history.model_copy(update={"entries": (entry,)}).save(file)
     with pytest.raises(ls.CardError, match="history"):
         roll_back(path)
     assert path.read_bytes() == before

@@ -14,6 +14,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal
 
+from pydantic import Field
+
 from longstride import documents
 from longstride.card import Card, parse_card
 from longstride.card_parts import Part
@@ -48,7 +50,7 @@ class Former(Part):
     until: Finite
     by: By
     reason: str
-    errors: dict[str, Errors] = {}
+    errors: dict[str, Errors] = Field(default_factory=dict)
     to: int | None = None
     card: dict[str, Any]
 
@@ -74,7 +76,7 @@ class History(documents.Document):
     format: Literal["longstride-history"] = "longstride-history"
     version: int = HISTORY_VERSION
     longstride: str = __version__
-    entries: list[Former] = []
+    entries: tuple[Former, ...] = ()
 
     @property
     def previous(self) -> Former | None:
@@ -105,7 +107,7 @@ class History(documents.Document):
     def after(self, former: Mapping[str, Any], **told: Any) -> History:
         """The history with one more entry; ``told`` are further fields of :class:`Former`."""
         made = Former(number=len(self.entries) + 1, until=time.time(), card=dict(former), **told)
-        return self.model_copy(update={"entries": [*self.entries, made], "longstride": __version__})
+        return self.model_copy(update={"entries": (*self.entries, made), "longstride": __version__})
 
 
 def history_file(path: str | Path) -> Path:

@@ -34,7 +34,7 @@ from longstride.cli.whole_pipelines import PipelineOptions, fit_whole
 from longstride.errors import CardError, InputError
 from longstride.evaluation.seeds import seed_range
 from longstride.files import check_writable
-from longstride.history import history_file, load_history, replace_card
+from longstride.history import By, history_file, load_history, replace_card
 from longstride.processes import is_first, join, wait
 from longstride.zoo import load_model
 
@@ -107,7 +107,7 @@ def recalibrate(
         else (_of_network(wanted, loaded))
     )
     if is_first() and found.verdict != "kept":
-        by = "recalibrated" if found.verdict == "improved" else "base"
+        by: By = "recalibrated" if found.verdict == "improved" else "base"
         replace_card(card, loaded, found.card, by, found.reason, found.errors, out=out)
     wait()
     shutil.rmtree(wanted.journal, ignore_errors=True)

@@ -181,7 +181,7 @@ def fit_whole(
     if call.per_sample:
         further["per_sample"] = call.per_sample
     with progress_bars() as say, refusals(pipeline, given):
-        result = calibrate_pipeline(
+        return calibrate_pipeline(
             pipeline,
             nfe,
             prompts=texts,
@@ -197,4 +197,3 @@ def fit_whole(
             progress=lambda done, total, what: say(what, done, total),
             **further,
         )
-    return result
