@@ -15,6 +15,7 @@ PIPELINE = ("--pipeline",)
 #: A value that each option takes.
 VALUES = {"--size": "16x16", "--option": "clean=1", "--dtype": "float16", "--grid": "uniform", "--final": "zero"}
 VALUES |= {"--solver": "ddim", "--negative": "blue", "--label": "1", "--batch-size": "2", "--nfe": "3"}
+VALUES |= {"--prompts": "prompts.txt"}
 VALUES |= {"--calibration-samples": "4", "--substeps": "2", "--features": "inception", "--real": "x.npz"}
 #: Options without a value.
 FLAGS = ("--compare", "--any-model", "--decoded")
