@@ -12,6 +12,7 @@ from benchmarks.ablation_tables import ablation_sections
 from benchmarks.markdown import markdown_table, number
 from benchmarks.peer_tables import peer_sections
 from benchmarks.pipelines.page import pipeline_sections
+from benchmarks.recalibration_table import recalibration_table
 from benchmarks.rollout_table import rollout_table
 from longstride.errors import InputError
 from longstride.evaluation.contestants import label
@@ -31,6 +32,7 @@ PAGES = (
     "docs/gauss-newton.md",
     "docs/diffusers.md",
     "docs/rollout.md",
+    "docs/recalibration.md",
     "docs/pipelines.md",
 )
 
@@ -187,6 +189,7 @@ _FILES: dict[str, Callable[[Path], str]] = {
     "memory": memory_table,
     "calibration_time": time_table,
     "launches": launches_table,
+    "recalibration": recalibration_table,
     "rollouts": rollout_table,
 }
 

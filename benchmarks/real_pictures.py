@@ -55,7 +55,7 @@ def main() -> None:
 
     model = ls.load_model(asked.model)
     # Convolutions on a CPU take four fifths of the time with channels last.
-    model.network.to(memory_format=torch.channels_last)
+    model.network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     outcome = run_study(model, study, work, say=say)
     if is_first():
         save_results(outcome.results, asked.out / f"real_{asked.model}.json")

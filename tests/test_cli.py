@@ -106,7 +106,7 @@ def test_bad_models(shared: Path, command: str):
 
 
 def test_an_unknown_command():
-    assert "No such command 'calibrat'. Did you mean 'calibrate'?" in error("calibrat")
+    assert "No such command 'calibrat'. Did you mean 'calibrate', 'recalibrate'?" in error("calibrat")
     assert "No such option: --bogus" in error("--bogus")
 
 

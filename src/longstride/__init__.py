@@ -3,6 +3,7 @@
 from longstride.book import CardBook, load_book
 from longstride.calibration import Calibration, Reference, calibrate, solve_reference
 from longstride.calibration.many import calibrate_book
+from longstride.calibration.recalibrate import Recalibration, recalibrate
 from longstride.card import Card, ModelInfo, load_card
 from longstride.denoiser import Denoiser, as_denoiser
 from longstride.errors import CardError, InputError, LongstrideError, NonFiniteError, StoreError
@@ -30,6 +31,7 @@ __all__ = [
     "ModelInfo",
     "Nodes",
     "NonFiniteError",
+    "Recalibration",
     "Reference",
     "Rollout",
     "Row",
@@ -45,6 +47,7 @@ __all__ = [
     "load_book",
     "load_card",
     "load_model",
+    "recalibrate",
     "sample",
     "sample_guarded",
     "solve_reference",

@@ -15,7 +15,7 @@ from longstride.card_parts import Part
 from longstride.errors import CardError, InputError
 from longstride.files import write_atomically
 
-__all__ = ["Document", "checksum", "downloaded", "located", "parse", "read_json"]
+__all__ = ["Document", "checksum", "downloaded", "located", "parse", "read_json", "written"]
 
 AnyDocument = TypeVar("AnyDocument", bound="Document")
 
@@ -26,13 +26,18 @@ def checksum(content: Mapping[str, Any]) -> str:
     return "sha256:" + hashlib.sha256(canonical.encode()).hexdigest()
 
 
+def written(content: Mapping[str, Any]) -> bytes:
+    """Content of a file, its checksum included, as the bytes of the file."""
+    return (json.dumps(dict(content), indent=1, allow_nan=False) + "\n").encode()
+
+
 class Document(Part):
     """A part with a file of its own, which can be written, and uploaded to the hub."""
 
     def dumps(self) -> str:
         """The document as JSON text, checksum included."""
         content = self.model_dump(mode="json")
-        return json.dumps({**content, "checksum": checksum(content)}, indent=1, allow_nan=False) + "\n"
+        return written({**content, "checksum": checksum(content)}).decode()
 
     def save(self, path: str | Path) -> None:
         """Write the document, whole or not at all; an existing file is replaced.
@@ -124,7 +129,7 @@ def read_json(path: str | Path, kind: str = "card") -> Any:
 
     Args:
         path: The file.
-        kind: ``"card"`` or ``"book"``, for messages.
+        kind: ``"card"``, ``"book"`` or ``"history"``, for messages.
 
     Raises:
         CardError: missing, cut short or damaged.
@@ -145,7 +150,7 @@ def parse(raw: Any, path: str | Path, model: type[AnyDocument], kind: str, versi
         raw: The JSON, as :func:`read_json` returns it.
         path: The file, for messages.
         model: Class of the document.
-        kind: ``"card"`` or ``"book"``; its format is ``longstride-card`` or ``longstride-book``.
+        kind: ``"card"``, ``"book"`` or ``"history"``; its format is ``longstride-card`` and so on.
         version: The newest version that can be read.
 
     Raises:

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import importlib.util
 import os
 import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 from longstride.errors import InputError
 
-__all__ = ["check_writable", "write_atomically"]
+__all__ = ["check_writable", "locked", "write_atomically"]
 
 
 def check_writable(path: Path, *, new_folders: bool = False) -> None:
@@ -52,3 +55,29 @@ def write_atomically(path: Path, content: bytes) -> None:
     finally:  # also when interrupted
         if temporary is not None:
             os.unlink(temporary)
+
+
+@contextmanager
+def locked(folder: Path) -> Iterator[None]:
+    """Keep other processes that ask for the same lock waiting; a process that ends gives it back.
+
+    The folder itself is locked, so that no file is left behind. Where the system has no such locks (Windows), nothing
+    is locked.
+
+    Raises:
+        InputError: the folder is missing or cannot be read.
+    """
+    if importlib.util.find_spec("fcntl") is None:
+        yield
+        return
+    import fcntl
+
+    try:
+        held = os.open(folder, os.O_RDONLY)
+    except OSError as error:
+        raise InputError(f"cannot use folder {folder}: {error.strerror or error}") from None
+    try:
+        fcntl.flock(held, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(held)

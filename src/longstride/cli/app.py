@@ -12,6 +12,8 @@ from longstride.cli.common import Command, Group, console
 from longstride.cli.convert import convert
 from longstride.cli.demo import demo
 from longstride.cli.evaluate import evaluate
+from longstride.cli.recalibrate import recalibrate
+from longstride.cli.rollback import rollback
 from longstride.cli.rollout import rollout
 from longstride.cli.sample import sample
 from longstride.cli.show import show
@@ -32,6 +34,8 @@ _COMMANDS = (
     (demo, "--out demo-output"),
     (calibrate, "garments --nfe 4-20 --out book.json"),
     (show, "card.json"),
+    (recalibrate, "card.json garments"),
+    (rollback, "card.json --reason 'odd colours'"),
     (sample, "garments --card card.json --num 20 --compare"),
     (evaluate, "garments --nfe 5,8 --samples 512"),
     (convert, "net.pkl net --run-code-in-file"),

@@ -25,10 +25,10 @@ from longstride.processes import is_first, join, wait
 from longstride.solvers import SOLVERS
 from longstride.zoo import Model, load_model
 
-__all__ = ["Wanted", "check_settings", "make", "tell_of_journal"]
+__all__ = ["BATCH_SIZE", "Wanted", "check_settings", "make", "tell_of_journal"]
 
 #: Most samples per network call.
-_BATCH_SIZE = 64
+BATCH_SIZE = 64
 
 
 @dataclass(frozen=True)
@@ -40,7 +40,7 @@ class Wanted:
 
     model: str
     out: Path
-    method: str
+    method: str | Method
     solver: str | None
     nfes: list[int]
     guidances: list[float | None]
@@ -187,7 +187,7 @@ def _make_card(wanted: Wanted, model: Model, last: LastLevel) -> Calibration:
             table,
             method=wanted.method,
             held_out=held_out,
-            batch_size=wanted.batch_size or _BATCH_SIZE,
+            batch_size=wanted.batch_size or BATCH_SIZE,
             model=model.info(guidance),
             seed=wanted.seed,
             journal=wanted.journal,
@@ -207,7 +207,7 @@ def _make_book(wanted: Wanted, model: Model, last: LastLevel) -> CardBook:
             held_out=held_out,
             spacing=spacing_of(wanted.grid, model.schedule),
             final=last,
-            batch_size=wanted.batch_size or _BATCH_SIZE,
+            batch_size=wanted.batch_size or BATCH_SIZE,
             seed=wanted.seed,
             journal=wanted.journal,
             progress=lambda done, total, what: say(what, done, total),

@@ -45,6 +45,13 @@ UNREAD: dict[str, tuple[Unread, ...]] = {
         ),
         Unread("pipeline", ("solver",), "for a whole pipeline: its calibration starts from DDIM on its levels"),
     ),
+    "recalibrate": (
+        Unread(
+            "network",
+            ("prompts", "negative", "size", "dtype", "call_options"),
+            "for the card of a network: it is for cards of whole pipelines",
+        ),
+    ),
     "sample": (
         _FOR_PIPELINES,
         Unread("pipeline", ("grid",), "for a whole pipeline: its own scheduler chooses the levels"),

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import shutil
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
@@ -24,8 +24,9 @@ from longstride.cli.pipeline_errors import refusals
 from longstride.cli.written import size_of
 from longstride.errors import InputError, unknown
 from longstride.files import check_writable
+from longstride.table import SolverTable
 
-__all__ = ["PipelineOptions", "calibrate_whole", "load_pipeline", "prompts_in"]
+__all__ = ["PipelineOptions", "calibrate_whole", "fit_whole", "load_pipeline", "prompts_in"]
 
 #: Libraries that draw bars while parts are loaded.
 _LIBRARIES = ("diffusers", "transformers")
@@ -127,12 +128,27 @@ def load_pipeline(source: str, device: str, dtype: str) -> Any:
 
 
 def calibrate_whole(wanted: Wanted, prompts: Path | None, options: PipelineOptions) -> Calibration:
-    """Calibrate a pipeline and write its card.
+    """Calibrate a pipeline and write its card; arguments and errors are those of :func:`fit_whole`."""
+    result = fit_whole(wanted, prompts, options)
+    result.card.save(wanted.out)
+    shutil.rmtree(wanted.journal, ignore_errors=True)
+    return result
+
+
+def fit_whole(
+    wanted: Wanted,
+    prompts: Path | None,
+    options: PipelineOptions,
+    *,
+    starts: Mapping[str, SolverTable] | None = None,
+) -> Calibration:
+    """Calibrate a pipeline.
 
     Args:
         wanted: What was asked for; the grid and the base solver are the pipeline's.
         prompts: File of the prompts; None: the pipeline takes none.
         options: What the pipeline is called with.
+        starts: Further tables to start from.
 
     Raises:
         InputError: several settings at once, no such pipeline, or no prompts in the file.
@@ -161,11 +177,11 @@ def calibrate_whole(wanted: Wanted, prompts: Path | None, options: PipelineOptio
         console.print(what, highlight=False)
         tell_of_journal(wanted.journal)
     given: dict[str, Any] = {**call.shared, **call.per_sample, **own_choice, "guidance_scale": guidance}
-    further = dict(wanted.settings)
+    further = dict(wanted.settings) | ({} if starts is None else {"starts": starts})
     if call.per_sample:
         further["per_sample"] = call.per_sample
     with progress_bars() as say, refusals(pipeline, given):
-        result = calibrate_pipeline(
+        return calibrate_pipeline(
             pipeline,
             nfe,
             prompts=texts,
@@ -176,11 +192,8 @@ def calibrate_whole(wanted: Wanted, prompts: Path | None, options: PipelineOptio
             batch_size=wanted.batch_size,
             seed=wanted.seed,
             options=call.shared,
-            method=wanted.method,
+            method=wanted.way,
             journal=wanted.journal,
             progress=lambda done, total, what: say(what, done, total),
             **further,
         )
-    result.card.save(wanted.out)
-    shutil.rmtree(wanted.journal, ignore_errors=True)
-    return result

@@ -16,6 +16,7 @@ import torch
 
 from longstride.calibration.calibrate import Calibration, Progress, calibrate
 from longstride.calibration.endpoint.settings import HELD_OUT, fitted_samples
+from longstride.calibration.method import Method
 from longstride.errors import InputError
 from longstride.integrations.anatomy import takes
 from longstride.integrations.guidance_seen import GuidanceWatch
@@ -48,7 +49,7 @@ def calibrate_pipeline(
     options: Mapping[str, Any] | None = None,
     per_sample: Mapping[str, Sequence[Any]] | None = None,
     scheduler: Mapping[str, Any] | None = None,
-    method: str = "gauss_newton",
+    method: str | Method = "gauss_newton",
     journal: str | Path | None = None,
     progress: Progress | None = None,
     **settings: Any,

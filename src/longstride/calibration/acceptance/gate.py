@@ -106,6 +106,7 @@ def judge(
     *,
     margin: float,
     stability: float,
+    rival: str = "the base",
 ) -> tuple[SolverTable, EndReport]:
     r"""Accept a calibrated table as a whole, or keep the base; all inner levels and rows may differ.
 
@@ -119,10 +120,11 @@ def judge(
 
     Args:
         samples: The samples, with a reference solution of the held-out samples at least.
-        base: The best classical table.
+        base: The best classical table, or any other table that the fitted table must beat.
         calibrated: The fitted table.
         margin: See above.
         stability: See above.
+        rival: What ``base`` is, for the reason.
 
     Returns:
         The calibrated table, or the base under its name, and the report.
@@ -133,10 +135,10 @@ def judge(
     measured = Stability(
         _gain(samples, calibrated), _gain(samples, base), largest_weights(calibrated), largest_weights(base)
     )
-    reason = objection(after, before, margin)
+    reason = objection(after, before, margin, rival)
     if not reason and not measured.gain <= stability * measured.base_gain:
         reason = (
-            f"errors of the network are amplified {measured.gain:.3g} times, by the base {measured.base_gain:.3g} "
+            f"errors of the network are amplified {measured.gain:.3g} times, by {rival} {measured.base_gain:.3g} "
             f"times: more than {stability:g} times as much"
         )
     report = _report(samples, Errors.of(before), Errors.of(after), reason, stability=measured)
@@ -158,7 +160,7 @@ def _report(
     return EndReport(base, calibrated, samples.held_out, error, nfe, given_back, not reason, reason, stability)
 
 
-def objection(after: Array, before: Array, margin: float) -> str:
+def objection(after: Array, before: Array, margin: float, rival: str = "the base") -> str:
     """Why squared errors ``after``, shape ``(B,)``, do not surely improve on ``before``; empty if they surely do."""
     n = len(after)
     if n < FEWEST:
@@ -167,7 +169,7 @@ def objection(after: Array, before: Array, margin: float) -> str:
         return "samples overflow on held-out noise"
     rmse, old = float(np.sqrt(after.mean())), float(np.sqrt(before.mean()))
     if not rmse <= (1 + margin) * old:
-        return f"the error on held-out noise is {rmse:.4g}, the base's {old:.4g}"
+        return f"the error on held-out noise is {rmse:.4g}, {rival}'s {old:.4g}"
     tiny = np.finfo(np.float64).tiny
     ratios = 0.5 * (np.log(np.maximum(after, tiny)) - np.log(np.maximum(before, tiny)))
     bound = float(ratios.mean() + stdtrit(n - 1, 0.95) * ratios.std(ddof=1) / np.sqrt(n))

@@ -75,6 +75,8 @@ class GaussNewton(Measurements):
         robust: c² as a multiple of the median error; 0: plain squares.
         ridge: Epsilon, the pull towards the start.
         fitted: Numbers of the fitted units to use; default: all fitted units.
+        watched: Numbers of the units that choose among iterates; default: the held-out units. With the fitted units
+            themselves, the held-out samples stay unseen for a later comparison.
     """
 
     def __init__(
@@ -86,11 +88,12 @@ class GaussNewton(Measurements):
         robust: float = 1.0,
         ridge: float = 0.0,
         fitted: Sequence[int] | None = None,
+        watched: Sequence[int] | None = None,
     ) -> None:
         super().__init__(samples, parameters, residual)
         self.robust, self.ridge = robust, ridge
         self.fitted = samples.units.fitted if fitted is None else list(fitted)
-        self.held_out = samples.units.held_out
+        self.held_out = samples.units.held_out if watched is None else list(watched)
 
     def solved(self, table: SolverTable, loss: Loss, center: Array) -> SolverTable:
         """``table`` with its best last row on the fitted samples.

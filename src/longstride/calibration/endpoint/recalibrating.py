@@ -1,0 +1,116 @@
+"""Gauss–Newton from a table that is in use: it is the start, and the first to be beaten.
+
+A handful of samples cannot fit twenty-odd numbers anew. They can tell in which direction a table that was good has
+become worse. So the ridge pulls towards this table, as strongly as ``ridge`` says. The fit stops by its own samples
+alone, so that no held-out sample has seen any iterate: the comparisons on them are honest, however few they are.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+
+from longstride.calibration.acceptance.gate import judge
+from longstride.calibration.endpoint.gauss_newton import GaussNewton
+from longstride.calibration.endpoint.residuals import balanced
+from longstride.calibration.endpoint.search import Fits
+from longstride.calibration.endpoint.settings import GaussNewtonSettings
+from longstride.calibration.method import Fitted, Steps
+from longstride.calibration.samples import Samples
+from longstride.errors import InputError
+from longstride.reports import EndReport, Search
+from longstride.table import SolverTable
+
+__all__ = ["CURRENT", "Comparison", "Recalibrating"]
+
+#: Name of the table in use, among the starts.
+CURRENT = "current"
+_DEFAULTS = GaussNewtonSettings(iterations=3, scouts=0, ridge=0.03)
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """The fitted table, and the base, each against the table in use; ``accepted`` means surely better.
+
+    Attributes:
+        fitted: The fitted table against the table in use.
+        base: The base against the table in use.
+    """
+
+    fitted: EndReport
+    base: EndReport
+
+
+@dataclass
+class Recalibrating:
+    """A calibration method for one calibration, whose starts hold the table in use as :data:`CURRENT`.
+
+    It fits from this table, and keeps it unless the fitted table is surely better on held-out samples. What it keeps
+    is then compared with the base, as in every calibration.
+
+    Attributes:
+        comparison: Result of the comparisons with the table in use, after the fit.
+    """
+
+    name: str = "gauss_newton"
+    label: str = "Gauss–Newton"
+    settings: GaussNewtonSettings = field(default_factory=lambda: _DEFAULTS)
+    solvers: tuple[str, ...] = ()
+    whole: bool = True
+    many: bool = True
+    comparison: Comparison | None = None
+
+    def counts(self, nfe: int) -> tuple[int, int]:
+        """Numbers of samples that are fitted and held out by default."""
+        return 16, 16
+
+    def unit(self, settings: GaussNewtonSettings) -> int:
+        """Samples of a unit of work."""
+        return -(-settings.scout_samples // 2)
+
+    def cost(self, nfe: int, fitted: int, held_out: int, settings: GaussNewtonSettings, per_call: int) -> str:
+        """No bound is told: a recalibration is short."""
+        return ""
+
+    def fit(
+        self,
+        samples: Samples,
+        table: SolverTable,
+        settings: GaussNewtonSettings,
+        starts: Mapping[str, SolverTable],
+        progress: Steps,
+    ) -> Fitted:
+        """Fit the table in use; ``table`` is the base.
+
+        Raises:
+            InputError: the table in use is missing, or does not end in finite samples.
+        """
+        if list(starts) != [CURRENT]:
+            raise InputError(f"a recalibration starts from the table in use alone, {CURRENT!r}, got {list(starts)}")
+        current, done = starts[CURRENT], 0
+
+        def say() -> None:
+            nonlocal done
+            done += 1
+            progress(min(done, settings.iterations), settings.iterations)
+
+        newton = GaussNewton(
+            samples,
+            Fits(samples, table.nfe, settings).parameters,
+            balanced(settings.residual, samples, current),
+            robust=settings.robust,
+            ridge=settings.ridge,
+            watched=samples.units.fitted,
+        )
+        fit = newton.fit(current, settings.iterations, say=say)
+        made = replace(fit.table, name=self.name)
+        gate = {"margin": settings.margin, "stability": settings.stability}
+        _, fitted = judge(samples, current, made, **gate, rival="the card")
+        _, base = judge(samples, current, table, **gate, rival="the card")
+        self.comparison = Comparison(fitted, base)
+        search = Search("given", {}, {}, CURRENT, fit.iterations, fit.stopped)
+        return Fitted(made if fitted.accepted else current, table, search=search)
+
+    def judge(self, samples: Samples, found: Fitted, settings: GaussNewtonSettings) -> tuple[SolverTable, EndReport]:
+        """The table to use, by held-out samples: what the fit kept, or the base."""
+        return judge(samples, found.base, found.table, margin=settings.margin, stability=settings.stability)
