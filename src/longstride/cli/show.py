@@ -8,10 +8,10 @@ from typing import Annotated, Any
 
 import typer
 
-from longstride.book import CardBook, load_any
+from longstride.book import load_any
 from longstride.cli.common import console, handled
 from longstride.cli.options import Json
-from longstride.cli.render import book_summary, card_summary, formulas, heatmap
+from longstride.cli.render import shown
 
 __all__ = ["show"]
 
@@ -26,8 +26,6 @@ def show(
     if as_json:
         content: dict[str, Any] = json.loads(loaded.dumps())
         print(json.dumps(content))
-    elif isinstance(loaded, CardBook):
-        console.print(book_summary(loaded))
     else:
-        for part in (card_summary(loaded), formulas(loaded), heatmap(loaded)):
+        for part in shown(loaded):
             console.print(part)
