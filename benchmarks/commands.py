@@ -221,6 +221,44 @@ def pipelines(
     print(f"results in {out}; python -m benchmarks pages --docs . fills docs/pipelines.md")
 
 
+@app.command(cls=Command, epilog="Example: python -m benchmarks faults --inputs 100000 --kills 100")
+@handled
+def faults(
+    out: Annotated[Path, option("Results file.", "FILE")] = Path("benchmarks/results/faults.json"),
+    inputs: Annotated[int, option("Broken files of cards and books that are read.", "N", min=1)] = 100_000,
+    kills: Annotated[int, option("Processes that are killed.", "N", min=10)] = 100,
+    seed: Annotated[int, option("Of the files and of the moments.", "SEED")] = 0,
+) -> None:
+    """Broken and hostile files, and kills at random moments of every kind of work."""
+    import io
+    import json
+    import tempfile
+
+    from rich.console import Console
+
+    from benchmarks.fuzzing import fuzz, valid_files
+    from benchmarks.kills import kill_everything
+    from longstride.cli.render import shown
+    from longstride.files import check_writable, write_atomically
+
+    check_writable(out, new_folders=True)
+    with tempfile.TemporaryDirectory() as folder, progress_bars() as say:
+        killed = kill_everything(Path(folder), kills, seed)
+        silent = Console(file=io.StringIO(), width=100)
+        found = fuzz(
+            out.parent / "work" / "faults",
+            valid_files(),
+            lambda document: silent.print(*shown(document)),
+            inputs,
+            seed,
+            lambda done, _: say("reading", done, inputs),
+        )
+    results = {"files": found.about(), "kills": killed}
+    out.parent.mkdir(parents=True, exist_ok=True)
+    write_atomically(out, (json.dumps(results, indent=1) + "\n").encode())
+    print(json.dumps(results, indent=1))
+
+
 @app.command(cls=Command, epilog="Example: python -m benchmarks pages --docs .")
 @handled
 def pages(

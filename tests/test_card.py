@@ -279,3 +279,76 @@ def test_nothing_is_ever_unpickled():
             if isinstance(node, ast.keyword) and node.arg == "allow_pickle":
                 assert ast.unparse(node.value) == "False", source
     assert loads == 1
+
+
+# Hostile files
+
+
+def nested(depth: int) -> Any:
+    value: Any = 1
+    for _ in range(depth):
+        value = [value]
+    return value
+
+
+@pytest.mark.parametrize("depth", [32, 200, 900])
+def test_settings_that_are_nested_too_deeply(file: Path, depth: int):
+    """A card that were read could not be written again."""
+    rewrite(file, settings={"seed": nested(depth)})
+    assert "nested more than 32 levels deep" in refusal(file)
+
+
+def test_settings_may_be_nested(calibration: ls.Calibration, file: Path):
+    rewrite(file, settings={"seed": nested(28)})
+    card = ls.load_card(file)
+    card.save(file)
+    assert ls.load_card(file) == card
+
+
+def test_a_name_that_stands_twice(file: Path):
+    """Its first value is what people read, and its last is what programs read."""
+    text = file.read_text()
+    assert text.count('"nfe": 4,') == 1
+    file.write_text(text.replace('"nfe": 4,', '"nfe": 9,\n "nfe": 4,'))
+    assert "two entries have the name 'nfe'" in refusal(file)
+
+
+def test_a_file_that_is_too_large_is_not_read_to_its_end(tmp_path: Path):
+    file = tmp_path / "card.json"
+    with file.open("wb") as opened:
+        opened.truncate(10**12)  # takes no room on the disk
+    assert "larger than 16 MiB: it is no card" in refusal(file)
+    assert "larger than 16 MiB" in refusal(Path("/dev/zero"))
+
+
+def test_a_table_of_more_calls_than_memory(file: Path):
+    data = json.loads(file.read_text())["data"]
+    rewrite(file, data={**data, "rows": [{"states": {"0": 1.0}, "outputs": {}}] * 200_000})
+    assert "at most 1024 items" in refusal(file)
+
+
+@pytest.mark.parametrize("exact", [False, True])
+@pytest.mark.parametrize("weight", [1e31, -1e200, 1e308])
+def test_weights_that_overflow(file: Path, weight: float, exact: bool):
+    data = json.loads(file.read_text())["data"]
+    for row in data["rows"]:
+        row["states"] = dict.fromkeys(row["states"], weight) or {"0": weight}
+    rewrite(file, data={**data, "exact": exact})
+    assert "no usable sampler" in refusal(file)
+
+
+@pytest.mark.parametrize(("name", "value"), [("alphas", -1.0), ("sigmas", -1e-9), ("alphas", 1e300)])
+def test_levels_that_are_none(file: Path, name: str, value: float):
+    data = json.loads(file.read_text())["data"]
+    data[name][1] = value
+    rewrite(file, data={**data, "exact": False})
+    assert "no usable sampler" in refusal(file)
+
+
+@pytest.mark.parametrize("name", ["two\nlines", "\x1b[31mred", "\ud800", "\u202egnp", "long" * 10_000])
+def test_no_text_of_a_file_reaches_the_terminal_as_it_is(file: Path, name: str):
+    rewrite(file, **{name: 1})
+    message = refusal(file)
+    assert message.isprintable()
+    assert len(message) < 3000
+    message.encode()

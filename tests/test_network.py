@@ -86,3 +86,76 @@ def test_no_call_is_larger_and_every_sample_keeps_its_condition(size, guidance):
 def test_a_batch_of_nothing_is_refused(size):
     with pytest.raises(ls.InputError, match=f"batch size must be at least 1, got {size}"):
         in_batches(Mixture(), size)
+
+
+# Too little memory
+
+#: How memory that is too small shows: on a GPU, on the CPU, in NumPy.
+NO_MEMORY = (
+    torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20.00 MiB"),
+    RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to allocate 137438953472 bytes"),
+    MemoryError(),
+)
+
+
+def crowded(room, error, sizes, condition=None):
+    """An exact denoiser that has room for so many samples per call."""
+
+    def network(x, t, c=None):
+        if len(x) > room:
+            raise error
+        sizes.append(len(x))
+        return Mixture()(x, float(t[0])) + (0 if c is None else c.view(-1, 1))
+
+    return ls.as_denoiser(network, SCHEDULE, "data", condition=condition)
+
+
+@pytest.mark.parametrize("error", NO_MEMORY, ids=("gpu", "cpu", "numpy"))
+def test_a_call_that_does_not_fit_into_memory_is_made_in_halves_and_the_log_says_so(error, caplog):
+    x, labels, sizes = torch.randn(13, 3, generator=torch.Generator().manual_seed(0)), torch.arange(13.0), []
+    network = in_batches(crowded(4, error, sizes, {"c": labels}), 100)
+    wanted = Mixture()(x, 0.7) + labels[:, None]
+    assert torch.allclose(network(x, 0.7), wanted, atol=1e-6)
+    assert sizes == [3, 3, 3, 3, 1]
+    assert [record.getMessage() for record in caplog.records] == [
+        "13 samples in one network call do not fit into memory: from now on it gets 6 at a time",
+        "6 samples in one network call do not fit into memory: from now on it gets 3 at a time",
+    ]
+    assert torch.allclose(network.select(slice(5, 13))(x[5:], 0.7), wanted[5:], atol=1e-6)  # a view knows it
+    assert sizes[5:] == [3, 3, 2]
+    assert network.calls == 13 + 8  # calls that failed do not count
+    assert len(caplog.records) == 2
+
+
+def test_a_call_that_fails_in_the_middle_goes_on_from_there():
+    x, sizes, failing = torch.zeros(8, 2), [], iter([False, True, False, False, False])
+
+    def network(x, sigma):
+        if next(failing):
+            raise NO_MEMORY[0]
+        sizes.append(len(x))
+        return x
+
+    assert in_batches(network, 4)(x, 1.0).shape == (8, 2)
+    assert sizes == [4, 2, 2]
+
+
+@pytest.mark.parametrize("error", [torch.OutOfMemoryError("out of memory"), RuntimeError("a shape is wrong")])
+def test_what_no_smaller_batch_helps_is_raised(error):
+    with pytest.raises(type(error), match=str(error)):
+        in_batches(crowded(0, error, []), 8)(torch.zeros(8, 2), 1.0)
+
+
+def test_a_calibration_survives_too_little_memory(caplog):
+    """Its numbers are those with memory for all, up to rounding."""
+    sigmas = ls.grid("karras", 4, schedule=SCHEDULE, final="sigma_min")
+    noise = 10 * torch.randn(48, 4, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    settings = {"iterations": 2, "scouts": 1, "scout_samples": 16, "reference_steps": 12}
+    found = [
+        ls.calibrate(crowded(room, NO_MEMORY[0], []), noise, ls.build("ddim", sigmas), **settings)
+        for room in (10**6, 10)
+    ]
+    assert "do not fit into memory" in caplog.text
+    assert found[0].end.accepted
+    assert found[0].table.distance(found[1].table) < 1e-9
+    assert found[0].calls == found[1].calls

@@ -124,3 +124,11 @@ def test_bad_studies_are_refused_before_they_start(model):
             replace(SMALL, **study)
     with pytest.raises(ls.InputError, match="unknown features 'vgg'"):
         run_study(model, replace(SMALL, features="vgg"))
+
+
+def test_a_study_that_was_killed_between_two_cards_goes_on(model, tmp_path):
+    """The converged solution of its calibrations is the same one, whichever card is missing."""
+    study = replace(SMALL, contestants=("iia_ddim",), nfes=(4, 5), dimensions=0)
+    whole = run_study(model, study, tmp_path)
+    (tmp_path / "cards" / "iia_ddim-5.json").unlink()
+    assert run_study(model, study, tmp_path).results == whole.results

@@ -31,6 +31,8 @@ __all__ = ["BOOK_VERSION", "CardBook", "Entry", "Unjudged", "load_any", "load_bo
 
 #: Version of the format; a book with a higher one was written by a newer longstride. Version 2: cards of version 4.
 BOOK_VERSION = 2
+#: Most settings of a book.
+_MOST_ENTRIES = 1024
 
 
 class Entry(Part):
@@ -103,7 +105,7 @@ class CardBook(documents.Document):
     longstride: str
     model: ModelInfo
     schedule: ScheduleData | None
-    entries: list[Entry] = Field(min_length=1)
+    entries: list[Entry] = Field(min_length=1, max_length=_MOST_ENTRIES)
     _said: set[str] = PrivateAttr(default_factory=set)
 
     @staticmethod
@@ -212,7 +214,7 @@ class CardBook(documents.Document):
         fitted = {g: e.card.table for g, e in here.items() if e.how != "base"}
         if not set(sides) <= set(fitted):  # nothing lies between a base and a fitted table
             return None
-        near = here[min(sides, key=lambda g: abs(math.log1p(g) - math.log1p(scale)))].card
+        near = here[min(sides, key=lambda g: abs(_position(g) - _position(scale)))].card
         try:
             table = fill_guidance(fitted, scale, name=f"{near.solver}_filled")
         except InputError:
@@ -223,8 +225,8 @@ class CardBook(documents.Document):
 
     def _nearest(self, nfe: int, scale: float | None) -> Entry:
         def away(entry: Entry) -> float:
-            ways = [math.log1p(g) if g is not None and g > -1 else 0.0 for g in (entry.guidance, scale)]
-            return abs(math.log(entry.nfe / max(nfe, 1))) + abs(ways[0] - ways[1])
+            apart = abs(_position(entry.guidance) - _position(scale))
+            return abs(math.log(entry.nfe / max(nfe, 1))) + apart
 
         return min(self.entries, key=away)
 
@@ -276,6 +278,11 @@ class CardBook(documents.Document):
                 self.schedule.schedule()
         except InputError as error:
             raise CardError(f"{where} holds no usable schedule: {error}") from None
+
+
+def _position(scale: float | None) -> float:
+    """Where a guidance scale lies among others; distances are relative."""
+    return math.log1p(scale) if scale is not None and scale > -1 else 0.0
 
 
 def load_book(path: str | Path) -> CardBook:

@@ -12,6 +12,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal
 
+import numpy as np
+
 from longstride import documents
 from longstride.card_parts import CallInfo, ModelInfo, ScheduleInfo, SolverInfo, TableData
 from longstride.errors import CardError, InputError
@@ -30,6 +32,8 @@ __all__ = ["CARD_VERSION", "Card", "ModelInfo", "load_card", "parse_card", "same
 CARD_VERSION = 4
 #: First noise levels that differ by more than this factor are of another process, shift or grid.
 _FARTHEST = 1.25
+#: Larger levels and weights overflow float32, in which samplers run.
+_LARGEST = 1e30
 #: Name of a card in a repository of the hub.
 CARD_FILE = "longstride_card.json"
 
@@ -161,6 +165,7 @@ class Card(documents.Document):
             tables = (self.table, self.base_table)
             for table in tables:
                 check_levels(table.sigmas[list(table.grid)])
+                _check_numbers(table)
         except InputError as error:
             raise CardError(f"{where} holds no usable sampler: {error}") from None
         if any(table.nfe != self.nfe for table in tables):
@@ -172,6 +177,21 @@ class Card(documents.Document):
                 f"{where} holds a guard of {len(self.guard.weights)} statistics, but a run of {self.nfe} calls has "
                 f"{len(names(self.nfe))}"
             )
+
+
+def _check_numbers(table: SolverTable) -> None:
+    """Make sure that all levels are levels, those within steps too, and that float32 can hold all numbers.
+
+    Raises:
+        InputError: they are not, or it cannot.
+    """
+    if min(table.alphas.min(), table.sigmas.min()) < 0 or (table.alphas + table.sigmas).min() == 0:
+        raise InputError("alpha and sigma of a level must be at least 0, and one of them positive")
+    weights = [weight for row in table.rows for part in (row.states, row.outputs) for weight in part.values()]
+    if max(map(abs, [*weights, *table.alphas, *table.sigmas])) > _LARGEST:
+        raise InputError(f"no level and no weight may be larger than {_LARGEST:g}")
+    if not (np.isfinite(table.a).all() and np.isfinite(table.b).all()):
+        raise InputError("its weights overflow when the rows are put together")
 
 
 def same_start(first: float, wanted: float) -> bool:

@@ -9,7 +9,7 @@ from dataclasses import asdict
 from typing import Any, Literal
 
 import numpy as np
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, Field
 
 from longstride.errors import CardError, InputError
 from longstride.reports import Finite
@@ -145,6 +145,10 @@ class CallInfo(Part):
         return hashlib.sha256(json.dumps(told, sort_keys=True).encode()).hexdigest()
 
 
+#: Most network calls of a card. The normal form of a table grows with their square.
+_MOST_CALLS = 1024
+
+
 class RowWeights(Part):
     """One row of the recurrence: weights of earlier states and outputs, by index."""
 
@@ -158,7 +162,7 @@ class TableData(Part):
     alphas: list[Finite]
     sigmas: list[Finite]
     grid: list[int]
-    rows: list[RowWeights]
+    rows: list[RowWeights] = Field(max_length=_MOST_CALLS)
     exact: bool
 
     @staticmethod
@@ -223,6 +227,8 @@ class ScheduleData(Part):
         Raises:
             InputError: the class does not take these numbers.
         """
+        if "family" in self.numbers:
+            raise InputError(f"a schedule {self.kind} has its own family: no number of that name is taken")
         numbers = {key: tuple(value) if isinstance(value, list) else value for key, value in self.numbers.items()}
         try:
             return _SCHEDULES[self.kind](**numbers)

@@ -179,8 +179,8 @@ class Denoiser:
     def _predict(self, x_t: Tensor, t: float, condition: Mapping[str, Any]) -> Tensor:
         network_input = x_t if self.dtype is None else x_t.to(self.dtype)
         times = torch.full((len(x_t),), t, device=x_t.device, dtype=torch.float32)
-        self._counter[0] += len(x_t)
         returned = self.model(network_input, times, **condition)
+        self._counter[0] += len(x_t)  # after the call: one that does not fit into memory is made again
         out: Tensor = returned[0] if isinstance(returned, tuple) else getattr(returned, "sample", returned)
         if x_t.ndim > 1 and out.shape[1] == 2 * x_t.shape[1]:  # a learned variance comes behind the prediction
             out = out[:, : x_t.shape[1]]

@@ -19,6 +19,9 @@ __all__ = ["Document", "checksum", "downloaded", "located", "parse", "read_json"
 
 AnyDocument = TypeVar("AnyDocument", bound="Document")
 
+#: No card or book is larger, in bytes, or nested deeper; what is, is refused before it costs memory or time.
+_LARGEST, _DEEPEST = 16 << 20, 32
+
 
 def checksum(content: Mapping[str, Any]) -> str:
     """SHA-256 of the content as canonical JSON: keys sorted, no spaces."""
@@ -124,23 +127,52 @@ def _finite(number: str) -> float:
     return value if math.isfinite(value := float(number)) else _refuse(number)
 
 
+def _unrepeated(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """An object of JSON. Of two entries with one name, people and programs may read different ones."""
+    found = dict(pairs)
+    if len(found) < len(pairs):
+        names = [name for name, _ in pairs]
+        raise ValueError(f"two entries have the name {max(names, key=names.count)!r}")
+    return found
+
+
+def _check_depth(raw: Any) -> None:
+    layer: list[Any] = [[raw]]
+    for _ in range(_DEEPEST + 1):
+        parts = (part.values() if isinstance(part, dict) else part for part in layer)
+        layer = [inner for part in parts for inner in part if isinstance(inner, (dict, list))]
+        if not layer:
+            return
+    raise ValueError(f"it is nested more than {_DEEPEST} levels deep")
+
+
 def read_json(path: str | Path, kind: str = "card") -> Any:
-    """JSON of a file, without infinities or NaN.
+    """JSON of a file, without infinities, NaN or repeated names.
 
     Args:
         path: The file.
         kind: ``"card"``, ``"book"`` or ``"history"``, for messages.
 
     Raises:
-        CardError: missing, cut short or damaged.
+        CardError: missing, cut short, damaged, larger than 16 MiB, or nested too deeply.
     """
     file = Path(path)
     try:
-        return json.loads(file.read_text(encoding="utf-8"), parse_constant=_refuse, parse_float=_finite)
-    except OSError as error:
-        raise CardError(f"cannot read {kind} {file}: {error.strerror or error}") from None
+        with file.open("rb") as opened:
+            content = opened.read(_LARGEST + 1)
+    except (OSError, ValueError) as error:  # a ValueError of a path that holds a NUL
+        raise CardError(f"cannot read {kind} {file}: {getattr(error, 'strerror', None) or error}") from None
+    if len(content) > _LARGEST:
+        raise CardError(f"{file} is larger than {_LARGEST >> 20} MiB: it is no {kind}")
+    try:
+        text = content.decode("utf-8")
+        raw = json.loads(text, parse_constant=_refuse, parse_float=_finite, object_pairs_hook=_unrepeated)
+        _check_depth(raw)
+        if "\\ud" in text.lower():  # half of a pair, which no file could hold again
+            json.dumps(raw, ensure_ascii=False).encode("utf-8")
     except (ValueError, RecursionError) as error:
         raise CardError(f"{file} is not complete JSON (cut short or damaged: {error}): calibrate again") from None
+    return raw
 
 
 def parse(raw: Any, path: str | Path, model: type[AnyDocument], kind: str, version: int) -> AnyDocument:

@@ -5,7 +5,19 @@ from __future__ import annotations
 import difflib
 from collections.abc import Iterable
 
-__all__ = ["CardError", "InputError", "LongstrideError", "NonFiniteError", "StoreError", "not_taken", "unknown"]
+__all__ = [
+    "CardError",
+    "InputError",
+    "LongstrideError",
+    "NonFiniteError",
+    "StoreError",
+    "not_taken",
+    "one_line",
+    "unknown",
+]
+
+#: Characters of a message that quotes a file, before escapes.
+_LONGEST = 1000
 
 
 class LongstrideError(Exception):
@@ -17,7 +29,13 @@ class InputError(LongstrideError, ValueError):
 
 
 class CardError(LongstrideError, ValueError):
-    """A coefficient card cannot be read, was edited, is too new, or belongs to another model."""
+    """A coefficient card cannot be read, was edited, is too new, or belongs to another model.
+
+    Its message may quote the file. So it is one line of bounded length, and what no terminal should print is escaped.
+    """
+
+    def __init__(self, message: str) -> None:
+        super().__init__(one_line(message))
 
 
 class NonFiniteError(LongstrideError, ArithmeticError):
@@ -26,6 +44,13 @@ class NonFiniteError(LongstrideError, ArithmeticError):
 
 class StoreError(LongstrideError, OSError):
     """The store of a roll-out cannot be read or written: missing, damaged, locked, on a full or read-only disk."""
+
+
+def one_line(text: str) -> str:
+    """A text of a file as one line that any terminal may print; of a long text, both ends."""
+    if len(text) > _LONGEST:
+        text = f"{text[: _LONGEST // 2]} … {text[-_LONGEST // 2 :]}"
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
 
 
 def unknown(kind: str, name: str, known: Iterable[str]) -> InputError:

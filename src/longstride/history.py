@@ -12,7 +12,7 @@ from __future__ import annotations
 import time
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import Field
 
@@ -21,7 +21,7 @@ from longstride.card import Card, parse_card
 from longstride.card_parts import Part
 from longstride.errors import CardError, InputError
 from longstride.files import locked, write_atomically
-from longstride.reports import Errors, Finite
+from longstride.reports import Errors
 from longstride.version import __version__
 
 __all__ = ["HISTORY_VERSION", "By", "Former", "History", "history_file", "load_history", "replace_card", "roll_back"]
@@ -47,7 +47,7 @@ class Former(Part):
     """
 
     number: int
-    until: Finite
+    until: Annotated[float, Field(ge=0, le=2.5e11)]
     by: By
     reason: str
     errors: dict[str, Errors] = Field(default_factory=dict)

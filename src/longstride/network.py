@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from typing import Any
 
 import torch
@@ -14,6 +15,8 @@ from longstride.sampler import DenoiserLike
 from longstride.schedule import Schedule
 
 __all__ = ["Network", "PlainNetwork", "SplitNetwork", "as_network", "in_batches"]
+
+_log = logging.getLogger(__name__)
 
 
 class PlainNetwork:
@@ -40,8 +43,9 @@ class PlainNetwork:
         self.condition: Any = getattr(denoiser, "condition", None) or {}
 
     def __call__(self, x: Tensor, sigma: float, /) -> Tensor:
+        out = self.denoiser(x, sigma)
         self.calls += len(x)
-        return self.denoiser(x, sigma)
+        return out
 
     def at(self, course: Course, k: int) -> PlainNetwork:
         """The same network."""
@@ -62,13 +66,27 @@ class PlainNetwork:
 class SplitNetwork:
     """A network that is called with at most so many samples at a time; otherwise it is that network.
 
+    If a call does not fit into memory, it is made again in halves, and so are all later ones; the log says so.
+
     Args:
         network: The network.
         size: Most samples per call.
     """
 
     def __init__(self, network: Network, size: int) -> None:
-        self.network, self.size = network, size
+        self.network = network
+        #: Shared by all views of this network: what is too large for one is so for all.
+        self._most = [size]
+
+    def _view(self, network: Network) -> SplitNetwork:
+        other = SplitNetwork(network, 0)
+        other._most = self._most
+        return other
+
+    @property
+    def size(self) -> int:
+        """Most samples per call, from now on."""
+        return self._most[0]
 
     @property
     def schedule(self) -> Schedule | None:
@@ -101,22 +119,45 @@ class SplitNetwork:
         return self.network.calls
 
     def __call__(self, x: Tensor, sigma: float, /) -> Tensor:
-        if len(x) <= self.size:
-            return self.network(x, sigma)
-        parts = [slice(begin, min(begin + self.size, len(x))) for begin in range(0, len(x), self.size)]
-        return torch.cat([self.network.select(part)(x[part], sigma) for part in parts])
+        outputs, begin = list[Tensor](), 0
+        while not outputs or begin < len(x):
+            part = slice(begin, min(begin + self.size, len(x)))
+            whole = part == slice(0, len(x))
+            try:
+                outputs.append(self.network(x, sigma) if whole else self.network.select(part)(x[part], sigma))
+            except (RuntimeError, MemoryError) as error:
+                if part.stop - begin < 2 or not _of_memory(error):
+                    raise
+                self._halve(part.stop - begin)
+            else:
+                begin = part.stop
+        return outputs[0] if len(outputs) == 1 else torch.cat(outputs)
+
+    def _halve(self, count: int) -> None:
+        self._most[0] = min(self._most[0], count // 2)
+        _log.warning(
+            "%d samples in one network call do not fit into memory: from now on it gets %d at a time",
+            count,
+            self._most[0],
+        )
 
     def at(self, course: Course, k: int) -> SplitNetwork:
         """The network as call ``k`` of a run; see :meth:`longstride.Denoiser.at`."""
-        return SplitNetwork(self.network.at(course, k), self.size) if self.positional else self
+        return self._view(self.network.at(course, k)) if self.positional else self
 
     def select(self, part: slice | Tensor) -> SplitNetwork:
         """The same for some samples of the batch."""
-        return SplitNetwork(self.network.select(part), self.size)
+        return self._view(self.network.select(part))
 
     def repeat(self, times: int) -> SplitNetwork:
         """The same for the whole batch several times over."""
-        return SplitNetwork(self.network.repeat(times), self.size)
+        return self._view(self.network.repeat(times))
+
+
+def _of_memory(error: Exception) -> bool:
+    """Whether memory was too small: on a GPU, on the CPU, or on Apple's."""
+    words = ("can't allocate memory", "not enough memory", "out of memory")
+    return isinstance(error, (torch.OutOfMemoryError, MemoryError)) or any(word in str(error) for word in words)
 
 
 #: A denoiser that tells its schedule, its conditions and its calls, and can be bound to some of its samples.

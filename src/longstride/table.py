@@ -62,9 +62,9 @@ class Row:
         return self + other * -1.0
 
     def pruned(self) -> Row:
-        """The same row without the terms whose weight is exactly zero."""
-        keep = ({i: v for i, v in part.items() if v != 0.0} for part in (self.states, self.outputs))
-        return Row(*keep)
+        """The same row without the terms whose weight is exactly zero; a row of zeros keeps its first state."""
+        states, outputs = ({i: v for i, v in part.items() if v != 0.0} for part in (self.states, self.outputs))
+        return Row(states, outputs) if states or outputs else Row({0: 0.0})
 
 
 def _merge(left: Mapping[int, float], right: Mapping[int, float]) -> dict[int, float]:
@@ -122,7 +122,7 @@ class SolverTable:
                 )
         if not self.grid or self.grid[0] != 0 or self.grid[-1] != k or list(self.grid) != sorted(set(self.grid)):
             raise InputError(f"grid must be increasing state indices from 0 to {k}, got {self.grid}")
-        if self.exact and (worst := self.defect) > IDENTITY_TOLERANCE:
+        if self.exact and not (worst := self.defect) <= IDENTITY_TOLERANCE:  # NaN, too
             raise InputError(f"{self.name}: the rows are not exact on a single data point (defect {worst:.1e})")
 
     @property
@@ -134,11 +134,12 @@ class SolverTable:
     def _normal_form(self) -> Array:
         form = np.zeros((self.nfe + 1, self.nfe + 1))
         form[0, 0] = 1.0
-        for k, row in enumerate(self.rows, start=1):
-            for i, weight in row.states.items():
-                form[k] += weight * form[i]
-            for j, weight in row.outputs.items():
-                form[k, 1 + j] += weight
+        with np.errstate(over="ignore", invalid="ignore"):  # infinity or NaN says it
+            for k, row in enumerate(self.rows, start=1):
+                for i, weight in row.states.items():
+                    form[k] += weight * form[i]
+                for j, weight in row.outputs.items():
+                    form[k, 1 + j] += weight
         form.setflags(write=False)
         return form
 
@@ -154,10 +155,11 @@ class SolverTable:
 
     @property
     def defect(self) -> float:
-        """Largest violation of the two identities, relative to ``max(1, sum_j |b_kj|)``."""
-        a_defect = np.abs(self.a - self.sigmas / self.sigmas[0])
-        b_defect = np.abs(self.b.sum(1) - (self.alphas - self.alphas[0] * self.sigmas / self.sigmas[0]))
-        return float(np.max(np.maximum(a_defect, b_defect) / np.maximum(1.0, np.abs(self.b).sum(1))))
+        """Largest violation of the two identities, relative to ``max(1, sum_j |b_kj|)``; NaN if weights overflow."""
+        with np.errstate(all="ignore"):
+            a_defect = np.abs(self.a - self.sigmas / self.sigmas[0])
+            b_defect = np.abs(self.b.sum(1) - (self.alphas - self.alphas[0] * self.sigmas / self.sigmas[0]))
+            return float(np.max(np.maximum(a_defect, b_defect) / np.maximum(1.0, np.abs(self.b).sum(1))))
 
     def distance(self, other: SolverTable) -> float:
         """Largest absolute difference of levels and normal forms; infinity for another number of calls.

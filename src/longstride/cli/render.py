@@ -14,14 +14,32 @@ from rich.text import Text
 
 from longstride.book import CardBook, Entry
 from longstride.card import Card
+from longstride.errors import one_line
 from longstride.evaluation.contestants import card_label, label
 from longstride.evaluation.results import Line, Results
 from longstride.reports import Errors, Search
 from longstride.table import Row
 
-__all__ = ["book_summary", "card_summary", "formulas", "heatmap", "results_table"]
+__all__ = ["book_summary", "card_summary", "formulas", "heatmap", "results_table", "shown"]
 
 _HOW = {"calibrated": "green", "filled": "cyan", "filled and refined": "cyan", "base": "yellow"}
+
+
+def _plain(text: str) -> Text:
+    """Text of a card as it is: nothing in it is markup, and nothing speaks to the terminal."""
+    return Text(one_line(text))
+
+
+def _root(loss: float) -> float:
+    """Root of a mean loss; of a file it may be any number."""
+    return math.sqrt(max(loss, 0.0))
+
+
+def shown(document: Card | CardBook) -> list[RenderableType]:
+    """What ``longstride show`` prints of a card or a book."""
+    if isinstance(document, CardBook):
+        return [book_summary(document)]
+    return [card_summary(document), formulas(document), heatmap(document)]
 
 
 def card_summary(card: Card) -> Panel:
@@ -31,7 +49,7 @@ def card_summary(card: Card) -> Panel:
         facts.append(f"guidance {card.model.guidance:g}")
     if card.steps:
         facts[0] = f"{card.method} on {card.base.name}"
-    parts: list[RenderableType] = [Text(" · ".join(facts), style="bold")]
+    parts: list[RenderableType] = [Text(one_line(" · ".join(facts)), style="bold")]
     if card.steps:
         parts.append(_steps(card))
     else:
@@ -41,7 +59,7 @@ def card_summary(card: Card) -> Panel:
         parts += _search(card.search)
     if card.calls is not None:
         parts.append(Text(f"calibration: {card.calls:,} network calls in samples", style="dim"))
-    return Panel(Group(*parts), title=Text(f"card: {card_label(card.solver)}"), expand=False, padding=(0, 2))
+    return Panel(Group(*parts), title=_plain(f"card: {card_label(card.solver)}"), expand=False, padding=(0, 2))
 
 
 def _steps(card: Card) -> Table:
@@ -80,7 +98,7 @@ def _errors(card: Card) -> Table:
         ("calibrated", end.calibrated, ("gain", "weights")),
     ):
         more = [] if stability is None else [f"{getattr(stability, key):.3g}" for key in others]
-        table.add_row(name, f"{errors.rmse:.4f}", f"{errors.median:.4f}", *more)
+        table.add_row(_plain(name), f"{errors.rmse:.4f}", f"{errors.median:.4f}", *more)
     style = "green" if end.accepted else "yellow"
     table.add_row("", *(Text(change, style=style) for change in _changes(end.base, end.calibrated)))
     return table
@@ -94,7 +112,8 @@ def _changes(before: Errors, after: Errors) -> list[str]:
 def _verdict(card: Card) -> Text:
     if card.end.accepted:
         return Text("accepted: it is surely better where no fit looked", style="green")
-    return Text(f"this card holds the base: {card.end.reason or 'the calibrated rows were worse'}", style="yellow")
+    reason = one_line(card.end.reason) or "the calibrated rows were worse"
+    return Text(f"this card holds the base: {reason}", style="yellow")
 
 
 def _search(search: Search) -> list[RenderableType]:
@@ -104,29 +123,30 @@ def _search(search: Search) -> list[RenderableType]:
     lines = Table.grid(padding=(0, 2))
     lines.add_column(style="dim")
     lines.add_column()
-    lines.add_row("classical", ", ".join(f"{card_label(name)} {error:.4f}" for name, error in best))
+    lines.add_row("classical", _plain(", ".join(f"{card_label(name)} {error:.4f}" for name, error in best)))
     if search.scouts:
         tried = sorted(search.scouts.items(), key=lambda item: item[1])
-        lines.add_row("short fits", ", ".join(f"{card_label(name)} {math.sqrt(value):.4f}" for name, value in tried))
+        short = ", ".join(f"{card_label(name)} {_root(value):.4f}" for name, value in tried)
+        lines.add_row("short fits", _plain(short))
     if search.finals:
         ended = sorted(search.finals.items(), key=lambda item: item[1].score)
         whole = (f"{card_label(name)} {final.rmse:.4f} (detail {final.detail:.4f})" for name, final in ended)
-        lines.add_row("whole fits", ", ".join(whole) + ", before the last steps")
-    lines.add_row("started from", card_label(search.start))
+        lines.add_row("whole fits", _plain(", ".join(whole) + ", before the last steps"))
+    lines.add_row("started from", _plain(card_label(search.start)))
     if search.iterations:
         table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
         table.add_column("step")
         for name in ("samples", "robust error", "held out", "RMSE", "held out", "damping"):
             table.add_column(name, justify="right")
         for n, step in enumerate(search.iterations):
-            robust = [math.sqrt(max(value, 0.0)) for value in (step.objective, step.held_out)]
+            robust = [_root(value) for value in (step.objective, step.held_out)]
             numbers = [f"{value:.4f}" for value in (*robust, step.rmse, step.held_out_rmse)]
             table.add_row(
                 "start" if n == 0 else str(n), str(step.samples), *numbers, f"{step.damping:.0e}" if n else ""
             )
-        parts += [lines, table, Text(f"stopped: {search.stopped}", style="dim")]
+        parts += [lines, table, Text(one_line(f"stopped: {search.stopped}"), style="dim")]
     else:
-        lines.add_row("stopped", search.stopped)
+        lines.add_row("stopped", _plain(search.stopped))
         parts.append(lines)
     return parts
 
@@ -145,7 +165,7 @@ def book_summary(book: CardBook) -> Panel:
     note = f"{len(book.entries)} settings on {book.entries[0].card.end.samples} held-out samples each"
     note = f"RMSE to the converged solution; {note}"
     note += f"; {kept} kept the classical solver" if kept else "; each is surely better than its classical solver"
-    head = Text(f"model {book.model.name}", style="bold")
+    head = Text(one_line(f"model {book.model.name}"), style="bold")
     return Panel(Group(head, table, Text(note, style="dim")), title="card book", expand=False, padding=(0, 2))
 
 
@@ -157,7 +177,7 @@ def _entry(entry: Entry) -> list[str | Text]:
     return [
         str(entry.nfe),
         Text(entry.how, style=_HOW[entry.how]),
-        name,
+        _plain(name),
         f"{end.base.rmse:.4f}",
         f"{held.rmse:.4f}",
         Text(change, style="green"),

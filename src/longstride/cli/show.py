@@ -10,11 +10,13 @@ from typing import Annotated, Any
 import typer
 from rich import box
 from rich.table import Table
+from rich.text import Text
 
-from longstride.book import CardBook, load_any
+from longstride.book import load_any
 from longstride.cli.common import console, handled
 from longstride.cli.options import Json
-from longstride.cli.render import book_summary, card_summary, formulas, heatmap
+from longstride.cli.render import shown
+from longstride.errors import one_line
 from longstride.history import History, load_history
 
 __all__ = ["show"]
@@ -35,10 +37,8 @@ def show(
         if history.entries:
             content["history"] = history.model_dump(mode="json")["entries"]
         print(json.dumps(content))
-    elif isinstance(loaded, CardBook):
-        console.print(book_summary(loaded))
     else:
-        for part in (card_summary(loaded), formulas(loaded), heatmap(loaded)):
+        for part in shown(loaded):
             console.print(part)
         if history.entries:
             console.print(_former(history))
@@ -56,5 +56,5 @@ def _former(history: History) -> Table:
         then = one.by if one.to is None else f"{one.by} to {one.to}"
         when = datetime.fromtimestamp(one.until).astimezone().isoformat(" ", "minutes")
         style = "bold" if previous is not None and one.number == previous.number else ""
-        table.add_row(str(one.number), when, then, *rmse, one.reason, style=style)
+        table.add_row(str(one.number), when, then, *rmse, Text(one_line(one.reason)), style=style)
     return table

@@ -59,7 +59,7 @@ def calibrate_entrants(
                 samples = Samples.of(
                     denoiser,
                     noise,
-                    table,
+                    next(iter(wanted.values())),  # also after a kill, when the first card is there
                     held_out=held_out,
                     steps=study.reference_steps,
                     batch_size=study.batch_size,

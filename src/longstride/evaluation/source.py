@@ -15,6 +15,7 @@ from longstride.card import Card
 from longstride.denoiser import Denoiser
 from longstride.guard import sample_guarded
 from longstride.journal import digest, table_digest
+from longstride.network import in_batches
 from longstride.sampler import sample
 from longstride.table import SolverTable
 from longstride.zoo.model import Model
@@ -42,7 +43,7 @@ class GuardedSampler:
         self.most_calls = 2 * card.nfe
 
     def __call__(self, denoiser: Denoiser, noise: Tensor) -> Tensor:
-        return sample_guarded(denoiser, noise, self.card).samples
+        return sample_guarded(in_batches(denoiser, len(noise)), noise, self.card).samples
 
 
 class Batch(Protocol):
@@ -155,7 +156,7 @@ class _NetworkBatch:
     def drawn(self, sampler: Sampler) -> tuple[Tensor, float]:
         before = self.denoiser.calls
         if isinstance(sampler, SolverTable):
-            samples = sample(self.denoiser, self.noise, sampler)
+            samples = sample(in_batches(self.denoiser, len(self.noise)), self.noise, sampler)
         else:
             samples = sampler(self.denoiser, self.noise)
         return samples, float(self.denoiser.calls - before)

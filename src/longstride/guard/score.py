@@ -85,8 +85,10 @@ class Guard:
         """
         if statistics.ndim != 2 or statistics.shape[1] != len(self.weights):
             raise InputError(f"expected statistics (B, {len(self.weights)}), got {statistics.shape}")
-        scaled = _scaled(statistics, np.array(self.centre), np.array(self.scale))
-        return np.where(np.isnan(statistics).any(1), np.inf, self.offset + scaled @ np.array(self.weights))
+        with np.errstate(over="ignore", invalid="ignore"):  # a score that overflows flags its sample
+            scaled = _scaled(statistics, np.array(self.centre), np.array(self.scale))
+            found = self.offset + scaled @ np.array(self.weights)
+        return np.where(np.isnan(statistics).any(1) | np.isnan(found), np.inf, found)
 
     def flags(self, statistics: Array) -> np.ndarray[tuple[int], np.dtype[np.bool_]]:
         """Which samples are made again, ``(B,)``; see :meth:`scores`."""
