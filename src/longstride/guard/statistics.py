@@ -19,6 +19,7 @@ Large states are looked at in part: runs of neighbouring entries, evenly spread.
 from __future__ import annotations
 
 import math
+from functools import lru_cache
 
 import numpy as np
 import torch
@@ -33,10 +34,14 @@ __all__ = ["Recorder", "names"]
 #: Samples of so many entries are looked at as a whole; of larger samples about ``_PART`` entries are, in runs of
 #: ``_RUN``, a line of a processor's cache.
 _WHOLE, _PART, _RUN = 4096, 1024, 16
+#: Calls that are summed over together: few kernels, and little memory.
+_TOGETHER = 8
 #: Least root-mean-square, in place of 0: its logarithm is finite.
 _LEAST = 1e-12
 #: Statistics, and the first call that has them.
 _FIRST = {"state": 0, "prediction": 0, "noise": 0, "mean": 0, "peak": 0, "change": 1, "turn": 2}
+#: Statistics that are the logarithm of a root-mean-square.
+_LENGTHS = ("state", "prediction", "noise", "change")
 
 
 def names(nfe: int) -> list[str]:
@@ -47,7 +52,8 @@ def names(nfe: int) -> list[str]:
 class Recorder:
     """A callback of :func:`~longstride.sampler.sample` that records the statistics of all samples.
 
-    Sums are taken in float32 or better on the device of the states. Nothing waits for the device before :meth:`read`.
+    During the run it copies what it looks at. Sums are taken over several calls together, in float32 or better, on the
+    device of the states. Nothing waits for the device before :meth:`read`.
 
     Args:
         table: The table that is run.
@@ -55,25 +61,49 @@ class Recorder:
 
     def __init__(self, table: SolverTable) -> None:
         self.table, self._alphas = table, table.alphas.tolist()
-        self._norms: list[Tensor] = []
-        self._sums: list[Tensor] = []
-        self._prediction: Tensor | None = None
+        self._begin()
+
+    def _begin(self) -> None:
+        self.calls, self._entries = 0, 1
+        self._states: list[Tensor] = []
+        self._predictions: list[Tensor] = []
+        self._sums: dict[str, list[Tensor]] = {kind: [] for kind in _FIRST}
+        self._before: Tensor | None = None
         self._change: Tensor | None = None
-        self._entries = 1
 
     def __call__(self, k: int, sigma: float, x: Tensor, prediction: Tensor) -> None:
         if k == 0:
-            self._norms, self._sums, self._prediction, self._change = [], [], None, None
-        state, clean = _thinned(x), _thinned(prediction)
-        parts, sums = [state, clean, torch.sub(state, clean, alpha=self._alphas[k]), clean.square()], [clean.sum(1)]
-        if self._prediction is not None:
-            parts.append(change := clean - self._prediction)
-            if self._change is not None:
-                sums.append(torch.linalg.vecdot(change, self._change))
-            self._change = change
-        self._norms.append(torch.linalg.vector_norm(torch.stack(parts), dim=2))
-        self._sums += sums
-        self._prediction, self._entries = clean, state.shape[1]
+            self._begin()
+        self._states.append(_thinned(x))
+        self._predictions.append(_thinned(prediction))
+        self.calls += 1
+        if len(self._states) == _TOGETHER:
+            self._fold()
+
+    def _fold(self) -> None:
+        """Sum over the entries of the calls since the last time, and let go of them."""
+        first = self.calls - len(self._states)
+        implied = [
+            torch.sub(x, clean, alpha=alpha)
+            for x, clean, alpha in zip(self._states, self._predictions, self._alphas[first:], strict=False)
+        ]
+        states, clean = torch.stack(self._states), torch.stack(self._predictions)
+        changes = torch.diff(clean, dim=0, prepend=None if self._before is None else self._before[None])
+        around = changes if self._change is None else torch.cat([self._change[None], changes])
+        found = {
+            "state": torch.linalg.vector_norm(states, dim=2),
+            "prediction": torch.linalg.vector_norm(clean, dim=2),
+            "noise": torch.linalg.vector_norm(torch.stack(implied), dim=2),
+            "mean": clean.sum(2),
+            "peak": torch.linalg.vector_norm(clean.square(), dim=2),
+            "change": torch.linalg.vector_norm(changes, dim=2),
+            "turn": torch.linalg.vecdot(around[1:], around[:-1]),
+        }
+        for kind, sums in found.items():
+            self._sums[kind].append(sums)
+        self._entries, self._before = clean.shape[2], clean[-1]
+        self._change = changes[-1] if len(changes) else None
+        self._states, self._predictions = [], []
 
     def read(self) -> Array:
         """The statistics, shape ``(B, F)``, in the order of :func:`names`; NaN in place of what is not finite.
@@ -81,33 +111,36 @@ class Recorder:
         Raises:
             InputError: the run has not ended.
         """
-        nfe, n = self.table.nfe, self._entries
-        if len(self._norms) != nfe:
-            raise InputError(f"expected the {nfe} network calls of a whole run, got {len(self._norms)}")
-        found = torch.cat([*self._norms, torch.stack(self._sums)]).double().cpu().numpy()
-        rows = {name: row for row, name in enumerate(_order(nfe))}
-        finite = np.isfinite(found)
-        found = np.where(finite, found, 1.0)
-        size = np.maximum(found / math.sqrt(n), _LEAST)
-
-        def of(kind: str) -> list[int]:
-            return [rows[f"{kind} {k}"] for k in range(_FIRST[kind], nfe)]
-
-        logs = np.log(size)
-        logs[of("noise")] -= np.log(self.table.sigmas[:nfe, None])
-        logs[of("mean")] = found[of("mean")] / n / size[of("prediction")]
-        fourth = np.maximum(found[of("peak")] ** 2 / n, _LEAST**4)
-        logs[of("peak")] = np.log(fourth) - 4 * logs[of("prediction")]
-        changes = size[of("change")]
-        logs[of("turn")] = found[of("turn")] / n / (changes[1:] * changes[:-1])
-        statistics: Array = np.where(finite, logs, np.nan)[[rows[name] for name in names(nfe)]].T
+        nfe = self.table.nfe
+        if self.calls != nfe:
+            raise InputError(f"expected the {nfe} network calls of a whole run, got {self.calls}")
+        if self._states:
+            self._fold()
+        n = self._entries
+        found = torch.cat([part for kind in _FIRST for part in self._sums[kind]]).double().cpu().numpy()
+        found = np.where(np.isfinite(found), found, np.nan)
+        statistics, places = np.empty((found.shape[1], len(found))), _places(nfe)
+        sums, begin = dict[str, Array](), 0
+        for kind, place in places.items():
+            sums[kind] = found[begin : begin + len(place)]
+            begin += len(place)
+        size = {kind: np.maximum(sums[kind] / math.sqrt(n), _LEAST) for kind in _LENGTHS}
+        values = {kind: np.log(one) for kind, one in size.items()}
+        values["noise"] -= np.log(self.table.sigmas[:nfe, None])
+        values["mean"] = sums["mean"] / n / size["prediction"]
+        fourth = np.maximum(sums["peak"] ** 2 / n, _LEAST**4)
+        values["peak"] = np.log(fourth) - 4 * values["prediction"]
+        values["turn"] = sums["turn"] / n / (size["change"][1:] * size["change"][:-1])
+        for kind, place in places.items():
+            statistics[:, place] = values[kind].T
         return statistics
 
 
-def _order(nfe: int) -> list[str]:
-    """Names of the statistics in the order in which a recorder keeps what they are made from: lengths, then sums."""
-    kinds = (("state", "prediction", "noise", "peak", "change"), ("mean", "turn"))
-    return [f"{kind} {k}" for part in kinds for k in range(nfe) for kind in part if k >= _FIRST[kind]]
+@lru_cache(maxsize=64)
+def _places(nfe: int) -> dict[str, list[int]]:
+    """Where the statistics of a kind stand in :func:`names`, in the order of their calls."""
+    known = {name: place for place, name in enumerate(names(nfe))}
+    return {kind: [known[f"{kind} {k}"] for k in range(first, nfe)] for kind, first in _FIRST.items()}
 
 
 def _thinned(tensor: Tensor) -> Tensor:
