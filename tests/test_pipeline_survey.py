@@ -23,7 +23,7 @@ from benchmarks.pipelines.page import pipeline_sections, pipeline_table, untried
 from benchmarks.pipelines.parts import Built
 from benchmarks.pipelines.records import Outcome, Record, load_records, of_error, save_records
 from benchmarks.pipelines.sampling import Drawing, Seen, matching_solver, relative, sampling_trial, watched
-from longstride.errors import CardError
+from longstride.errors import InputError
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -162,7 +162,7 @@ def test_pictures_are_given_for_every_sample_where_one_does_not_serve():
 
 
 def test_errors_are_refusals_or_faults():
-    assert of_error(CardError("this card is\nfor others")) == Outcome("refused", "this card is for others")
+    assert of_error(InputError("this option is\nfor others")) == Outcome("refused", "this option is for others")
 
     def fails() -> None:
         raise IndexError("out of\nrange")

@@ -234,12 +234,15 @@ class CardBook(documents.Document):
         """The base of an entry, built for another number of calls on the same kind of grid.
 
         Raises:
-            InputError: the solver cannot spend so many calls.
+            InputError: the solver cannot spend so many calls, or does not take the options on the card.
         """
         schedule = None if self.schedule is None else self.schedule.schedule()
         base = card.base_table
         final: LastLevel = "zero" if base.sigmas[-1] == 0 else "sigma_min"
-        steps = steps_for_nfe(base.name, nfe, final_zero=final == "zero", **base.options)
+        try:
+            steps = steps_for_nfe(base.name, nfe, final_zero=final == "zero", **base.options)
+        except TypeError as error:  # a card may hold any value as an option
+            raise InputError(f"the options of {base.name} cannot be used ({error}): calibrate the book anew") from None
         name = "" if card.search is None else card.search.base.partition("@")[2]
         if schedule is not None and name in ("karras", "log_snr", "uniform", "quadratic"):
             levels = grid(name, steps, schedule=schedule, final=final)

@@ -192,7 +192,7 @@ def parse(raw: Any, path: str | Path, model: type[AnyDocument], kind: str, versi
     if not isinstance(raw, dict) or raw.get("format") != name:
         raise CardError(f'{file} is no longstride {kind}: expected JSON with "format": "{name}"')
     found = raw.get("version")
-    if isinstance(found, int) and found > version:
+    if isinstance(found, int | float) and found > version:
         raise CardError(f"{file} has {kind} version {found}, this longstride reads up to {version}: upgrade longstride")
     content = {key: value for key, value in raw.items() if key != "checksum"}
     try:

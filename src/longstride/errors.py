@@ -62,7 +62,7 @@ def unknown(kind: str, name: str, known: Iterable[str]) -> InputError:
         known: All valid names.
     """
     names = sorted(known)
-    close = difflib.get_close_matches(name, names, n=3, cutoff=0.5)
+    close = difflib.get_close_matches(str(name), names, n=3, cutoff=0.5)
     hint = f"did you mean {' or '.join(map(repr, close))}? " if close else ""
     return InputError(f"unknown {kind} {name!r}: {hint}known: {', '.join(names)}")
 
