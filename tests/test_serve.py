@@ -68,7 +68,7 @@ def cards(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
     subtle = worse_by(1.5, card.table, rmse)
     card.model_copy(update={"data": TableData.of(subtle)}).save(folder / "subtle.json")
-    broken = replace(card.table.unrolled(), rows=tuple(1e38 * row for row in card.table.unrolled().rows))
+    broken = replace(card.table.chained(), rows=tuple(1e25 * row for row in card.table.chained().rows))
     card.model_copy(update={"data": TableData.of(broken)}).save(folder / "nan.json")
     return folder
 
