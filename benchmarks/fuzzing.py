@@ -12,6 +12,7 @@ import copy
 import gzip
 import io
 import json
+import os
 import random
 import resource
 import signal
@@ -384,7 +385,8 @@ def fuzz(
             except Exception as error:
                 found.crashed += 1
                 if len(found.crashes) < 20:
-                    found.crashes.append(f"{kind}: {type(error).__name__}: {error}"[:500])
+                    what = str(error).replace(f"{folder}{os.sep}", "")  # no path of the machine in results
+                    found.crashes.append(f"{kind}: {type(error).__name__}: {what}"[:500])
                     (folder / f"crash_{number}.json").write_bytes(content)
             finally:
                 signal.setitimer(signal.ITIMER_REAL, 0)
