@@ -12,6 +12,7 @@ from dataclasses import dataclass, field, replace
 
 from longstride.calibration.acceptance.gate import judge
 from longstride.calibration.endpoint.gauss_newton import GaussNewton
+from longstride.calibration.endpoint.method import GaussNewtonMethod
 from longstride.calibration.endpoint.residuals import balanced
 from longstride.calibration.endpoint.search import Fits
 from longstride.calibration.endpoint.settings import GaussNewtonSettings
@@ -41,32 +42,25 @@ class Comparison:
     base: EndReport
 
 
-@dataclass
-class Recalibrating:
-    """A calibration method for one calibration, whose starts hold the table in use as :data:`CURRENT`.
+@dataclass(frozen=True)
+class Recalibrating(GaussNewtonMethod):
+    """The default method for one calibration, whose starts hold the table in use as :data:`CURRENT`.
 
     It fits from this table, and keeps it unless the fitted table is surely better on held-out samples. What it keeps
     is then compared with the base, as in every calibration.
-
-    Attributes:
-        comparison: Result of the comparisons with the table in use, after the fit.
     """
 
-    name: str = "gauss_newton"
-    label: str = "Gauss–Newton"
     settings: GaussNewtonSettings = field(default_factory=lambda: _DEFAULTS)
-    solvers: tuple[str, ...] = ()
-    whole: bool = True
-    many: bool = True
-    comparison: Comparison | None = None
+    _compared: list[Comparison] = field(default_factory=list, init=False, repr=False, compare=False)
+
+    @property
+    def comparison(self) -> Comparison | None:
+        """Result of the comparisons with the table in use; None before the fit."""
+        return self._compared[-1] if self._compared else None
 
     def counts(self, nfe: int) -> tuple[int, int]:
         """Numbers of samples that are fitted and held out by default."""
         return 16, 16
-
-    def unit(self, settings: GaussNewtonSettings) -> int:
-        """Samples of a unit of work."""
-        return -(-settings.scout_samples // 2)
 
     def cost(self, nfe: int, fitted: int, held_out: int, settings: GaussNewtonSettings, per_call: int) -> str:
         """No bound is told: a recalibration is short."""
@@ -107,10 +101,6 @@ class Recalibrating:
         gate = {"margin": settings.margin, "stability": settings.stability}
         _, fitted = judge(samples, current, made, **gate, rival="the card")
         _, base = judge(samples, current, table, **gate, rival="the card")
-        self.comparison = Comparison(fitted, base)
+        self._compared.append(Comparison(fitted, base))
         search = Search("given", {}, {}, CURRENT, fit.iterations, fit.stopped)
         return Fitted(made if fitted.accepted else current, table, search=search)
-
-    def judge(self, samples: Samples, found: Fitted, settings: GaussNewtonSettings) -> tuple[SolverTable, EndReport]:
-        """The table to use, by held-out samples: what the fit kept, or the base."""
-        return judge(samples, found.base, found.table, margin=settings.margin, stability=settings.stability)
