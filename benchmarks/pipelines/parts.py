@@ -15,6 +15,7 @@ from PIL import Image
 from benchmarks.pipelines.catalogue import Entry, Tester, required, taken
 from benchmarks.pipelines.offline import lend_cleaner
 from benchmarks.pipelines.records import first_line
+from benchmarks.pipelines.small_sizes import shrink
 from benchmarks.pipelines.stand_ins import IMAGE_TOKEN
 
 __all__ = ["Built", "NotBuilt", "build", "fresh_inputs"]
@@ -32,6 +33,8 @@ _LENDERS = (
 #: Fewest rows of a text encoder's embedding: the stand-ins of tokenizers count up to here.
 _TOKENS = 400
 _SIZE = 32
+#: Whether a call takes the nearest size that its network was trained at.
+_BINNING = "use_resolution_binning"
 #: Arguments of a call that are a picture.
 _PICTURES = frozenset({"image", "mask_image", "control_image"})
 
@@ -186,6 +189,7 @@ def _ready(pipeline: Any) -> Any:
         if "text_encoder" in name:
             _widen(part)
     pipeline.set_progress_bar_config(disable=True)
+    shrink(pipeline)
     if hasattr(pipeline, "disable_safety_checker"):
         pipeline.disable_safety_checker()
     return pipeline
@@ -229,6 +233,8 @@ def fresh_inputs(built: Built, *, bare: bool = False) -> dict[str, Any]:
     if hasattr(built.pipeline, "blocks"):
         takes = set(built.pipeline.blocks.input_names)
         return {name: value for name, value in found.items() if name in takes or not built.lent}
+    if _BINNING in taken(call):
+        found.setdefault(_BINNING, False)  # the least of these sizes is 256 x 256
     if not built.lent:
         return found
     found = {name: value for name, value in found.items() if name in taken(call)}
