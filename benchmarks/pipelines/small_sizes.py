@@ -5,7 +5,7 @@ from __future__ import annotations
 import importlib
 from typing import Any
 
-__all__ = ["shrink", "shrink_targets"]
+__all__ = ["AREAS", "shrink", "shrink_targets"]
 
 #: Width and height, in pixels.
 _SIDE = 64
@@ -16,7 +16,7 @@ _KEPT: dict[str, dict[str, Any]] = {
     "Kandinsky5T2IPipeline": {"resolutions": [(_SIDE, _SIDE)]},
 }
 #: Modules whose ``calculate_dimensions`` brings pictures to an area of a million pixels.
-_AREAS = (
+AREAS = (
     "pipelines.qwenimage.pipeline_qwenimage_edit",
     "pipelines.qwenimage.pipeline_qwenimage_edit_plus",
     "modular_pipelines.qwenimage.encoders",
@@ -31,7 +31,7 @@ def shrink(pipeline: Any) -> None:
 
 def shrink_targets() -> None:
     """Make the areas small that modules of diffusers bring pictures to. The process is changed for good."""
-    for name in _AREAS:
+    for name in AREAS:
         module: Any = importlib.import_module(f"diffusers.{name}")
         module.calculate_dimensions = _smaller(module.calculate_dimensions)
 
