@@ -15,7 +15,7 @@ from PIL import Image
 from benchmarks.pipelines.catalogue import Entry, Tester, required, taken
 from benchmarks.pipelines.offline import lend_cleaner
 from benchmarks.pipelines.records import first_line
-from benchmarks.pipelines.small_sizes import shrink
+from benchmarks.pipelines.small_sizes import shrink, small_call
 from benchmarks.pipelines.stand_ins import IMAGE_TOKEN
 
 __all__ = ["Built", "NotBuilt", "build", "fresh_inputs"]
@@ -33,8 +33,6 @@ _LENDERS = (
 #: Fewest rows of a text encoder's embedding: the stand-ins of tokenizers count up to here.
 _TOKENS = 400
 _SIZE = 32
-#: Whether a call takes the nearest size that its network was trained at.
-_BINNING = "use_resolution_binning"
 #: Arguments of a call that are a picture.
 _PICTURES = frozenset({"image", "mask_image", "control_image"})
 
@@ -233,8 +231,7 @@ def fresh_inputs(built: Built, *, bare: bool = False) -> dict[str, Any]:
     if hasattr(built.pipeline, "blocks"):
         takes = set(built.pipeline.blocks.input_names)
         return {name: value for name, value in found.items() if name in takes or not built.lent}
-    if _BINNING in taken(call):
-        found.setdefault(_BINNING, False)  # the least of these sizes is 256 x 256
+    found = {**small_call(built.pipeline, taken(call)), **found}
     if not built.lent:
         return found
     found = {name: value for name, value in found.items() if name in taken(call)}

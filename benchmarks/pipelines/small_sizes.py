@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import importlib
+from collections.abc import Collection
 from typing import Any
 
-__all__ = ["AREAS", "shrink", "shrink_targets"]
+__all__ = ["AREAS", "shrink", "shrink_targets", "small_call"]
 
 #: Width and height, in pixels.
 _SIDE = 64
@@ -15,6 +16,10 @@ _KEPT: dict[str, dict[str, Any]] = {
     "Kandinsky5I2IPipeline": {"resolutions": [(_SIDE, _SIDE)]},
     "Kandinsky5T2IPipeline": {"resolutions": [(_SIDE, _SIDE)]},
 }
+#: Arguments of a call whose tests leave the size to the pipeline, and its network is large.
+_ASKED: dict[str, dict[str, Any]] = {"AnimateDiffSDXLPipeline": {"height": 32, "width": 32, "num_frames": 4}}
+#: Whether a call takes the nearest size that its network was trained at; the least of these sizes is 256 x 256.
+_BINNING = "use_resolution_binning"
 #: Modules whose ``calculate_dimensions`` brings pictures to an area of a million pixels.
 AREAS = (
     "pipelines.qwenimage.pipeline_qwenimage_edit",
@@ -27,6 +32,17 @@ def shrink(pipeline: Any) -> None:
     """Make the sizes that a pipeline keeps small."""
     for name, value in _KEPT.get(type(pipeline).__name__, {}).items():
         setattr(pipeline, name, value)
+
+
+def small_call(pipeline: Any, takes: Collection[str]) -> dict[str, Any]:
+    """Arguments of a call that keep it small, if the tests say nothing else.
+
+    Args:
+        pipeline: The pipeline.
+        takes: Names of the arguments that its call takes.
+    """
+    binning = {_BINNING: False} if _BINNING in takes else {}
+    return {**binning, **_ASKED.get(type(pipeline).__name__, {})}
 
 
 def shrink_targets() -> None:
