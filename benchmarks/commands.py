@@ -259,6 +259,24 @@ def faults(
     print(json.dumps(results, indent=1))
 
 
+@app.command(cls=Command, epilog="Example: python -m benchmarks monitor --zoo zoo --case digits")
+@handled
+def monitor(
+    out: Out = Path("benchmarks/results"),
+    case: Annotated[list[str] | None, option("Network; may be repeated. Default: all.", "CASE")] = None,
+    zoo: Annotated[
+        Path | None, option("Folder of networks that no package holds, digits/ among them.", "FOLDER")
+    ] = None,
+) -> None:
+    """What the monitor of a card sees of faults, and how rare its false alarms are; added to monitor.json."""
+    from benchmarks.monitor import run_cases
+    from longstride.files import check_writable
+
+    check_writable(out / "monitor.json", new_folders=True)
+    run_cases(case or (), zoo, out, lambda *found: print(*found, flush=True))
+    print(f"results in {out / 'monitor.json'}; python -m benchmarks pages --docs . fills docs/monitor.md")
+
+
 @app.command(cls=Command, epilog="Example: python -m benchmarks pages --docs .")
 @handled
 def pages(
