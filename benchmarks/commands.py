@@ -285,12 +285,15 @@ def pages(
     check: Annotated[bool, typer.Option("--check", help="Only compare; exit with 1 on a difference.")] = False,
 ) -> None:
     """Fill the tables of README and docs from results files, and draw the plots of the default calibration."""
+    from benchmarks.monitor_table import draw_monitor
     from benchmarks.newton_plots import draw_newton_plots
     from benchmarks.pages import write_pages
 
     folder = docs / "benchmarks" / "results" if results is None else results
     changed = write_pages(docs, folder, check=check)
-    for picture in () if check else draw_newton_plots(folder, docs / "docs" / "images"):
+    pictures = docs / "docs" / "images"
+    drawn = () if check else (*draw_newton_plots(folder, pictures), *draw_monitor(folder, pictures))
+    for picture in drawn:
         print(f"{picture} drawn")
     for page in changed:
         print(f"{page} {'differs from the results' if check else 'written'}")
