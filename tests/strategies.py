@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from problems import level_of_lambda
 
 import longstride as ls
-from longstride.book import Entry
+from longstride.book_parts import Entry
 from longstride.guard.score import Guard
 from longstride.guard.statistics import names
 from longstride.reports import EndReport, Errors, Report, RowReport, Stability

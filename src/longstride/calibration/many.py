@@ -10,7 +10,8 @@ from typing import Any, Protocol
 
 from torch import Tensor
 
-from longstride.book import CardBook, Entry
+from longstride.book import CardBook
+from longstride.book_parts import Entry
 from longstride.calibration.anchors import anchors_of
 from longstride.calibration.calibrate import Progress, calibrate
 from longstride.calibration.converged import solved

@@ -10,7 +10,8 @@ from typing import Any
 import numpy as np
 
 from longstride.arrays import Array
-from longstride.book import CardBook, Unjudged
+from longstride.book import CardBook
+from longstride.book_parts import Unjudged
 from longstride.card import Card, same_start
 from longstride.card_parts import LevelData
 from longstride.errors import CardError, InputError

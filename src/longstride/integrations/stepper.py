@@ -10,9 +10,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from longstride.denoiser import combined
 from longstride.errors import InputError
 from longstride.integrations.setups import Setup
+from longstride.predictions import combined
 from longstride.sampler import Run
 from longstride.table import SolverTable
 

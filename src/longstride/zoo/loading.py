@@ -10,8 +10,8 @@ from typing import Any, cast
 
 import torch
 
-from longstride.denoiser import DIFFUSERS_PREDICTIONS, Prediction
 from longstride.errors import InputError, unknown
+from longstride.predictions import DIFFUSERS_PREDICTIONS, Prediction
 from longstride.schedule import Schedule
 from longstride.zoo.conditioning import ClassLabels, Conditioning, Unconditional
 from longstride.zoo.edm import EDMPreconditioning
