@@ -10,6 +10,7 @@ from pathlib import Path
 from benchmarks.ablation_tables import ablation_sections
 from benchmarks.cost_tables import launches_table, memory_table, overhead_table, scheduler_table, time_table
 from benchmarks.markdown import markdown_table, number
+from benchmarks.monitor_table import monitor_sections
 from benchmarks.peer_tables import peer_sections
 from benchmarks.pipelines.page import pipeline_sections
 from benchmarks.recalibration_table import recalibration_table
@@ -32,6 +33,7 @@ PAGES = (
     "docs/gauss-newton.md",
     "docs/diffusers.md",
     "docs/rollout.md",
+    "docs/monitor.md",
     "docs/recalibration.md",
     "docs/pipelines.md",
 )
@@ -66,6 +68,8 @@ def _of_folder(results: Path) -> dict[str, Callable[[], str]]:
             sections[file.stem] = partial(_FILES[file.stem], file)
         elif file.stem == "pipelines":
             sections |= pipeline_sections(file)
+        elif file.stem == "monitor":
+            sections |= monitor_sections(file)
         elif file.name.startswith(("ablations_", "newton_")):
             sections |= ablation_sections(file)
         elif not file.stem.endswith("_quality"):

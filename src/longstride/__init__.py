@@ -6,9 +6,9 @@ from longstride.calibration.many import calibrate_book
 from longstride.calibration.recalibrate import Recalibration, recalibrate
 from longstride.card import Card, ModelInfo, load_card
 from longstride.denoiser import Denoiser, as_denoiser
-from longstride.errors import CardError, InputError, LongstrideError, NonFiniteError, StoreError
+from longstride.errors import CardError, InputError, LongstrideError, MonitorError, NonFiniteError, StoreError
 from longstride.grid import grid
-from longstride.guard import Guarded, sample, sample_guarded
+from longstride.guard import Guarded, Monitor, sample, sample_guarded
 from longstride.nodes import Nodes
 from longstride.rollout import Rollout
 from longstride.schedule import Schedule
@@ -29,6 +29,8 @@ __all__ = [
     "LongstrideError",
     "Model",
     "ModelInfo",
+    "Monitor",
+    "MonitorError",
     "Nodes",
     "NonFiniteError",
     "Recalibration",

@@ -10,7 +10,9 @@ from torch import Tensor
 
 from longstride.course import Course
 from longstride.errors import InputError
+from longstride.guard.monitor import Monitor
 from longstride.guard.score import Guard
+from longstride.guard.seen import Seen
 from longstride.guard.statistics import Recorder
 from longstride.network import as_network
 from longstride.sampler import Callback, DenoiserLike, Run
@@ -45,42 +47,53 @@ class Guarded:
         flagged: Which samples the base made, ``(B,)``, on the CPU.
         scores: Scores of the samples, ``(B,)`` in float64 on the CPU; empty without a guard.
         calls: Network calls per sample, samples that were made again included; a guided pair counts as one.
+        seen: What the monitor saw; None without a monitor.
     """
 
     samples: Tensor
     flagged: Tensor
     scores: Tensor
     calls: float
+    seen: Seen | None = None
 
 
 @torch.inference_mode()
 def sample_guarded(
-    denoiser: DenoiserLike, noise: Tensor, card: HasGuard, *, callback: Callback | None = None
+    denoiser: DenoiserLike,
+    noise: Tensor,
+    card: HasGuard,
+    *,
+    monitor: Monitor | None = None,
+    callback: Callback | None = None,
 ) -> Guarded:
     """Draw samples with a card; its base makes flagged samples again.
 
-    A sample is flagged if its score exceeds the card's threshold, or if it or a statistic of its run is not finite. The
-    base makes all flagged samples together, from their own noise, with the network bound to them. They are the base's
-    samples bit for bit, as the base makes them from that noise in a batch of their own. In a batch of another size some
-    networks round differently.
+    A sample is flagged if its score exceeds the card's threshold, or if it or a statistic of its run is not finite, or
+    if a monitor with the policy ``"fallback"`` says so. The base makes all flagged samples together, from their own
+    noise, with the network bound to them. They are the base's samples bit for bit, as the base makes them from that
+    noise in a batch of their own. In a batch of another size some networks round differently.
 
     Args:
         denoiser: See :func:`~longstride.sampler.sample`. Conditions with one entry per sample must be those of a
             :class:`~longstride.Denoiser`, which can be bound to some samples.
         noise: First states ``(B, *)``.
         card: A card.
+        monitor: A monitor of this card, which judges the runs. Default: none.
         callback: Called after every network call of the card's table; not in the run of the base.
 
     Raises:
-        InputError: ``noise`` is no floating-point tensor with a first axis of samples, or the denoiser returned another
-            shape.
-        NonFiniteError: the base's samples, or samples without a guard, hold NaN or infinity.
+        InputError: ``noise`` is no floating-point tensor with a first axis of samples, the denoiser returned another
+            shape, or the monitor is of another table.
+        MonitorError: the monitor's policy is ``"raise"``, and it raised an alarm.
+        NonFiniteError: the base's samples, or samples without a guard and a monitor, hold NaN or infinity.
     """
     guard, table = card.guard, card.table
     if not isinstance(noise, Tensor) or not noise.is_floating_point() or noise.ndim == 0 or len(noise) == 0:
         found = f"{noise.dtype} of shape {tuple(noise.shape)}" if isinstance(noise, Tensor) else type(noise).__name__
         raise InputError(f"noise must be a floating-point tensor (B, ...) for a card, got {found}")
-    if guard is None:
+    if monitor is not None:
+        monitor.check_table(table)
+    if guard is None and monitor is None:
         samples = sample_table(denoiser, noise, table, callback=callback)
         return Guarded(samples, torch.zeros(len(noise), dtype=torch.bool), torch.empty(0), float(table.nfe))
     recorder, network = Recorder(table), as_network(denoiser)
@@ -91,14 +104,18 @@ def sample_guarded(
             callback(k, sigma, x, prediction)
 
     samples = Run(noise, table).finish(denoiser, see)
-    scores = torch.from_numpy(guard.scores(recorder.read()))
-    flagged = (scores > guard.threshold) | ~torch.isfinite(samples.flatten(1)).all(1).cpu()
+    statistics, finite = recorder.read(), torch.isfinite(samples.flatten(1)).all(1).cpu()
+    scores = torch.empty(0) if guard is None else torch.from_numpy(guard.scores(statistics))
+    flagged = ~finite if guard is None else (scores > guard.threshold) | ~finite
+    seen = None if monitor is None else monitor.see(statistics, finite.numpy())
+    if seen is not None:
+        flagged |= torch.from_numpy(seen.again)
     again = flagged.nonzero()[:, 0].to(noise.device)
     if len(again):
         samples = samples.clone()
         samples[again] = sample_table(network.select(again), noise[again], card.base_table)
     calls = table.nfe + card.base_table.nfe * len(again) / len(noise)
-    return Guarded(samples, flagged, scores, calls)
+    return Guarded(samples, flagged, scores, calls, seen)
 
 
 def sample(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from longstride.calibration.acceptance.clean_runs import CLEAN_RUNS
 from longstride.calibration.endpoint.settings import GaussNewtonSettings
 from longstride.calibration.reference.trajectory import FINE
 from longstride.calibration.starts.classical import most_starts
@@ -65,7 +66,15 @@ def most_calls(nfe: int, fitted: int, held_out: int, settings: GaussNewtonSettin
     tried = (most_starts() * few * nfe + (FINE + 1) * TRAJECTORIES) if settings.scouts else few * nfe
     solved = (fitted + held_out + 8) * reference_steps
     guard = _guard_calls(nfe, fitted + held_out, settings, reference_steps)
-    return steps * _step_calls(nfe, settings) + 2 * seen * nfe + tried + solved + 12 * held_out * nfe + guard
+    return (
+        steps * _step_calls(nfe, settings)
+        + 2 * seen * nfe
+        + tried
+        + solved
+        + 12 * held_out * nfe
+        + guard
+        + CLEAN_RUNS * nfe
+    )
 
 
 def _guard_calls(nfe: int, samples: int, settings: GaussNewtonSettings, reference_steps: int) -> int:
