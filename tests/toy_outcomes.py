@@ -95,7 +95,9 @@ def made(
         samplers.append(one("calibrated", "calibrated", "calibrated", classical if kept else ours, calls))
         samplers.append(one("best_classical", "best classical", "classical", classical, calls))
         samplers.append(one("dpmpp_2m", "DPM-Solver++ 2M", "today", 1.5 * classical, calls))
-    samplers += [one("unipc3_log_snr", "UniPC-3 on log_snr", "classical", classical, calls) for calls in (*CALLS, 11, 15)]
+    samplers += [
+        one("unipc3_log_snr", "UniPC-3 on log_snr", "classical", classical, calls) for calls in (*CALLS, 11, 15)
+    ]
     said = [
         Calibrated(
             calls=calls,

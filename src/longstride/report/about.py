@@ -76,11 +76,17 @@ def terms_of(language: Language) -> Lines:
     """What the words mean."""
     _ = language.text
     terms = [
-        (_("Network call"), _("One run of the network on one picture. A sampler makes a picture with some tens of them.")),
+        (
+            _("Network call"),
+            _("One run of the network on one picture. A sampler makes a picture with some tens of them."),
+        ),
         (_("Sampler"), _("The rule that turns noise into a picture by network calls.")),
         (
             _("Converged solution"),
-            _("The picture that the same network makes from the same noise with so many calls that more change nothing."),
+            _(
+                "The picture that the same network makes from the same noise with so many calls that further ones "
+                "change nothing."
+            ),
         ),
         (
             _("Error, RMSE"),

@@ -127,7 +127,9 @@ def _draw(
     look, plot = one.look, axes.plot
     shown = [(point.sampler.calls, found) for point in one.points if (found := value(point)) is not None]
     style = (0, look.dash) if look.dash else "-"
-    plot([x for x, _ in shown], [y.value for _, y in shown], color=look.color, ls=style, lw=look.width, gid=f"{place}-l")
+    plot(
+        [x for x, _ in shown], [y.value for _, y in shown], color=look.color, ls=style, lw=look.width, gid=f"{place}-l"
+    )
     for x, y in shown:
         if y.low is not None and y.high is not None:
             low = max(y.low, 0.05 * y.value)

@@ -151,8 +151,8 @@ def _needed(one: Numbers) -> int | None:
     if ratio.high is None or ratio.value >= 1:
         return None
     wanted = len(one.sampler.errors) * ((ratio.high - ratio.value) / (1 - ratio.value)) ** 2
-    digits = 10 ** max(0, int(math.log10(wanted)) - 1)
-    return math.ceil(wanted / digits) * digits
+    size: int = 10 ** max(0, int(math.log10(wanted)) - 1)
+    return math.ceil(wanted / size) * size
 
 
 def _switch(outcome: Outcome, found: tuple[Numbers, ...], below: int | None) -> list[Fact]:

@@ -51,9 +51,7 @@ def load_language(code: str, folder: Path = CATALOGUES) -> Language:
     Raises:
         InputError: there is no such language, its file is damaged, or the optional packages are missing.
     """
-    core, catalogues, binary = (
-        needs_extra(f"babel.{name}") for name in ("core", "messages.pofile", "messages.mofile")
-    )
+    core, catalogues, binary = (needs_extra(f"babel.{name}") for name in ("core", "messages.pofile", "messages.mofile"))
     file = folder / f"{code}.po"
     if code != _SOURCE and (not code.isidentifier() or not file.exists()):
         raise unknown("language", code, languages())

@@ -91,7 +91,9 @@ def run_poc(
         outcome = replace(outcome, samplers=found.samplers(), counts=found.counts(outcome.counts))
         chosen = decide(outcome).closest
         if chosen is not None:
-            pictures = draw_pictures(source, tables, outcome, chosen, seed_range("evaluation", study.seed, study.samples))
+            pictures = draw_pictures(
+                source, tables, outcome, chosen, seed_range("evaluation", study.seed, study.samples)
+            )
             outcome = replace(outcome, pictures=pictures)
         say("drawing", 1, 1)
     except NonFiniteError as error:

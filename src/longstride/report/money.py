@@ -97,9 +97,7 @@ def _once(outcome: Outcome, language: Language) -> list[dict[str, str]]:
     return [{"name": name, "value": value} for name, value in lines]
 
 
-def _projection(
-    outcome: Outcome, today: float, ours: float, saved: Saving, language: Language
-) -> list[dict[str, str]]:
+def _projection(outcome: Outcome, today: float, ours: float, saved: Saving, language: Language) -> list[dict[str, str]]:
     """Money and time that follow from the user's figures; dashes where a figure is missing."""
     _, figures = language.text, outcome.figures
     price, volume, none = figures.price_per_hour, figures.images_per_month, "–"
@@ -115,7 +113,11 @@ def _projection(
         ("now", _("Per month, today"), month(today)),
         ("then", _("Per month, calibrated"), month(ours)),
         ("saved", _("Saved per month"), month(saved.seconds.value)),
-        ("spent", _("Calibration, once"), none if saved.spent is None else language.money(saved.spent, figures.currency)),
+        (
+            "spent",
+            _("Calibration, once"),
+            none if saved.spent is None else language.money(saved.spent, figures.currency),
+        ),
         ("images", _("Pictures until paid back"), images),
         ("days", _("Time until paid back"), days),
     ]

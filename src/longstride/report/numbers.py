@@ -1,6 +1,6 @@
 r"""From what was measured to the numbers that a page shows: every one is a function of the outcome alone.
 
-For sample i let :math:`e_i` be the error of a sampler and :math:`t_i` the error of today's sampler, from the same noise.
+For sample i let :math:`e_i` be the error of a sampler, and :math:`t_i` that of today's sampler from the same noise.
 
 =========  ==================================================  ==========================================
 number     formula                                             interval
@@ -124,7 +124,7 @@ def _numbers(one: Sampler, reference: Array, level: float) -> Numbers:
     return Numbers(
         sampler=one,
         rmse=group_bootstrap(lambda s: float(np.sqrt(s[0] / len(errors))), pairs, replicates=_REPLICATES),
-        median=bootstrap_samples(lambda s: float(np.median(s)), errors[:, None], replicates=_REPLICATES // 4),
+        median=bootstrap_samples(lambda s: float(np.median(s)), list(errors[:, None]), replicates=_REPLICATES // 4),
         ratio=group_bootstrap(_ratio, pairs, replicates=_REPLICATES, level=level),
         tails=tuple(_tail(errors, reference, factor) for factor in FACTORS),
         seconds=_mean(np.array(one.seconds)) if one.seconds else None,

@@ -172,9 +172,7 @@ def _drawn(pair: Pair) -> dict[str, str]:
     return {"key": "A" if first else "B", "left": left, "right": right}
 
 
-def _quality(
-    outcome: Outcome, decision: Decision, found: tuple[Numbers, ...], language: Language
-) -> dict[str, Any]:
+def _quality(outcome: Outcome, decision: Decision, found: tuple[Numbers, ...], language: Language) -> dict[str, Any]:
     """The charts and the table."""
     if not found:
         return {"rows": []}

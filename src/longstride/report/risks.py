@@ -27,9 +27,16 @@ def risks_of(
     if said is not None:
         before, after = (language.number(one) for one in said.held_out)
         gate = (
-            _("Kept the classical sampler: {base}, {before}; calibrated {after}.", base=said.base, before=before, after=after)
+            _(
+                "Kept the classical sampler: {base}, {before}; calibrated {after}.",
+                base=said.base,
+                before=before,
+                after=after,
+            )
             if said.how == "base"
-            else _("Accepted on held-out samples: {before} ({base}) → {after}.", base=said.base, before=before, after=after)
+            else _(
+                "Accepted on held-out samples: {before} ({base}) → {after}.", base=said.base, before=before, after=after
+            )
         )
         if said.gain is not None:
             base, own = (language.number(one) for one in said.gain)
@@ -59,7 +66,7 @@ def risks_of(
         (
             _("Quality falls on average"),
             gate,
-            _("Live requests are solved again in the background; back when the error is surely larger than the old one's."),
+            _("Live requests are solved again in the background; back when the error is surely larger."),
         ),
         (
             _("A few pictures get much worse"),
@@ -89,7 +96,10 @@ def risks_of(
         (
             _("It is not faster in the service"),
             _("Seconds per picture on this device."),
-            _("Back when requests surely take {limit} times as long.", limit=language.number(METRICS["latency"].tolerance)),
+            _(
+                "Back when requests surely take {limit} times as long.",
+                limit=language.number(METRICS["latency"].tolerance),
+            ),
         ),
     ]
     return [{"name": name, "found": found, "watched": watched} for name, found, watched in rows]

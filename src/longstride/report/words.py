@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import Any
 
+from longstride.report.asked import FULL
 from longstride.report.decision import MOST_MONTHS, TAIL, Fact, Recommendation
 from longstride.report.language import Language
 from longstride.report.outcome import Sampler
@@ -241,8 +242,9 @@ _REASONS: dict[str, Callable[[Values, Language], str]] = {
     ),
     "guard": lambda v, t: t.text("It is better than its base only with its guard, which must run in the service."),
     "quick": lambda v, t: t.text(
-        "This was a quick measurement: {samples} samples in place of 1,024, and {fitted} in calibration. It cannot show "
-        "rare failures or small differences of the Fréchet distance.",
+        "This was a quick measurement: {samples} samples in place of {full}, and {fitted} in calibration. It cannot "
+        "show rare failures or small differences of the Fréchet distance.",
+        full=t.whole(FULL.samples, 4),
         samples=t.whole(v["counts"].evaluated),
         fitted=t.whole(v["counts"].fitted + v["counts"].held_out),
     ),
