@@ -141,6 +141,13 @@ def _failed(one: Outcome, failed: str, detail: str) -> Outcome:
     return replace(one, samplers=(), calibrated=(), pictures=None, failed=failed, detail=detail)  # type: ignore[arg-type]
 
 
+def _as_slow(one: Outcome) -> Outcome:
+    """Every number of calls takes as long."""
+    today = one.samplers[0].seconds
+    timed = [replace(s, seconds=today[::-1]) if s.kind == "calibrated" else s for s in one.samplers]
+    return replace(one, samplers=tuple(timed))
+
+
 _GREAT = made(ours=0.5)
 #: By name; each with what must be recommended and the sentence that must be said (see the tests).
 OUTCOMES: dict[str, Outcome] = {
@@ -155,8 +162,8 @@ OUTCOMES: dict[str, Outcome] = {
     "non-finite": _failed(_GREAT, "non-finite", "network call 3 at sigma 1.5 returned NaN"),
     "interrupted": _failed(_GREAT, "unfinished", "evaluation"),
     "quick": replace(made(ours=0.5, samples=160), quick=True),
-    "tail": made(ours=0.5, tail=12),
-    "classical is enough": made(ours=0.5, classical=0.6),
+    "tail": made(ours=0.3, tail=3, slope=0.5),
+    "classical is enough": made(ours=0.65, classical=0.6),
     "never pays": replace(_GREAT, figures=Figures(2.5, 20, "EUR")),
-    "slow": made(ours=0.5, seconds=1e-9),
+    "no faster": _as_slow(_GREAT),
 }

@@ -179,6 +179,8 @@ def _some(outcome: Outcome, found: tuple[Numbers, ...], one: Numbers, card: Cali
     reasons = [Fact("not-worse", {**values, "samples": len(one.sampler.errors)}, 1)]
     if against:
         return _declined(Fact(against[0].code + "-headline", against[0].values), [*against, *reasons], calls)
+    if outcome.subject.guidance is not None:
+        reasons.append(Fact("guided", {"guidance": outcome.subject.guidance}, 1))
     watch, later = _watch(outcome, one, card), _switch(outcome, found, None)
     reasons += [Fact("paid-back", {**values, "cost": outcome.cost}, 1)] if saved is not None else []
     reasons.append(Fact("classical-more", later[0].values, 1) if later else Fact("classical-none", values, 1))

@@ -37,6 +37,7 @@ CONFIDENCE = 0.95
 FACTORS = (1, 2, 4)
 DAYS_PER_MONTH = 30.44
 _REPLICATES = 2000
+_FEW = 500
 
 
 @dataclass(frozen=True)
@@ -124,7 +125,7 @@ def _numbers(one: Sampler, reference: Array, level: float) -> Numbers:
     return Numbers(
         sampler=one,
         rmse=group_bootstrap(lambda s: float(np.sqrt(s[0] / len(errors))), pairs, replicates=_REPLICATES),
-        median=bootstrap_samples(lambda s: float(np.median(s)), list(errors[:, None]), replicates=_REPLICATES // 4),
+        median=bootstrap_samples(lambda s: float(np.median(s)), list(errors[:, None]), replicates=_FEW),
         ratio=group_bootstrap(_ratio, pairs, replicates=_REPLICATES, level=level),
         tails=tuple(_tail(errors, reference, factor) for factor in FACTORS),
         seconds=_mean(np.array(one.seconds)) if one.seconds else None,

@@ -199,6 +199,10 @@ _REASONS: dict[str, Callable[[Values, Language], str]] = {
         today=v["today"],
     ),
     "paid-back": _paid_back,
+    "guided": lambda v, t: t.text(
+        "Measured at guidance {guidance}: every network call runs the network twice, in all samplers alike.",
+        guidance=t.number(v["guidance"]),
+    ),
     "classical-more": lambda v, t: t.text(
         "Without calibration, the best classical sampler needs {calls} calls for this: {classical}.",
         calls=v["calls"],
