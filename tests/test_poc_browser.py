@@ -139,8 +139,8 @@ def test_columns_sort_both_ways(browser, pages):
 
         def column(n: int) -> list[float]:
             return page.evaluate(
-                "n => [...document.querySelectorAll('[data-sortable] tbody tr')]"
-                ".map(r => +(r.cells[n].querySelector('data') || {getAttribute: () => 'Infinity'}).getAttribute('value'))",
+                "n => [...document.querySelectorAll('[data-sortable] tbody tr')].map(r => r.cells[n])"
+                ".map(c => c.querySelector('data') ? +c.querySelector('data').getAttribute('value') : Infinity)",
                 n,
             )
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shlex
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -12,13 +13,17 @@ import pytest
 import torch
 from command_line import error, invoke
 from tiny_models import save_tiny_model
+from tiny_pipelines import make_pipeline
 
 import longstride as ls
 from longstride.cli import poc as command
 from longstride.errors import InputError
 from longstride.evaluation.frechet import Moments, frechet_distance
+from longstride.evaluation.results import load_results
 from longstride.evaluation.seeds import seed_range
+from longstride.report.about import commands_of
 from longstride.report.asked import FULL, QUICK, Asked, Effort
+from longstride.report.language import load_language
 from longstride.report.measure import run_poc
 from longstride.report.outcome import Outcome, load_outcome
 from longstride.report.stopwatch import Stopwatch
@@ -101,8 +106,12 @@ def test_a_killed_measurement_goes_on_and_ends_in_the_same_numbers(model, whole,
 
     with pytest.raises(KeyboardInterrupt):
         run_poc(model, ASKED, tmp_path, say=say)
+    stopped = load_outcome(tmp_path / "outcome.json")
+    assert (stopped.failed, stopped.detail) == ("unfinished", ASKED.command)
+    assert bool(stopped.calibrated) == (stop != "calibrating")
     again = run_poc(model, ASKED, tmp_path)
     assert same(again, whole[0])
+    assert load_outcome(tmp_path / "outcome.json") == again
     assert again.cost.starts == (2 if stop == "calibrating" else 1)
 
 
@@ -176,8 +185,26 @@ def test_the_command_makes_a_page_and_makes_it_again(place, tmp_path, monkeypatc
     again = invoke("poc", "--from", "a.files/outcome.json", "--lang", "ja", "--currency", "JPY", "--out", "b.html")
     assert again.exit_code == 0, again.output
     assert '<html lang="ja">' in Path("b.html").read_text()
+    outcome = load_outcome(Path("a.files/outcome.json"))
+    (evaluate,) = (
+        one["value"] for one in commands_of(outcome, "a.files", load_language("en")) if "evaluate" in one["value"]
+    )
+    assert invoke(*shlex.split(evaluate)[1:]).exit_code == 0
+    results = load_results(Path("evaluation/results.json"))
+    for name, calls, theirs in (("calibrated", 3, "cards"), ("calibrated", 4, "cards"), ("dpmpp_2m", 8, "dpmpp_2m")):
+        rmse = np.sqrt(np.mean(np.square(outcome.sampler(name, calls).errors)))
+        assert results.value(theirs, calls, "rmse").value == pytest.approx(rmse, rel=1e-4)
     told = json.loads(invoke("poc", "--from", "a.files/outcome.json", "--json", "--out", "b.html").stdout)
     assert told["recommendation"] in ("adopt with monitoring", "do not adopt")
+
+
+def test_a_whole_pipeline_is_refused_with_what_to_do(tmp_path, monkeypatch: pytest.MonkeyPatch):
+    make_pipeline("xl", tmp_path / "parts").save_pretrained(tmp_path / "sdxl")
+    monkeypatch.chdir(tmp_path)
+    result = invoke("poc", "sdxl", "--quick")
+    assert result.exit_code == 2
+    assert "make a card with longstride calibrate sdxl --pipeline" in result.stderr
+    assert result.stderr.count("\n") == 1
 
 
 @pytest.mark.parametrize(
@@ -190,6 +217,7 @@ def test_the_command_makes_a_page_and_makes_it_again(place, tmp_path, monkeypatc
         (("garments", "--nfe", "x"), "expected numbers of network calls with commas"),
         (("--from", "nowhere.json"), "cannot read outcome nowhere.json"),
         (("--from", "x.json", "--quick"), "--quick does nothing beside --from"),
+        (("garments", "--currency", "euros"), "the figures of money cannot be used: currency"),
         (("garments", "--out", "/dev/null/report.html"), "cannot write"),
     ],
 )

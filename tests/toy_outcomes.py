@@ -162,7 +162,7 @@ OUTCOMES: dict[str, Outcome] = {
     "non-finite": _failed(_GREAT, "non-finite", "network call 3 at sigma 1.5 returned NaN"),
     "interrupted": _failed(_GREAT, "unfinished", "evaluation"),
     "quick": replace(made(ours=0.5, samples=160), quick=True),
-    "tail": made(ours=0.3, tail=3, slope=0.5),
+    "tail": made(ours=0.3, tail=6, slope=1.0),
     "classical is enough": made(ours=0.65, classical=0.6),
     "never pays": replace(_GREAT, figures=Figures(2.5, 20, "EUR")),
     "no faster": _as_slow(_GREAT),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Annotated
 
@@ -21,9 +22,11 @@ from longstride.report import (
     QUICK,
     Asked,
     Decision,
+    Figures,
     Outcome,
     card_name,
     decide,
+    figures_of,
     headline_of,
     load_language,
     load_outcome,
@@ -31,11 +34,10 @@ from longstride.report import (
     reason_of,
     recommendation_of,
     run_poc,
-    save_outcome,
     write_page,
 )
 from longstride.report.language import languages
-from longstride.zoo import load_model
+from longstride.zoo import Model, load_model
 
 __all__ = ["poc"]
 
@@ -89,23 +91,16 @@ def poc(
         raise InputError("name a model, or an earlier outcome with --from")
     folder = out.with_name(f"{out.stem}.files")
     check_writable(out, new_folders=True)
+    figures = {
+        "price_per_hour": price_per_hour or None,
+        "images_per_month": images_per_month or None,
+        "currency": currency,
+    }
     if outcome is not None:
-        found = load_outcome(outcome)
-        found = found.with_figures(
-            price_per_hour=price_per_hour or None, images_per_month=images_per_month or None, currency=currency
-        )
-        folder = outcome.parent
+        found, folder = load_outcome(outcome).with_figures(**figures), outcome.parent
     else:
-        found = _measured(
-            _asked(model or "", nfe, today_sampler, today_nfe, quick, samples, guidance, seed),
-            folder,
-            device,
-            {
-                "price_per_hour": price_per_hour or None,
-                "images_per_month": images_per_month or None,
-                "currency": currency,
-            },
-        )
+        asked = _asked(model or "", nfe, today_sampler, today_nfe, quick, samples, guidance, seed)
+        found = _measured(asked, folder, device, figures_of(Figures(), **figures))
     if not is_first():
         return
     out.parent.mkdir(parents=True, exist_ok=True)
@@ -137,28 +132,37 @@ def _asked(
     guidance: float | None,
     seed: int,
 ) -> Asked:
-    from dataclasses import replace
-
     effort = QUICK if quick else FULL
     effort = effort if samples is None else replace(effort, samples=samples)
     return Asked(model, numbers_of(nfe), today, today_nfe, effort, quick, guidance, seed)
 
 
-def _measured(asked: Asked, folder: Path, device: str, figures: dict[str, float | str | None]) -> Outcome:
-    """Measure, and write the outcome, the recommended card and its plan."""
+def _measured(asked: Asked, folder: Path, device: str, figures: Figures) -> Outcome:
+    """Measure; write the recommended card and its plan."""
     join(device)
-    loaded = load_model(asked.model, device=use_device(device))
-    folder.mkdir(parents=True, exist_ok=True)
+    loaded = _loaded(asked.model, use_device(device))
     with progress_bars() as say:
-        found = run_poc(loaded, asked, folder, say=say).with_figures(**figures)
+        found = run_poc(loaded, asked, folder, figures, say=say)
     if is_first():
         _keep(found, decide(found), folder)
     return found
 
 
+def _loaded(name: str, device: str) -> Model:
+    """The network; of a whole pipeline that is more than a network, what to do instead."""
+    try:
+        return load_model(name, device=device)
+    except InputError as error:
+        if not (Path(name).expanduser() / "model_index.json").is_file():
+            raise
+        raise InputError(
+            f"poc measures networks, and this is a whole pipeline: make a card with longstride calibrate {name} "
+            f"--pipeline, and measure it with longstride evaluate {name} --pipeline --card ({error})"
+        ) from None
+
+
 def _keep(found: Outcome, decision: Decision, folder: Path) -> None:
-    """Write the outcome; if something is to be adopted, its card and its plan, too."""
-    save_outcome(found, folder / "outcome.json")
+    """If something is to be adopted, write its card and its plan."""
     plan = plan_of(found, decision)
     if plan is None or decision.calls is None:
         return

@@ -7,7 +7,7 @@ from longstride.report.asked import FULL, QUICK, Asked, Effort
 from longstride.report.decision import Decision, Recommendation, decide
 from longstride.report.language import load_language
 from longstride.report.measure import run_poc
-from longstride.report.outcome import Figures, Outcome, load_outcome, save_outcome
+from longstride.report.outcome import Figures, Outcome, figures_of, load_outcome, save_outcome
 from longstride.report.page import render, write_page
 from longstride.report.stages import card_name, plan_of
 from longstride.report.words import headline_of, reason_of, recommendation_of
@@ -23,6 +23,7 @@ __all__ = [
     "Recommendation",
     "card_name",
     "decide",
+    "figures_of",
     "headline_of",
     "load_language",
     "load_outcome",

@@ -117,4 +117,4 @@ class Asked:
 
     def identity(self) -> dict[str, Any]:
         """What the measured numbers depend on, besides the model's weights."""
-        return {**asdict(self), "model": None, "quick": None}
+        return {key: value for key, value in asdict(self).items() if key not in ("model", "quick")}

@@ -12,6 +12,7 @@ import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from datetime import datetime
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -32,9 +33,20 @@ from longstride.evaluation.runner import measure_source, space_of
 from longstride.evaluation.seeds import seed_range
 from longstride.evaluation.source import NetworkSource
 from longstride.journal import Journal
+from longstride.processes import is_first, wait
 from longstride.report.asked import Asked
 from longstride.report.decision import decide
-from longstride.report.outcome import Calibrated, Cost, Counts, Figures, Machine, Outcome, Sampler, Subject
+from longstride.report.outcome import (
+    Calibrated,
+    Cost,
+    Counts,
+    Figures,
+    Machine,
+    Outcome,
+    Sampler,
+    Subject,
+    save_outcome,
+)
 from longstride.report.pictures import draw_pictures
 from longstride.report.stopwatch import Stopwatch
 from longstride.table import SolverTable
@@ -61,7 +73,8 @@ def run_poc(
     Args:
         model: The pretrained model.
         asked: What is asked for.
-        folder: Folder for finished parts; ``cards.json`` in it is the book of all calibrated tables.
+        folder: Folder for finished parts; made if missing. ``cards.json`` in it is the book of all calibrated tables,
+            ``outcome.json`` the outcome.
         figures: What the user says of money.
         say: Called with (what is being done, done, total).
 
@@ -81,9 +94,11 @@ def run_poc(
     Journal(folder, {"model": model.fingerprint, **asked.identity()})
     watch = Stopwatch(folder / "clock.json")
     outcome = _empty(model, asked, today.nfe, figures or Figures())
+    _keep(outcome, asked, folder)
     try:
         book, cost = _calibrated(model, asked, folder, watch, say)
         outcome = replace(outcome, calibrated=tuple(_said(entry.card, entry.how) for entry in book.entries), cost=cost)
+        _keep(outcome, asked, folder)
         tables = _tables(model, asked, today, book)
         source = NetworkSource(model, asked.guidance, study.reference_steps, today, study.grid)
         work = Journal(folder / "evaluation", {"model": model.fingerprint, **asked.identity()})
@@ -98,7 +113,15 @@ def run_poc(
         say("drawing", 1, 1)
     except NonFiniteError as error:
         outcome = replace(outcome, failed="non-finite", detail=str(error))
+    if is_first():
+        save_outcome(outcome, folder / "outcome.json")
     return outcome
+
+
+def _keep(outcome: Outcome, asked: Asked, folder: Path) -> None:
+    """Write an unfinished outcome, from which a page can say that the same command goes on."""
+    if is_first():
+        save_outcome(replace(outcome, failed="unfinished", detail=asked.command), folder / "outcome.json")
 
 
 def _empty(model: Model, asked: Asked, today: int, figures: Figures) -> Outcome:
@@ -176,6 +199,7 @@ def _calibrated(model: Model, asked: Asked, folder: Path, watch: Stopwatch, say:
         )
         Journal(folder).put("calibrated", {"seconds": np.array(watch.stop()), "starts": np.array(watch.starts)})
         made.save(place)
+        wait()
     book, kept = load_book(place), Journal(folder).read("calibrated")
     converged = book.entries[0].card.end.reference_nfe * samples * (1 if asked.guidance is None else 2)
     passes = sum(entry.card.calls or 0 for entry in book.entries) + converged
@@ -231,7 +255,7 @@ class _Evaluation:
     def _seeds(self) -> range:
         return seed_range("evaluation", self.asked.seed, self.asked.effort.samples)
 
-    @property
+    @cached_property
     def _space(self) -> FeatureSpace | None:
         if self.extractor is None:
             return None

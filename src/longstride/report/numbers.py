@@ -108,7 +108,7 @@ class Saving:
     spent: float | None
 
 
-@lru_cache(maxsize=8)
+@lru_cache(maxsize=32)
 def numbers_of(outcome: Outcome) -> tuple[Numbers, ...]:
     """The numbers of every sampler that was measured, in the outcome's order; empty if today's was not."""
     today = outcome.reference

@@ -31,6 +31,7 @@ __all__ = [
     "Sampler",
     "Subject",
     "Worst",
+    "figures_of",
     "load_outcome",
     "save_outcome",
 ]
@@ -335,12 +336,7 @@ class Outcome:
         Raises:
             InputError: a figure cannot be used.
         """
-        values = {name: value for name, value in given.items() if value is not None}
-        try:
-            figures = _FIGURES.validate_python({**vars(self.figures), **values})
-        except ValidationError as error:
-            raise InputError(f"the figures of money cannot be used: {_first(error)}") from None
-        return replace(self, figures=figures)
+        return replace(self, figures=figures_of(self.figures, **given))
 
     def dumps(self) -> str:
         """JSON text."""
@@ -353,6 +349,19 @@ class Outcome:
 
 _OUTCOME = TypeAdapter(Outcome)
 _FIGURES = TypeAdapter(Figures)
+
+
+def figures_of(before: Figures, **given: float | str | None) -> Figures:
+    """Figures of money with some of them changed; None leaves a figure as it is.
+
+    Raises:
+        InputError: a figure cannot be used.
+    """
+    values = {name: value for name, value in given.items() if value is not None}
+    try:
+        return _FIGURES.validate_python({**vars(before), **values})
+    except ValidationError as error:
+        raise InputError(f"the figures of money cannot be used: {_first(error)}") from None
 
 
 def save_outcome(outcome: Outcome, path: Path) -> None:

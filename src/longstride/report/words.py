@@ -236,7 +236,7 @@ _REASONS: dict[str, Callable[[Values, Language], str]] = {
         "confidence), which is more than {limit}.",
         count=v["tail"].count,
         samples=t.whole(v["tail"].samples),
-        most=t.percent(v["tail"].at_most),
+        most=t.percent(v["tail"].at_most, 3),
         limit=t.percent(v["limit"], 1),
     ),
     "gain": lambda v, t: t.text(
