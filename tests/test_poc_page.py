@@ -22,6 +22,7 @@ from longstride.errors import InputError
 from longstride.evaluation.bootstrap import group_bootstrap
 from longstride.guard.bound import upper_share
 from longstride.report import language as languages
+from longstride.report.asked import FULL, QUICK
 from longstride.report.decision import decide
 from longstride.report.language import load_language
 from longstride.report.page import render
@@ -32,7 +33,7 @@ DATA = re.compile(
     r"0123456789ab|EUR|RMSE|NaN"
 )
 #: Letters that Babel writes: units, the names of months, and between names in a row.
-BABEL = re.compile(r"\b(sek|min|h|t|d|tagoj?|horoj?|minutoj?|sekundoj?|novembro|kaj)\b")
+BABEL = re.compile(r"\b(sek|min|h|t|d|tagoj?|horoj?|minutoj?|sekundoj?|novembro|kaj)\b", re.IGNORECASE)
 
 
 class Page(HTMLParser):
@@ -230,6 +231,18 @@ def test_numbers_and_money_in_both_languages():
     assert english.percent(0.00583) == "0.58%"
     assert japanese.duration(600) == "10 分"
     assert english.whole(553_210) == "553,000"
+
+
+def test_the_documentation_says_how_much_is_measured():
+    text = (Path(__file__).resolve().parent.parent / "docs" / "poc.md").read_text()
+    rows = {
+        "samples that all samplers draw": (f"{QUICK.samples}", f"{FULL.samples:,}"),
+        "samples of the calibration, fitted and held out": tuple(f"{e.fitted} + {e.held_out}" for e in (QUICK, FULL)),
+        "calls of the converged solution": tuple(str(e.reference_steps) for e in (QUICK, FULL)),
+        "dimensions of the Fréchet distance": tuple(str(e.dimensions) for e in (QUICK, FULL)),
+    }
+    for name, (quick, full) in rows.items():
+        assert f"| {name} | {quick} | {full} |" in text
 
 
 def test_an_unknown_language_and_a_missing_extra(monkeypatch: pytest.MonkeyPatch):

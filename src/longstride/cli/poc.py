@@ -61,7 +61,7 @@ def poc(
     ),
     lang: Annotated[str, option(f"Language of the page: {', '.join(languages())}.", "LANGUAGE")] = "en",
     nfe: Annotated[str, option("Network calls to calibrate, with commas.", "CALLS")] = "4,5,6,8",
-    today_sampler: Annotated[str, option("The classical sampler that is in use now.", "NAME")] = "dpmpp_2m",
+    today_sampler: Annotated[str, option("The classical solver that is in use now.", "NAME")] = "dpmpp_2m",
     today_nfe: Annotated[int, option("Its network calls.", "CALLS", min=2)] = 20,
     quick: Annotated[
         bool, typer.Option("--quick", help="Few samples: minutes. The page says what that cannot show.")

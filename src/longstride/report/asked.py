@@ -26,7 +26,7 @@ class Effort:
         dimensions: Dimensions of the Fréchet distance; 0: none.
         rounds: Timed rounds; an interval wants 8 or more.
         scouts: Starts that short fits go on from.
-        others: Classical samplers that are measured beside today's, by the names of contestants.
+        others: Classical solvers that are measured beside today's, by the names of contestants.
     """
 
     fitted: int
@@ -100,7 +100,7 @@ class Asked:
 
     @property
     def between(self) -> tuple[int, ...]:
-        """Two numbers of calls between the largest calibrated one and today's: how far classical samplers get there."""
+        """Two numbers of calls between the largest calibrated one and today's: how far classical solvers get there."""
         low, high = max(n for n in self.nfes if n < self.today_nfe), self.today_nfe
         found = (round(low * (high / low) ** (part / 3)) for part in (1, 2))
         return tuple(sorted({n for n in found if low < n < high}))

@@ -6,7 +6,7 @@ ratio lies at or below 1, and its Fréchet distance to the converged samples is 
 **The number of calls.** The smallest calibrated number of calls, below today's, that is not worse and that the gate of
 the calibration accepted.
 
-**Do not adopt** if there is no such number; if a classical sampler with as few calls is not worse either, because
+**Do not adopt** if there is no such number; if a classical solver with as few calls is not worse either, because
 switching to it costs nothing; if no time is surely saved; if calibration is paid back after more than twelve months of
 the given volume; if the network returned NaN or infinity; or if the measurement is unfinished.
 
@@ -156,7 +156,7 @@ def _needed(one: Numbers) -> int | None:
 
 
 def _switch(outcome: Outcome, found: tuple[Numbers, ...], below: int | None) -> list[Fact]:
-    """That a classical sampler reaches today's quality with fewer calls, if it does so with at most ``below`` calls."""
+    """That a classical solver reaches today's quality with fewer calls, if it does so with at most ``below`` calls."""
     most = outcome.today[1] - 1 if below is None else below
     fine = [one for one in found if one.sampler.kind != "calibrated" and one.sampler.calls <= most and not_worse(one)]
     if not fine:

@@ -28,7 +28,7 @@ def risks_of(
         before, after = (language.number(one) for one in said.held_out)
         gate = (
             _(
-                "Kept the classical sampler: {base}, {before}; calibrated {after}.",
+                "Kept the classical solver: {base}, {before}; calibrated {after}.",
                 base=said.base,
                 before=before,
                 after=after,
