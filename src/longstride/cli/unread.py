@@ -11,7 +11,7 @@ from longstride.errors import InputError
 __all__ = ["UNREAD", "Case", "Unread", "refuse_unread"]
 
 #: What decides which options a command reads.
-Case = Literal["pipeline", "network", "card of a network", "no card", "one row", "cards only", "errors only"]
+Case = Literal["pipeline", "network", "card of a network", "no card", "one row", "cards only", "errors only", "outcome"]
 
 
 @dataclass(frozen=True)
@@ -79,6 +79,13 @@ UNREAD: dict[str, tuple[Unread, ...]] = {
         Unread("cards only", ("grid", "final"), "for cards alone: each has its own levels"),
         Unread("errors only", ("features", "real"), "without Fréchet distances (--dimensions 0)"),
         Unread("no card", ("any_model",), "without --card"),
+    ),
+    "poc": (
+        Unread(
+            "outcome",
+            ("nfe", "today_sampler", "today_nfe", "quick", "guidance", "seed", "device", "samples"),
+            "beside --from: the outcome was measured before",
+        ),
     ),
 }
 
