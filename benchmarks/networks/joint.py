@@ -1,0 +1,195 @@
+r"""One table for many networks: a joint fit by Gauss–Newton on the free numbers of a core.
+
+Network m has squared errors e of its samples, and :math:`c_m^2`, the median error of its best classical solver at the
+same number of calls. With Charbonnier's :math:`\rho(t) = 2(\sqrt{1 + t} - 1)`,
+
+.. math:: L_m = \frac{\mathrm{mean}_i\, \rho(e_i / c_m^2)}{\text{the same of the best classical solver}},
+          \qquad F = \Big(\mathrm{mean}_m L_m^q\Big)^{1/q}.
+
+So L is 1 for a network on which the table is no better than the best classical solver, and q > 1 makes the worst
+networks count most. A step solves the normal equations of all networks, each with the weight :math:`L_m^{q-1}`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+
+from benchmarks.networks.solved import Solved
+from longstride.arrays import Array
+from longstride.calibration.prefix_runs import PrefixRuns
+from longstride.calibration.reference.solve import squared_errors
+from longstride.errors import LongstrideError
+from longstride.universal.core import Core
+
+__all__ = ["Goal", "Joint", "core_of", "numbers_of"]
+
+#: Steps of the difference quotients of a weight and of the logarithm of a level.
+_WEIGHT, _LEVEL = 2e-3, 1e-2
+#: Entries of one network call, at the most: a few small networks gain by large batches.
+_TOGETHER = 256
+#: Largest change of the logarithm of a level in one step, as a part of the distance to its neighbours.
+_PART = 0.45
+
+
+def numbers_of(core: Core) -> Array:
+    """Free numbers of a core: weights ``b_kj`` with ``j < k - 1`` row by row, then the logarithms of the levels."""
+    rows, columns = np.tril_indices(core.nfe, -1)
+    return np.concatenate([core.weights[rows, columns], np.log(core.levels)])
+
+
+def core_of(numbers: Array, nfe: int, start: float) -> Core:
+    """The core with these free numbers."""
+    rows, columns = np.tril_indices(nfe, -1)
+    weights = np.zeros((nfe, nfe))
+    weights[rows, columns] = numbers[: len(rows)]
+    return Core(start, np.exp(numbers[len(rows) :]), weights)
+
+
+def _rho(t: Array) -> Array:
+    found: Array = 2 * (np.sqrt(1 + t) - 1)
+    return found
+
+
+@dataclass(frozen=True)
+class Goal:
+    """What counts for one network.
+
+    Attributes:
+        solved: Its samples.
+        c2: Its median squared error with the best classical solver.
+        par: The mean loss of that solver.
+    """
+
+    solved: Solved
+    c2: float
+    par: float
+
+    @staticmethod
+    def of(solved: Solved, nfe: int) -> Goal:
+        """The goal at a number of calls."""
+        errors = [e for e in solved.classical(nfe).values() if np.isfinite(e).all()]
+        c2 = min(float(np.median(e)) for e in errors)
+        return Goal(solved, c2, min(float(_rho(e / c2).mean()) for e in errors))
+
+    def loss(self, core: Core) -> float:
+        """L of a core."""
+        squared = self.solved.squared(self.solved.core(core))
+        return float(_rho(squared / self.c2).mean()) / self.par
+
+    @torch.inference_mode()
+    def equations(self, core: Core, numbers: Array, steps: Array) -> tuple[Array, Array, float]:
+        """Normal matrix and moment of the loss at a core, and the loss."""
+        solved, p = self.solved, len(numbers)
+        gram, moment, total = np.zeros((p, p)), np.zeros(p), 0.0
+        count = len(solved.noise)
+        moved = [solved.core(core_of(numbers + h * unit, core.nfe, core.start)) for h, unit in zip(steps, np.eye(p))]
+        for begin in range(0, count, 16):
+            part = slice(begin, begin + 16)
+            runs = PrefixRuns(solved.denoiser.select(part), solved.noise[part], solved.core(core))
+            ends = runs.ends(moved, _TOGETHER)
+            squared = squared_errors(runs.end, solved.target[part]) / self.c2
+            weight = torch.tensor((1 + squared) ** -0.25).float()[:, None]
+            size = np.sqrt(self.c2 * runs.end[0].numel() * count)
+            here = runs.end.flatten(1)
+            left = (weight * (solved.target[part].flatten(1) - here)).flatten().double() / size
+            columns = [(weight * (end.flatten(1) - here)).flatten() / (size * h) for end, h in zip(ends, steps)]
+            jacobian = torch.stack(columns, 1).double()
+            gram += (jacobian.T @ jacobian).numpy()
+            moment += (jacobian.T @ left).numpy()
+            total += float(_rho(squared).sum()) / count
+        return gram / self.par, moment / self.par, total / self.par
+
+
+class Joint:
+    """The fit.
+
+    Args:
+        goals: The networks.
+        start: First level of the core.
+        q: Exponent of the mean over networks.
+        say: Told one line per step.
+    """
+
+    def __init__(self, goals: Sequence[Goal], start: float, q: float, say: Callable[[str], None]) -> None:
+        self.goals, self.start, self.q, self.say = goals, start, q, say
+
+    def aggregate(self, losses: Array) -> float:
+        """F of the losses of all networks."""
+        worst = float(losses.max())
+        return worst * float(np.mean((losses / worst) ** self.q) ** (1 / self.q)) if np.isfinite(worst) else np.inf
+
+    def losses(self, core: Core) -> Array:
+        """Losses of all networks; infinite where a sample is not finite or the core does not fit."""
+        found = []
+        for goal in self.goals:
+            try:
+                found.append(goal.loss(core))
+            except LongstrideError:
+                found.append(np.inf)
+        return np.nan_to_num(np.array(found), nan=np.inf)
+
+    def fit(
+        self,
+        numbers: Array,
+        nfe: int,
+        steps: int,
+        *,
+        damping: float = 1e-2,
+        ridge: float = 1e-4,
+        keep: Callable[[Array, Array], None] = lambda numbers, losses: None,
+    ) -> Array:
+        """Free numbers after at most so many steps.
+
+        Args:
+            numbers: First free numbers.
+            nfe: Network calls.
+            steps: Most steps.
+            damping: First damping.
+            ridge: Pull to the first numbers.
+            keep: Told the numbers and losses after every step.
+        """
+        sizes = np.full(len(numbers), _WEIGHT)
+        sizes[len(numbers) - nfe + 1 :] = _LEVEL
+        first, before = numbers, np.inf
+        for step in range(steps):
+            core, losses = core_of(numbers, nfe, self.start), []
+            total, moment = np.zeros((len(numbers), len(numbers))), np.zeros(len(numbers))
+            found = [goal.equations(core, numbers, sizes) for goal in self.goals]
+            losses = np.array([loss for _, _, loss in found])
+            here = self.aggregate(losses)
+            weight = (losses / here) ** (self.q - 1) / len(losses)
+            for w, (gram, m, _) in zip(weight, found, strict=True):
+                total, moment = total + w * gram, moment + w * m
+            diagonal = np.diag(np.diag(total) + 1e-9 * np.trace(total))
+            moment = moment - ridge * np.diag(diagonal) * (numbers - first)
+            self.say(f"step {step}: F {here:.4f}, worst {losses.max():.3f}, mean {losses.mean():.3f}")
+            for _ in range(7):
+                delta = np.linalg.solve(total + (damping + ridge) * diagonal, moment)
+                trial = self._moved(numbers, delta, nfe)
+                tried = self.losses(core_of(trial, nfe, self.start))
+                if self.aggregate(tried) < here:
+                    break
+                damping *= 6
+            else:
+                self.say("no step lowers the objective")
+                return numbers
+            before, numbers, damping = here, trial, max(damping / 4, 1e-6)
+            keep(numbers, tried)
+            if self.aggregate(tried) > 0.995 * before:
+                self.say(f"converged: F {self.aggregate(tried):.4f}, worst {tried.max():.3f}")
+                break
+        return numbers
+
+    def _moved(self, numbers: Array, delta: Array, nfe: int) -> Array:
+        """Numbers after a step; levels keep their order and move by less than half the way to a neighbour."""
+        moved, levels = numbers + delta, slice(len(numbers) - nfe + 1, None)
+        logs = np.concatenate([[np.log(self.start)], numbers[levels]])
+        gaps = -np.diff(np.append(logs, logs[-1] - 1.5))
+        room = _PART * np.minimum(gaps[:-1], gaps[1:])
+        moved[levels] = numbers[levels] + room * np.tanh(delta[levels] / room)
+        return moved
+

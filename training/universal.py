@@ -1,0 +1,151 @@
+"""Fit universal tables: one core of every number of calls, start and guidance, on all networks.
+
+    python -m training.universal fit --calls 5 --start own --guidance 1     # minutes to an hour on one core
+    python -m training.universal fit --calls 5 --fold 0                     # without every fourth network
+
+A fit goes on from its last step if the same command is given again. Networks that others trained lie in a folder of
+their own (``--zoo``); the galaxy networks need ``galaxygrad``, mixtures need ``scikit-learn``.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import time
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from benchmarks.networks.joint import Goal, Joint, core_of, numbers_of
+from benchmarks.networks.members import MEMBERS, Member, guided
+from benchmarks.networks.solved import NEAR, Solved
+from longstride.errors import InputError
+from longstride.files import write_atomically
+from longstride.grid import grid
+from longstride.interpolate import fill_nfe
+from longstride.solvers import VARIANTS, build
+from longstride.table import SolverTable
+from longstride.universal.core import UNIT, Core
+
+WORK = Path("training/work/universal")
+OWN = 80.0
+#: Networks that no table is fitted on: large ones of a kind that others stand for.
+_ASIDE = {"roman120", "ztf64", "hsc64"}
+#: Seconds of network calls per sample and step decide how many samples a network gives.
+_SAMPLES = ((1.0, 32), (4.0, 24), (8.0, 16), (100.0, 10))
+
+
+def start_of(start: str) -> float:
+    """First level of a core."""
+    return OWN if start == "own" else NEAR * UNIT
+
+
+def chosen(guidance: float, start: str, fold: int | None) -> list[Member]:
+    """The networks of a fit."""
+    every = guided(None if guidance == 1 else guidance)
+    every = [one for one in every if one.name not in _ASIDE and (start == "near" or one.start is None)]
+    return [one for n, one in enumerate(every) if fold is None or n % 4 != fold]
+
+
+def starts(nfe: int, start: str, lower: dict[int, Core]) -> dict[str, Core]:
+    """Classical tables as cores, and one filled in between a core of fewer calls and a classical table of many."""
+    first, found = start_of(start), {}
+
+    def classical(solver: str, spacing: str, calls: int) -> SolverTable:
+        if spacing == "flow":
+            part = np.linspace(first / (1 + first), 0.1, calls)
+            levels = np.append(part / (1 - part), 0.0)
+        else:
+            levels = grid(spacing, calls, sigma_min=0.06 if spacing == "karras" else 0.1, sigma_max=first)
+        return build(VARIANTS[solver].solver, levels, **VARIANTS[solver].options)
+
+    for solver, spacing in (("unipc3", "karras"), ("unipc2", "log_snr"), ("unipc2", "flow"), ("dpmpp_2m", "log_snr")):
+        found[f"{solver}@{spacing}"] = core_of_table(classical(solver, spacing, nfe))
+    if below := [calls for calls in lower if calls < nfe]:
+        least = lower[max(below)].table(data_std=UNIT, start=first)
+        anchors = {least.nfe: least, 4 * nfe: classical("unipc2", "log_snr", 4 * nfe)}
+        try:
+            found["filled"] = core_of_table(fill_nfe(anchors, nfe))
+        except InputError as error:
+            print(f"not filled: {error}", flush=True)
+    return found
+
+
+def core_of_table(table: SolverTable) -> Core:
+    """A table of the ratio frame, on data of standard deviation 1/2, as a core."""
+    return Core(float(table.sigmas[0]), table.sigmas[1:-1], np.tril(table.b[1:], -1))
+
+
+def cores(start: str, guidance: float, fold: int | None) -> dict[int, Core]:
+    """Finished cores by their number of calls."""
+    found = {}
+    end = "" if fold is None else f"-fold{fold}"
+    for file in (WORK / "cores").glob(f"{start}-w{guidance:g}-k*{end}.json"):
+        calls = file.stem.removeprefix(f"{start}-w{guidance:g}-k").removesuffix(end)
+        if calls.isdigit():
+            kept = json.loads(file.read_text())
+            if kept.get("finished"):
+                found[int(calls)] = core_of(np.array(kept["numbers"]), int(calls), start_of(start))
+    return found
+
+
+def fit(nfe: int, start: str, guidance: float, fold: int | None, steps: int, q: float) -> None:
+    """One fit, from its last step if there is one."""
+    name = f"{start}-w{guidance:g}-k{nfe}" + ("" if fold is None else f"-fold{fold}")
+    file = WORK / "cores" / f"{name}.json"
+
+    def say(text: str) -> None:
+        print(f"{time.strftime('%H:%M:%S')} {name}: {text}", flush=True)
+
+    if file.is_file() and json.loads(file.read_text()).get("finished"):
+        return
+    goals = []
+    for one in chosen(guidance, start, fold):
+        count = next(n for cost, n in _SAMPLES if one.cost <= cost)
+        goals.append(Goal.of(Solved(one, range(count), start == "near", WORK / "samples"), nfe))
+    joint = Joint(goals, start_of(start), q, say)
+    done = json.loads(file.read_text()) if file.is_file() else None
+    if done is None:
+        tables = starts(nfe, start, cores(start, guidance, fold))
+        if guidance != 1 and nfe in (plain := cores(start, 1.0, fold)):
+            tables["unguided"] = plain[nfe]
+        losses = {key: joint.aggregate(joint.losses(core)) for key, core in tables.items()}
+        best = min(losses, key=lambda key: losses[key])
+        say(f"start {best}: " + ", ".join(f"{key} {loss:.2f}" for key, loss in sorted(losses.items(), key=lambda x: x[1])[:4]))
+        done = {"numbers": numbers_of(tables[best]).tolist(), "steps": 0, "start": best}
+
+    def keep(numbers: np.ndarray, losses: np.ndarray) -> None:
+        done["numbers"], done["steps"] = numbers.tolist(), done["steps"] + 1
+        done["losses"] = {goal.solved.member.name: float(loss) for goal, loss in zip(goals, losses, strict=True)}
+        file.parent.mkdir(parents=True, exist_ok=True)
+        write_atomically(file, json.dumps(done).encode())
+
+    left = steps - done["steps"]
+    if left > 0:
+        joint.fit(np.array(done["numbers"]), nfe, left, keep=keep)
+        done["finished"] = True
+        write_atomically(file, json.dumps(done).encode())
+    say(str({key: round(value, 3) for key, value in done["losses"].items()}))
+
+
+def main() -> None:
+    """The command."""
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser.add_argument("action", choices=["fit"])
+    parser.add_argument("--calls", type=int, nargs="+", default=[5])
+    parser.add_argument("--start", choices=["own", "near"], default="own")
+    parser.add_argument("--guidance", type=float, default=1.0)
+    parser.add_argument("--fold", type=int, default=None)
+    parser.add_argument("--steps", type=int, default=8)
+    parser.add_argument("--q", type=float, default=4.0)
+    given = parser.parse_args()
+    torch.set_num_threads(1)
+    torch.set_grad_enabled(False)
+    assert MEMBERS
+    for nfe in given.calls:
+        fit(nfe, given.start, given.guidance, given.fold, given.steps, given.q)
+
+
+if __name__ == "__main__":
+    main()
