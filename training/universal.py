@@ -32,6 +32,15 @@ WORK = Path("training/work/universal")
 OWN = 80.0
 #: Networks that no table is fitted on: large ones of a kind that others stand for.
 _ASIDE = {"roman120", "ztf64", "hsc64"}
+#: Classical tables that a fit may start from.
+_STARTS = (
+    ("ipndm3", "log_snr"),
+    ("ipndm3", "karras"),
+    ("ipndm2", "log_snr"),
+    ("unipc2", "log_snr"),
+    ("unipc2", "flow"),
+    ("ipndm3", "flow"),
+)
 #: Seconds of network calls per sample and step decide how many samples a network gives.
 _SAMPLES = ((1.0, 32), (4.0, 24), (8.0, 16), (100.0, 10))
 
@@ -60,7 +69,7 @@ def starts(nfe: int, start: str, lower: dict[int, Core]) -> dict[str, Core]:
             levels = grid(spacing, calls, sigma_min=0.06 if spacing == "karras" else 0.1, sigma_max=first)
         return build(VARIANTS[solver].solver, levels, **VARIANTS[solver].options)
 
-    for solver, spacing in (("unipc3", "karras"), ("unipc2", "log_snr"), ("unipc2", "flow"), ("dpmpp_2m", "log_snr")):
+    for solver, spacing in _STARTS:
         found[f"{solver}@{spacing}"] = core_of_table(classical(solver, spacing, nfe))
     if below := [calls for calls in lower if calls < nfe]:
         least = lower[max(below)].table(data_std=UNIT, start=first)

@@ -3,11 +3,12 @@ r"""One table for many networks: a joint fit by Gauss–Newton on the free numbe
 Network m has squared errors e of its samples, and :math:`c_m^2`, the median error of its best classical solver at the
 same number of calls. With Charbonnier's :math:`\rho(t) = 2(\sqrt{1 + t} - 1)`,
 
-.. math:: L_m = \frac{\mathrm{mean}_i\, \rho(e_i / c_m^2)}{\text{the same of the best classical solver}},
+.. math:: L_m = \frac{\mathrm{mean}_i\, \rho(e_i / c_m^2) + \delta}{\text{the same of the best classical solver}},
           \qquad F = \Big(\mathrm{mean}_m L_m^q\Big)^{1/q}.
 
 So L is 1 for a network on which the table is no better than the best classical solver, and q > 1 makes the worst
-networks count most. A step solves the normal equations of all networks, each with the weight :math:`L_m^{q-1}`.
+networks count most. Errors that nobody sees count little: c is at least a hundredth of the data's standard deviation,
+and delta is 0.2. A step solves the normal equations of all networks, each with the weight :math:`L_m^{q-1}`.
 """
 
 from __future__ import annotations
@@ -29,6 +30,8 @@ __all__ = ["Goal", "Joint", "core_of", "numbers_of"]
 
 #: Steps of the difference quotients of a weight and of the logarithm of a level.
 _WEIGHT, _LEVEL = 2e-3, 1e-2
+#: Least c over the standard deviation of the data, and delta of the module.
+_UNSEEN, _DELTA = 0.01, 0.2
 #: Entries of one network call, at the most: a few small networks gain by large batches.
 _TOGETHER = 256
 #: Largest change of the logarithm of a level in one step, as a part of the distance to its neighbours.
@@ -60,8 +63,8 @@ class Goal:
 
     Attributes:
         solved: Its samples.
-        c2: Its median squared error with the best classical solver.
-        par: The mean loss of that solver.
+        c2: Its median squared error with the best classical solver, or more.
+        par: The mean loss of that solver, plus delta.
     """
 
     solved: Solved
@@ -72,19 +75,19 @@ class Goal:
     def of(solved: Solved, nfe: int) -> Goal:
         """The goal at a number of calls."""
         errors = [e for e in solved.classical(nfe).values() if np.isfinite(e).all()]
-        c2 = min(float(np.median(e)) for e in errors)
-        return Goal(solved, c2, min(float(_rho(e / c2).mean()) for e in errors))
+        c2 = max(min(float(np.median(e)) for e in errors), (_UNSEEN * solved.data_std) ** 2)
+        return Goal(solved, c2, min(float(_rho(e / c2).mean()) for e in errors) + _DELTA)
 
     def loss(self, core: Core) -> float:
         """L of a core."""
         squared = self.solved.squared(self.solved.core(core))
-        return float(_rho(squared / self.c2).mean()) / self.par
+        return (float(_rho(squared / self.c2).mean()) + _DELTA) / self.par
 
     @torch.inference_mode()
     def equations(self, core: Core, numbers: Array, steps: Array) -> tuple[Array, Array, float]:
         """Normal matrix and moment of the loss at a core, and the loss."""
         solved, p = self.solved, len(numbers)
-        gram, moment, total = np.zeros((p, p)), np.zeros(p), 0.0
+        gram, moment, total = np.zeros((p, p)), np.zeros(p), _DELTA
         count = len(solved.noise)
         moved = [solved.core(core_of(numbers + h * unit, core.nfe, core.start)) for h, unit in zip(steps, np.eye(p))]
         for begin in range(0, count, 16):
@@ -179,7 +182,7 @@ class Joint:
                 return numbers
             before, numbers, damping = here, trial, max(damping / 4, 1e-6)
             keep(numbers, tried)
-            if self.aggregate(tried) > 0.995 * before:
+            if self.aggregate(tried) > 0.99 * before:
                 self.say(f"converged: F {self.aggregate(tried):.4f}, worst {tried.max():.3f}")
                 break
         return numbers

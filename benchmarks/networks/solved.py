@@ -154,8 +154,19 @@ class Solved:
 
         return self.journal(f"classical/{nfe}", measure)
 
-    def usual(self, nfe: int) -> Mapping[str, Array]:
-        """Those on the levels that diffusers gives by default: Karras' for EDM, uniform times for VP and flows."""
+    @property
+    def usual_names(self) -> tuple[str, ...]:
+        """What people run, on the levels that diffusers gives: Karras' for EDM, uniform times for VP and flows."""
         spacing = "karras" if self.model.schedule.family == "ve" else "uniform"
-        return {name: e for name, e in self.classical(nfe).items() if name in [f"{s}@{spacing}" for s in _USUAL]}
+        return tuple(f"{solver}@{spacing}" for solver in _USUAL)
+
+    def classical_table(self, key: str, nfe: int) -> SolverTable:
+        """The table of ``solver@grid``."""
+        solver, _, spacing = key.partition("@")
+        return self._classical(solver, spacing, nfe)
+
+    @property
+    def start_in_units(self) -> float:
+        """``sigma / alpha`` of the first state over the standard deviation of the data."""
+        return float(self.model.schedule.frame_ratio(self.start)) / self.data_std
 
