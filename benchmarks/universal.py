@@ -27,7 +27,7 @@ from longstride.journal import Journal, table_digest
 from longstride.network import in_batches
 from longstride.sampler import sample
 from longstride.table import SolverTable
-from longstride.universal.core import Core
+from longstride.cores.core import Core
 
 __all__ = ["CALLS", "FRESH", "measure", "summary"]
 

@@ -26,7 +26,7 @@ from longstride.grid import grid
 from longstride.interpolate import fill_nfe
 from longstride.solvers import VARIANTS, build
 from longstride.table import SolverTable
-from longstride.universal.core import UNIT, Core
+from longstride.cores.core import UNIT, Core
 
 WORK = Path("training/work/universal")
 OWN = 80.0

@@ -24,7 +24,7 @@ from longstride.arrays import Array
 from longstride.calibration.prefix_runs import PrefixRuns
 from longstride.calibration.reference.solve import squared_errors
 from longstride.errors import LongstrideError
-from longstride.universal.core import Core
+from longstride.cores.core import Core
 
 __all__ = ["Goal", "Joint", "core_of", "numbers_of"]
 

@@ -22,7 +22,7 @@ from longstride.network import in_batches
 from longstride.sampler import sample
 from longstride.solvers import VARIANTS, build
 from longstride.table import SolverTable
-from longstride.universal.core import Core
+from longstride.cores.core import Core
 
 __all__ = ["NEAR", "Solved"]
 

@@ -14,6 +14,7 @@ from longstride.rollout import Rollout
 from longstride.schedule import Schedule
 from longstride.solvers import SOLVERS, build, steps_for_nfe
 from longstride.table import Row, SolverTable
+from longstride.universal import universal
 from longstride.version import __version__
 from longstride.zoo import Model, load_model
 
@@ -52,4 +53,5 @@ __all__ = [
     "sample_guarded",
     "solve_reference",
     "steps_for_nfe",
+    "universal",
 ]

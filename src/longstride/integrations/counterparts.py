@@ -124,6 +124,15 @@ def _pndm_options(config: Mapping[str, Any], nodes: Nodes) -> dict[str, Any]:
     return {"start": "improved_euler" if _asked(config, "skip_prk_steps", False) else "runge_kutta"}
 
 
+def _universal_options(config: Mapping[str, Any], nodes: Nodes) -> dict[str, Any]:
+    """Guidance scale, and the data's scale where the settings tell it: EDM says it, and clamped samples are pixels."""
+    clipped = 0.5 if config.get("clip_sample") else None
+    return {
+        "data_std": config.get("sigma_data") or clipped,
+        "guidance": _asked(config, "guidance_scale", 1.0),
+    }
+
+
 # diffusers' classes of the exponential solvers, PNDM's and iPNDM's do not know clip_sample.
 _MULTISTEP = Counterpart("DPMSolverMultistepScheduler", options=_multistep_options, clips=False, one_call=True)
 _SINGLESTEP = Counterpart("DPMSolverSinglestepScheduler", options=_singlestep_options(2), clips=False)
@@ -146,4 +155,5 @@ COUNTERPARTS: dict[str, Counterpart] = {
     "dpmpp_2m": _MULTISTEP,
     "dpmpp_3m": _MULTISTEP,
     "unipc": Counterpart("UniPCMultistepScheduler", options=_unipc_options, clips=False, one_call=True),
+    "longstride": Counterpart(options=_universal_options, one_call=True, continues_as="unipc"),
 }

@@ -18,6 +18,7 @@ from longstride.solvers.dpm_singlestep import dpm_solver_2, dpm_solver_3, dpmpp_
 from longstride.solvers.heun import heun
 from longstride.solvers.registry import Solver, Variant
 from longstride.solvers.unipc import unipc
+from longstride.solvers.universal import longstride
 from longstride.table import SolverTable
 
 __all__ = ["SOLVERS", "VARIANTS", "Solver", "Variant", "build", "steps_for_nfe"]
@@ -38,6 +39,7 @@ SOLVERS: dict[str, Solver] = {
     "dpmpp_2m": Solver(dpmpp_2m, "DPM-Solver++ 2M", starts={"dpmpp_2m": {}}),
     "dpmpp_3m": Solver(dpmpp_3m, "DPM-Solver++ 3M", starts={"dpmpp_3m": {}}),
     "unipc": Solver(unipc, "UniPC", starts={f"unipc{order}": {"order": order} for order in (2, 3)}),
+    "longstride": Solver(longstride, "Universal", own_levels=True),
 }
 #: Solvers with options, by name: ``unipc3`` is UniPC of order 3.
 VARIANTS: dict[str, Variant] = {

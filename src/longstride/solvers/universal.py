@@ -12,7 +12,7 @@ from longstride.families import Family
 from longstride.nodes import Nodes
 from longstride.solvers.unipc import unipc
 from longstride.table import SolverTable
-from longstride.universal.choice import calls, chosen_core, closest_start
+from longstride.cores.choice import calls, chosen_core, closest_start
 
 __all__ = ["longstride", "usual_std"]
 

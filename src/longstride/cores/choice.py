@@ -18,7 +18,7 @@ import numpy as np
 
 from longstride.arrays import Array
 from longstride.errors import InputError
-from longstride.universal.core import UNIT, Core
+from longstride.cores.core import UNIT, Core
 
 __all__ = ["calls", "chosen_core", "closest_start", "networks"]
 
