@@ -2,6 +2,7 @@
 
     python -m training.universal fit --calls 5 --start own --guidance 1     # minutes to an hour on one core
     python -m training.universal fit --calls 5 --fold 0                     # without every fourth network
+    python -m training.universal export --calls 3 4 5 6 7 8 9 10 11 12      # into the package
 
 A fit goes on from its last step if the same command is given again. Networks that others trained lie in a folder of
 their own (``--zoo``); the galaxy networks need ``galaxygrad``, mixtures need ``scikit-learn``.
@@ -29,6 +30,7 @@ from longstride.table import SolverTable
 from longstride.cores.core import UNIT, Core
 
 WORK = Path("training/work/universal")
+EXPORTED = Path("src/longstride/cores/cores.json")
 OWN = 80.0
 #: Networks that no table is fitted on: large ones of a kind that others stand for.
 _ASIDE = {"roman120", "ztf64", "hsc64"}
@@ -99,7 +101,7 @@ def cores(start: str, guidance: float, fold: int | None) -> dict[int, Core]:
     return found
 
 
-def fit(nfe: int, start: str, guidance: float, fold: int | None, steps: int, q: float) -> None:
+def fit(nfe: int, start: str, guidance: float, fold: int | None, steps: int, q: float, part: float) -> None:
     """One fit, from its last step if there is one."""
     name = f"{start}-w{guidance:g}-k{nfe}" + ("" if fold is None else f"-fold{fold}")
     file = WORK / "cores" / f"{name}.json"
@@ -112,7 +114,7 @@ def fit(nfe: int, start: str, guidance: float, fold: int | None, steps: int, q: 
     goals = []
     for one in chosen(guidance, start, fold):
         count = next(n for cost, n in _SAMPLES if one.cost <= cost)
-        goals.append(Goal.of(Solved(one, range(count), start == "near", WORK / "samples"), nfe))
+        goals.append(Goal.of(Solved(one, range(count), start == "near", WORK / "samples"), nfe, max(4, round(part * count))))
     joint = Joint(goals, start_of(start), q, say)
     done = json.loads(file.read_text()) if file.is_file() else None
     if done is None:
@@ -138,22 +140,59 @@ def fit(nfe: int, start: str, guidance: float, fold: int | None, steps: int, q: 
     say(str({key: round(value, 3) for key, value in done["losses"].items()}))
 
 
+def export(calls: list[int], file: Path) -> None:
+    """Write the finished cores as the data of the package; a number of calls between two fits is filled in."""
+    found, networks = [], {}
+    for start in ("own", "near"):
+        for w in (1.0, 3.0, 7.5):
+            known = cores(start, w, None)
+            networks[f"{start}, guidance {w:g}"] = sorted(one.name for one in chosen(w, start, None))
+            for nfe in calls:
+                core = known[nfe] if nfe in known else _filled(known, nfe)
+                weights = core.weights[np.tril_indices(nfe, -1)]
+                found.append(
+                    {
+                        "nfe": nfe,
+                        "start": core.start,
+                        "guidance": w,
+                        "levels": [float(f"{x:.6g}") for x in core.levels],
+                        "weights": [round(x, 6) for x in weights.tolist()],
+                    }
+                )
+    text = json.dumps({"format": 1, "networks": networks, "cores": found})
+    write_atomically(file, (text.replace('{"nfe"', '\n{"nfe"') + "\n").encode())
+
+
+def _filled(known: dict[int, Core], nfe: int) -> Core:
+    """A core between two fits; beyond the last fit, between it and a classical table."""
+    tables = {k: core.table(data_std=UNIT, start=core.start) for k, core in known.items()}
+    if nfe > max(known):
+        start = next(iter(known.values())).start
+        levels = grid("log_snr", 4 * nfe, sigma_min=0.1, sigma_max=start)
+        tables[4 * nfe] = build("ipndm", levels, order=3)
+    return core_of_table(fill_nfe(tables, nfe))
+
+
 def main() -> None:
     """The command."""
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-    parser.add_argument("action", choices=["fit"])
+    parser.add_argument("action", choices=["fit", "export"])
     parser.add_argument("--calls", type=int, nargs="+", default=[5])
     parser.add_argument("--start", choices=["own", "near"], default="own")
     parser.add_argument("--guidance", type=float, default=1.0)
     parser.add_argument("--fold", type=int, default=None)
     parser.add_argument("--steps", type=int, default=8)
     parser.add_argument("--q", type=float, default=4.0)
+    parser.add_argument("--part", type=float, default=1.0, help="part of the samples that is used")
     given = parser.parse_args()
     torch.set_num_threads(1)
     torch.set_grad_enabled(False)
     assert MEMBERS
+    if given.action == "export":
+        export(given.calls, EXPORTED)
+        return
     for nfe in given.calls:
-        fit(nfe, given.start, given.guidance, given.fold, given.steps, given.q)
+        fit(nfe, given.start, given.guidance, given.fold, given.steps, given.q, given.part)
 
 
 if __name__ == "__main__":

@@ -65,22 +65,24 @@ class Goal:
         solved: Its samples.
         c2: Its median squared error with the best classical solver, or more.
         par: The mean loss of that solver, plus delta.
+        count: The first samples that count.
     """
 
     solved: Solved
     c2: float
     par: float
+    count: int
 
     @staticmethod
-    def of(solved: Solved, nfe: int) -> Goal:
-        """The goal at a number of calls."""
-        errors = [e for e in solved.classical(nfe).values() if np.isfinite(e).all()]
+    def of(solved: Solved, nfe: int, count: int) -> Goal:
+        """The goal at a number of calls, on the first samples."""
+        errors = [e[:count] for e in solved.classical(nfe).values() if np.isfinite(e).all()]
         c2 = max(min(float(np.median(e)) for e in errors), (_UNSEEN * solved.data_std) ** 2)
-        return Goal(solved, c2, min(float(_rho(e / c2).mean()) for e in errors) + _DELTA)
+        return Goal(solved, c2, min(float(_rho(e / c2).mean()) for e in errors) + _DELTA, count)
 
     def loss(self, core: Core) -> float:
         """L of a core."""
-        squared = self.solved.squared(self.solved.core(core))
+        squared = self.solved.squared(self.solved.core(core), self.count)
         return (float(_rho(squared / self.c2).mean()) + _DELTA) / self.par
 
     @torch.inference_mode()
@@ -88,10 +90,10 @@ class Goal:
         """Normal matrix and moment of the loss at a core, and the loss."""
         solved, p = self.solved, len(numbers)
         gram, moment, total = np.zeros((p, p)), np.zeros(p), _DELTA
-        count = len(solved.noise)
+        count = self.count
         moved = [solved.core(core_of(numbers + h * unit, core.nfe, core.start)) for h, unit in zip(steps, np.eye(p))]
         for begin in range(0, count, 16):
-            part = slice(begin, begin + 16)
+            part = slice(begin, min(begin + 16, count))
             runs = PrefixRuns(solved.denoiser.select(part), solved.noise[part], solved.core(core))
             ends = runs.ends(moved, _TOGETHER)
             squared = squared_errors(runs.end, solved.target[part]) / self.c2

@@ -127,10 +127,12 @@ class Solved:
 
         return self.journal.tensor("end", solve, like=self.noise)
 
-    def squared(self, table: SolverTable) -> Array:
-        """Squared errors of a table, ``(B,)``."""
+    def squared(self, table: SolverTable, count: int | None = None) -> Array:
+        """Squared errors of a table on the first samples, ``(count,)``; default: on all."""
+        part = slice(0, count)
         with torch.inference_mode():
-            return squared_errors(sample(in_batches(self.denoiser, _BATCH), self.noise, table), self.target)
+            ends = sample(in_batches(self.denoiser.select(part), _BATCH), self.noise[part], table)
+        return squared_errors(ends, self.target[part])
 
     def core(self, core: Core) -> SolverTable:
         """A core as a sampler of this network."""
