@@ -20,14 +20,14 @@ from torch import Tensor
 from benchmarks.networks.members import MEMBERS, Member
 from benchmarks.networks.solved import Solved
 from longstride.arrays import Array
+from longstride.cores.core import Core
 from longstride.errors import LongstrideError
 from longstride.evaluation.frechet import Moments, frechet_distance
 from longstride.files import write_atomically
-from longstride.journal import Journal, table_digest
+from longstride.journal import table_digest
 from longstride.network import in_batches
 from longstride.sampler import sample
 from longstride.table import SolverTable
-from longstride.cores.core import Core
 
 __all__ = ["CALLS", "FRESH", "measure", "summary"]
 
@@ -62,7 +62,10 @@ class _Judged:
         def run() -> dict[str, Array]:
             with torch.inference_mode():
                 end = sample(in_batches(self.solved.denoiser, 32), self.solved.noise, table)
-            return {"squared": _mean_square(end - self.solved.target), "at": (end.flatten(1).double() @ self.axes).numpy()}
+            return {
+                "squared": _mean_square(end - self.solved.target),
+                "at": (end.flatten(1).double() @ self.axes).numpy(),
+            }
 
         return self.solved.journal(f"judged/{table_digest(table)[:20]}", run)
 
@@ -132,7 +135,8 @@ def measure(
 
 def _ratios(line: Mapping[str, Any], measure: str) -> dict[str, float]:
     """Ratios to the best usual solver and to the best classical solver."""
-    found, classical = {}, line["classical"]
+    classical = line["classical"]
+    found = dict[str, float]()
     if any(measure not in one for one in classical.values()):
         return found
     usual = min(classical[key][measure] for key in line["usual"] if key in classical)
@@ -154,7 +158,9 @@ def summary(networks: Mapping[str, Any], nfe: int, measure: str, kind: str) -> d
         kind: Such as ``"left_out/usual"``.
     """
     ratios = {
-        name: found[kind] for name, one in networks.items() if kind in (found := _ratios(one.get(str(nfe), _EMPTY), measure))
+        name: found[kind]
+        for name, one in networks.items()
+        if kind in (found := _ratios(one.get(str(nfe), _EMPTY), measure))
     }
     if not ratios:
         return {"networks": 0}

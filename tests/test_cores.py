@@ -40,7 +40,8 @@ def test_a_core_is_exact_on_one_value_in_every_process(core, std, family, far) -
     end = 0.2 * core.levels[-1] * std / UNIT
     for last in (0.0, end):
         table = core.table(data_std=std, start=start, end=last, family=family)
-        assert table.exact and table.defect <= 1e-12
+        assert table.exact
+        assert table.defect <= 1e-12
         assert np.allclose(table.alphas[1:], alpha_of_ratio(family, table.sigmas[1:] / table.alphas[1:]))
 
 
@@ -81,14 +82,16 @@ def test_a_start_at_infinity_is_the_limit_of_far_starts() -> None:
     core = choice.chosen_core(5, np.inf, 1.0)
     far = core.table(data_std=1.0, start=1e7, family="flow")
     limit = core.table(data_std=1.0, start=np.inf, family="flow")
-    assert np.allclose(far.b, limit.b, atol=1e-5) and np.allclose(far.a, limit.a, atol=1e-5)
+    assert np.allclose(far.b, limit.b, atol=1e-5)
+    assert np.allclose(far.a, limit.a, atol=1e-5)
 
 
 @pytest.mark.parametrize("nfe", choice.calls())
 def test_between_two_cores_numbers_are_between(nfe) -> None:
     for start, guidance in ((np.inf, 1.0), (14.6, 1.0), (40.0, 2.0), (np.inf, 5.0), (14.6, 7.5), (160.0, 100.0)):
         core = choice.chosen_core(nfe, start, guidance)
-        assert core.nfe == nfe and (np.diff(core.levels) < 0).all()
+        assert core.nfe == nfe
+        assert (np.diff(core.levels) < 0).all()
     near, far = (choice.chosen_core(nfe, start, 1.0) for start in (14.6, np.inf))
     middle = choice.chosen_core(nfe, float(np.sqrt(near.start * far.start)) / UNIT, 1.0)
     assert np.allclose(2 * middle.weights, near.weights + far.weights)

@@ -29,8 +29,11 @@ SCHEDULES = {
 def test_a_table_spans_the_schedule(name: str, nfe: int) -> None:
     schedule = SCHEDULES[name]
     table = ls.universal(nfe, schedule=schedule)
-    assert table.nfe == nfe and table.exact and table.name == "longstride"
-    assert np.isclose(table.sigmas[0], schedule.sigma_range[1]) and table.sigmas[-1] == 0
+    assert table.nfe == nfe
+    assert table.exact
+    assert table.name == "longstride"
+    assert np.isclose(table.sigmas[0], schedule.sigma_range[1])
+    assert table.sigmas[-1] == 0
     low = ls.universal(nfe, schedule=schedule, final="sigma_min")
     assert np.isclose(low.sigmas[-1], schedule.sigma_range[0])
 
@@ -112,4 +115,5 @@ def test_guidance_and_scale_reach_the_table() -> None:
         {"data_std": 1.0, "guidance": 7.5},
         {"data_std": 0.8, "guidance": 1.0},
     ]
-    assert tables[0].distance(tables[1]) > 1e-3 and tables[0].distance(tables[2]) > 1e-3
+    assert tables[0].distance(tables[1]) > 1e-3
+    assert tables[0].distance(tables[2]) > 1e-3

@@ -21,13 +21,13 @@ import torch
 from benchmarks.networks.joint import Goal, Joint, core_of, numbers_of
 from benchmarks.networks.members import MEMBERS, Member, guided
 from benchmarks.networks.solved import NEAR, Solved
+from longstride.cores.core import UNIT, Core
 from longstride.errors import InputError
 from longstride.files import write_atomically
 from longstride.grid import grid
 from longstride.interpolate import fill_nfe
 from longstride.solvers import VARIANTS, build
 from longstride.table import SolverTable
-from longstride.cores.core import UNIT, Core
 
 WORK = Path("training/work/universal")
 EXPORTED = Path("src/longstride/cores/cores.json")
@@ -114,7 +114,9 @@ def fit(nfe: int, start: str, guidance: float, fold: int | None, steps: int, q: 
     goals = []
     for one in chosen(guidance, start, fold):
         count = next(n for cost, n in _SAMPLES if one.cost <= cost)
-        goals.append(Goal.of(Solved(one, range(count), start == "near", WORK / "samples"), nfe, max(4, round(part * count))))
+        goals.append(
+            Goal.of(Solved(one, range(count), start == "near", WORK / "samples"), nfe, max(4, round(part * count)))
+        )
     joint = Joint(goals, start_of(start), q, say)
     done = json.loads(file.read_text()) if file.is_file() else None
     if done is None:
@@ -123,7 +125,10 @@ def fit(nfe: int, start: str, guidance: float, fold: int | None, steps: int, q: 
             tables["unguided"] = plain[nfe]
         losses = {key: joint.aggregate(joint.losses(core)) for key, core in tables.items()}
         best = min(losses, key=lambda key: losses[key])
-        say(f"start {best}: " + ", ".join(f"{key} {loss:.2f}" for key, loss in sorted(losses.items(), key=lambda x: x[1])[:4]))
+        say(
+            f"start {best}: "
+            + ", ".join(f"{key} {loss:.2f}" for key, loss in sorted(losses.items(), key=lambda x: x[1])[:4])
+        )
         done = {"numbers": numbers_of(tables[best]).tolist(), "steps": 0, "start": best}
 
     def keep(numbers: np.ndarray, losses: np.ndarray) -> None:

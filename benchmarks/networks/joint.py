@@ -23,8 +23,8 @@ from benchmarks.networks.solved import Solved
 from longstride.arrays import Array
 from longstride.calibration.prefix_runs import PrefixRuns
 from longstride.calibration.reference.solve import squared_errors
-from longstride.errors import LongstrideError
 from longstride.cores.core import Core
+from longstride.errors import LongstrideError
 
 __all__ = ["Goal", "Joint", "core_of", "numbers_of"]
 
@@ -91,7 +91,10 @@ class Goal:
         solved, p = self.solved, len(numbers)
         gram, moment, total = np.zeros((p, p)), np.zeros(p), _DELTA
         count = self.count
-        moved = [solved.core(core_of(numbers + h * unit, core.nfe, core.start)) for h, unit in zip(steps, np.eye(p))]
+        moved = [
+            solved.core(core_of(numbers + h * unit, core.nfe, core.start))
+            for h, unit in zip(steps, np.eye(p), strict=False)
+        ]
         for begin in range(0, count, 16):
             part = slice(begin, min(begin + 16, count))
             runs = PrefixRuns(solved.denoiser.select(part), solved.noise[part], solved.core(core))
@@ -101,7 +104,9 @@ class Goal:
             size = np.sqrt(self.c2 * runs.end[0].numel() * count)
             here = runs.end.flatten(1)
             left = (weight * (solved.target[part].flatten(1) - here)).flatten().double() / size
-            columns = [(weight * (end.flatten(1) - here)).flatten() / (size * h) for end, h in zip(ends, steps)]
+            columns = [
+                (weight * (end.flatten(1) - here)).flatten() / (size * h) for end, h in zip(ends, steps, strict=False)
+            ]
             jacobian = torch.stack(columns, 1).double()
             gram += (jacobian.T @ jacobian).numpy()
             moment += (jacobian.T @ left).numpy()
@@ -129,13 +134,14 @@ class Joint:
 
     def losses(self, core: Core) -> Array:
         """Losses of all networks; infinite where a sample is not finite or the core does not fit."""
-        found = []
+        found = list[float]()
         for goal in self.goals:
             try:
                 found.append(goal.loss(core))
             except LongstrideError:
                 found.append(np.inf)
-        return np.nan_to_num(np.array(found), nan=np.inf)
+        losses: Array = np.nan_to_num(np.array(found, np.float64), nan=np.inf)
+        return losses
 
     def fit(
         self,
@@ -161,10 +167,10 @@ class Joint:
         sizes[len(numbers) - nfe + 1 :] = _LEVEL
         first, before = numbers, np.inf
         for step in range(steps):
-            core, losses = core_of(numbers, nfe, self.start), []
+            core = core_of(numbers, nfe, self.start)
             total, moment = np.zeros((len(numbers), len(numbers))), np.zeros(len(numbers))
             found = [goal.equations(core, numbers, sizes) for goal in self.goals]
-            losses = np.array([loss for _, _, loss in found])
+            losses = np.array([loss for _, _, loss in found], np.float64)
             here = self.aggregate(losses)
             weight = (losses / here) ** (self.q - 1) / len(losses)
             for w, (gram, m, _) in zip(weight, found, strict=True):
@@ -173,7 +179,7 @@ class Joint:
             moment = moment - ridge * np.diag(diagonal) * (numbers - first)
             self.say(f"step {step}: F {here:.4f}, worst {losses.max():.3f}, mean {losses.mean():.3f}")
             for _ in range(7):
-                delta = np.linalg.solve(total + (damping + ridge) * diagonal, moment)
+                delta: Array = np.linalg.solve(total + (damping + ridge) * diagonal, moment)
                 trial = self._moved(numbers, delta, nfe)
                 tried = self.losses(core_of(trial, nfe, self.start))
                 if self.aggregate(tried) < here:
@@ -197,4 +203,3 @@ class Joint:
         room = _PART * np.minimum(gaps[:-1], gaps[1:])
         moved[levels] = numbers[levels] + room * np.tanh(delta[levels] / room)
         return moved
-

@@ -31,6 +31,11 @@ _FLOOR = 1e-3
 class _Mixture(nn.Module):
     """A mixture; ``prior`` holds the logarithms of the weights of every class, and of no class in its last row."""
 
+    means: Tensor
+    values: Tensor
+    vectors: Tensor
+    prior: Tensor
+
     def __init__(self, means: Array, covariances: Array, prior: Array) -> None:
         super().__init__()
         values, vectors = np.linalg.eigh(covariances)

@@ -14,15 +14,15 @@ from torch import Tensor
 from benchmarks.networks.members import Member
 from longstride.arrays import Array
 from longstride.calibration.reference.solve import squared_errors
+from longstride.cores.core import Core
 from longstride.denoiser import Denoiser
 from longstride.families import Family
-from longstride.grid import grid
+from longstride.grid import LastLevel, grid
 from longstride.journal import Journal
 from longstride.network import in_batches
 from longstride.sampler import sample
 from longstride.solvers import VARIANTS, build
 from longstride.table import SolverTable
-from longstride.cores.core import Core
 
 __all__ = ["NEAR", "Solved"]
 
@@ -69,7 +69,9 @@ class Solved:
         if self.member.data_std is not None:
             return self.member.data_std
         seeds = range(5000, 5064)
-        found = Journal(None if self.journal.folder is None else self.journal.folder / "std", {"name": self.member.name})
+        found = Journal(
+            None if self.journal.folder is None else self.journal.folder / "std", {"name": self.member.name}
+        )
 
         def measure() -> dict[str, Array]:
             table = self._classical("unipc3", "log_snr", 24, self.model.schedule.sigma_range[1])
@@ -101,7 +103,7 @@ class Solved:
         return self.model.noise(self.seeds, self.start)
 
     def _classical(self, name: str, spacing: str, nfe: int, start: float | None = None) -> SolverTable:
-        final = "sigma_min" if self.stops else "zero"
+        final: LastLevel = "sigma_min" if self.stops else "zero"
         schedule, first = self.model.schedule, self.start if start is None else start
         whole = spacing in ("uniform", "quadratic")
         if whole:
@@ -150,7 +152,7 @@ class Solved:
                 for name in _SOLVERS:
                     try:
                         found[f"{name}@{spacing}"] = self.squared(self._classical(name, spacing, nfe))
-                    except Exception as error:  # noqa: BLE001 - a solver that cannot start at alpha 0
+                    except Exception as error:
                         print(f"{self.member.name}: {name}@{spacing}: {str(error)[:90]}", flush=True)
             return found
 
@@ -171,4 +173,3 @@ class Solved:
     def start_in_units(self) -> float:
         """``sigma / alpha`` of the first state over the standard deviation of the data."""
         return float(self.model.schedule.frame_ratio(self.start)) / self.data_std
-

@@ -9,8 +9,10 @@ r"""Two networks that others trained and published under the MIT licence, read f
 
 from __future__ import annotations
 
+import itertools
 import math
 from pathlib import Path
+from typing import cast
 
 import torch
 from safetensors.torch import load_file
@@ -46,7 +48,8 @@ class _Digits(nn.Module):
         tokens = torch.cat([picture, time.reshape(-1, 2, 64), self.y_encoder(class_labels).reshape(-1, 2, 64)], 1)
         for layer in self.transformer:
             tokens = layer(tokens)
-        return self.unpatch(tokens[:, :16].transpose(1, 2).reshape(-1, 64, 4, 4))
+        found: Tensor = self.unpatch(tokens[:, :16].transpose(1, 2).reshape(-1, 64, 4, 4))
+        return found
 
 
 class _House(nn.Module):
@@ -55,18 +58,16 @@ class _House(nn.Module):
         self.time_embed = nn.Sequential(nn.Linear(128, 128), nn.SiLU(), nn.Linear(128, 128))
         self.proj = nn.Linear(17, 128)
         widths = [128, 128, 512, 512, 512, 512, 256]
-        self.mlp = nn.Module()
-        self.mlp.blocks = nn.ModuleList(
-            nn.ModuleDict({"linear": nn.Linear(a, b)}) for a, b in zip(widths, widths[1:], strict=False)
-        )
-        self.mlp.head = nn.Linear(256, 17)
+        blocks = [nn.ModuleDict({"linear": nn.Linear(a, b)}) for a, b in itertools.pairwise(widths)]
+        self.mlp = nn.ModuleDict({"blocks": nn.ModuleList(blocks), "head": nn.Linear(256, 17)})
 
     def forward(self, x: Tensor, t: Tensor) -> Tensor:
         angle = t[:, None] * torch.exp(torch.arange(64, device=x.device) * (-math.log(10000) / 64))
         h = self.proj(x) + self.time_embed(torch.cat([angle.cos(), angle.sin()], 1))
-        for block in self.mlp.blocks:
-            h = torch.relu(block["linear"](h))
-        return self.mlp.head(h)
+        for block in cast(nn.ModuleList, self.mlp["blocks"]):
+            h = torch.relu(cast(nn.ModuleDict, block)["linear"](h))
+        found: Tensor = self.mlp["head"](h)
+        return found
 
 
 def _weights(network: nn.Module, folder: Path) -> nn.Module:

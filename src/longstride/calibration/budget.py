@@ -63,8 +63,8 @@ class Plan:
     def __str__(self) -> str:
         steps = self.settings.get("iterations", GaussNewtonSettings().iterations)
         return (
-            f"{self.fitted} samples to fit in {steps} step{'s' * (steps > 1)}, {self.held_out} that decide, a reference "
-            f"of {self.reference_steps} steps: at most {self.calls:,} network calls"
+            f"{self.fitted} samples to fit in {steps} step{'s' * (steps > 1)}, {self.held_out} that decide, a "
+            f"reference of {self.reference_steps} steps: at most {self.calls:,} network calls"
         )
 
 

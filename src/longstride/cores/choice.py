@@ -17,8 +17,8 @@ from typing import Any
 import numpy as np
 
 from longstride.arrays import Array
-from longstride.errors import InputError
 from longstride.cores.core import UNIT, Core
+from longstride.errors import InputError
 
 __all__ = ["calls", "chosen_core", "closest_start", "networks"]
 

@@ -119,6 +119,4 @@ class Core:
                 before = float(alphas[k - 1])
                 states, weights = {k - 1: alpha * part / before}, (1 - part) * weights
             rows.append(Row(states, dict(enumerate((alpha * weights).tolist()))).pruned())
-        return SolverTable(
-            "longstride", alphas, sigmas, tuple(rows), tuple(range(self.nfe + 1)), dict(options or {})
-        )
+        return SolverTable("longstride", alphas, sigmas, tuple(rows), tuple(range(self.nfe + 1)), dict(options or {}))
