@@ -179,7 +179,7 @@ class Joint:
             moment = moment - ridge * np.diag(diagonal) * (numbers - first)
             self.say(f"step {step}: F {here:.4f}, worst {losses.max():.3f}, mean {losses.mean():.3f}")
             for _ in range(7):
-                delta: Array = np.linalg.solve(total + (damping + ridge) * diagonal, moment)
+                delta: Array = np.asarray(np.linalg.solve(total + (damping + ridge) * diagonal, moment), np.float64)
                 trial = self._moved(numbers, delta, nfe)
                 tried = self.losses(core_of(trial, nfe, self.start))
                 if self.aggregate(tried) < here:

@@ -4,6 +4,7 @@ from longstride.book import CardBook, load_book
 from longstride.calibration import Calibration, Reference, calibrate, solve_reference
 from longstride.calibration.many import calibrate_book
 from longstride.calibration.recalibrate import Recalibration, recalibrate
+from longstride.calibration.scale import DataScale, measure_std
 from longstride.card import Card, ModelInfo, load_card
 from longstride.denoiser import Denoiser, as_denoiser
 from longstride.errors import CardError, InputError, LongstrideError, NonFiniteError, StoreError
@@ -24,6 +25,7 @@ __all__ = [
     "Card",
     "CardBook",
     "CardError",
+    "DataScale",
     "Denoiser",
     "Guarded",
     "InputError",
@@ -48,6 +50,7 @@ __all__ = [
     "load_book",
     "load_card",
     "load_model",
+    "measure_std",
     "recalibrate",
     "sample",
     "sample_guarded",
