@@ -20,6 +20,9 @@ from torch import Tensor
 from benchmarks.networks.members import MEMBERS, Member
 from benchmarks.networks.solved import Solved
 from longstride.arrays import Array
+from longstride.calibration.reference.solve import solve_reference
+from longstride.calibration.scale import ROUGH
+from longstride.calibration.starts.universal import PARTS
 from longstride.cores.core import Core
 from longstride.errors import LongstrideError
 from longstride.evaluation.frechet import Moments, frechet_distance
@@ -40,6 +43,8 @@ _SAMPLES = ((1.7, 256), (5.0, 128), (16.0, 64), (math.inf, 32))
 _BEST = 4
 #: Principal components of a Fréchet distance, at most; an eighth of the samples at most.
 _COMPONENTS = 16
+#: Samples that choose the scale, and the calls at which they do.
+_FEW, FIRST = 3, 5
 #: Fewest samples of a Fréchet distance.
 _FOR_FRECHET = 128
 
@@ -79,6 +84,21 @@ class _Judged:
         return line
 
 
+def _part(solved: Solved, core: Core) -> float:
+    """The scale that :func:`longstride.measure_std` would choose, by a core that never saw the network."""
+    few = slice(0, _FEW)
+    denoiser, noise = solved.denoiser.select(few), solved.noise[few]
+    rough = solve_reference(denoiser, noise, solved.core(core), steps=ROUGH, check_samples=0)
+    scores = {}
+    for part in PARTS:
+        try:
+            ends = sample(denoiser, noise, solved.core(core, part))
+            scores[part] = float(np.log(np.maximum(_mean_square(ends - rough.samples), 1e-30)).mean())
+        except LongstrideError:  # the start is too near for this scale
+            continue
+    return min(scores, key=lambda part: scores[part])
+
+
 def _mean_square(x: Tensor) -> Array:
     found: Array = x.flatten(1).double().square().mean(1).cpu().numpy()
     return found
@@ -114,6 +134,9 @@ def measure(
         before = Solved(member, range(10), near, folder)
         kept = results.setdefault("near" if near else "own", {}).setdefault(name, {})
         kept |= {"kind": member.kind, "guidance": member.guidance, "samples": len(solved.noise), "std": solved.data_std}
+        first = {"left_out": left_out(member, FIRST), "shipped": shipped(member, FIRST, solved.start_in_units)}
+        parts = {key: 1.0 if core is None else _part(before, core) for key, core in first.items()}
+        kept["parts"] = parts
         for nfe in calls:
             ranked = {k: e for k, e in before.classical(nfe).items() if np.isfinite(e).all()}
             best = sorted(ranked, key=lambda key: float(np.sqrt(ranked[key]).mean()))[:_BEST]
@@ -128,6 +151,7 @@ def measure(
             for key, core in ours.items():
                 if core is not None:
                     line[key] = judged.line(solved.core(core))
+                    line[f"{key}_scaled"] = judged.line(solved.core(core, parts[key]))
             kept[str(nfe)] = line
             print(name, nfe, {key: round(value, 3) for key, value in _ratios(line, "rmse").items()}, flush=True)
         write_atomically(out, (json.dumps(results, indent=1) + "\n").encode())
@@ -141,7 +165,7 @@ def _ratios(line: Mapping[str, Any], measure: str) -> dict[str, float]:
         return found
     usual = min(classical[key][measure] for key in line["usual"] if key in classical)
     best = min(one[measure] for one in classical.values())
-    for key in ("left_out", "shipped"):
+    for key in ("left_out", "left_out_scaled", "shipped", "shipped_scaled"):
         if key in line:
             found[f"{key}/usual"] = line[key][measure] / usual
             found[f"{key}/best"] = line[key][measure] / best

@@ -3,6 +3,7 @@
     python -m training.universal fit --calls 5 --start own --guidance 1     # minutes to an hour on one core
     python -m training.universal fit --calls 5 --fold 0                     # without every fourth network
     python -m training.universal export --calls 3 4 5 6 7 8 9 10 11 12      # into the package
+    python -m training.universal try --calls 4 5 6 8 10 12                  # each network by a table without it
 
 A fit goes on from its last step if the same command is given again. Networks that others trained lie in a folder of
 their own (``--zoo``); the galaxy networks need ``galaxygrad``, mixtures need ``scikit-learn``.
@@ -18,9 +19,12 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from benchmarks import budgets
 from benchmarks.networks.joint import Goal, Joint, core_of, numbers_of
 from benchmarks.networks.members import MEMBERS, Member, guided
 from benchmarks.networks.solved import NEAR, Solved
+from benchmarks.universal import measure
+from longstride.cores.choice import chosen_core
 from longstride.cores.core import UNIT, Core
 from longstride.errors import InputError
 from longstride.files import write_atomically
@@ -178,10 +182,30 @@ def _filled(known: dict[int, Core], nfe: int) -> Core:
     return core_of_table(fill_nfe(tables, nfe))
 
 
+def left_out(member: Member, nfe: int) -> Core | None:
+    """The core that was fitted without a network: of its fold, or of all others if it stands aside."""
+    w = 1.0 if member.guidance is None else member.guidance
+    order = [one.name for one in chosen(w, "own", None)]
+    fold = order.index(member.name) % 4 if member.name in order else None
+    return cores("own", w, fold).get(nfe)
+
+
+def try_out(calls: list[int], near: bool, names: list[str] | None, out: Path) -> None:
+    """Measure the cores on all networks."""
+
+    def shipped(member: Member, nfe: int, start: float) -> Core:
+        return chosen_core(nfe, start, 1.0 if member.guidance is None else member.guidance)
+
+    def never(member: Member, nfe: int) -> Core | None:
+        return left_out(member, nfe) if not near else None
+
+    measure(near, calls, never, shipped, WORK / "samples", out, names)
+
+
 def main() -> None:
     """The command."""
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-    parser.add_argument("action", choices=["fit", "export"])
+    parser.add_argument("action", choices=["fit", "export", "try", "budgets"])
     parser.add_argument("--calls", type=int, nargs="+", default=[5])
     parser.add_argument("--start", choices=["own", "near"], default="own")
     parser.add_argument("--guidance", type=float, default=1.0)
@@ -189,12 +213,20 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=8)
     parser.add_argument("--q", type=float, default=4.0)
     parser.add_argument("--part", type=float, default=1.0, help="part of the samples that is used")
+    parser.add_argument("--names", nargs="+", help="networks to try; default: all")
+    parser.add_argument("--out", type=Path, default=Path("benchmarks/results/universal.json"))
     given = parser.parse_args()
     torch.set_num_threads(1)
     torch.set_grad_enabled(False)
     assert MEMBERS
     if given.action == "export":
         export(given.calls, EXPORTED)
+        return
+    if given.action == "try":
+        try_out(given.calls, given.start == "near", given.names, given.out)
+        return
+    if given.action == "budgets":
+        budgets.measure(given.calls, left_out, WORK / "samples", given.out, given.names or budgets.NETWORKS)
         return
     for nfe in given.calls:
         fit(nfe, given.start, given.guidance, given.fold, given.steps, given.q, given.part)

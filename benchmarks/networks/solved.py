@@ -136,12 +136,12 @@ class Solved:
             ends = sample(in_batches(self.denoiser.select(part), _BATCH), self.noise[part], table)
         return squared_errors(ends, self.target[part])
 
-    def core(self, core: Core) -> SolverTable:
-        """A core as a sampler of this network."""
+    def core(self, core: Core, part: float = 1.0) -> SolverTable:
+        """A core as a sampler of this network, at a part of the data's standard deviation."""
         schedule = self.model.schedule
         start = float(schedule.frame_ratio(self.start))
         end = float(schedule.frame_ratio(schedule.sigma_range[0])) if self.stops else 0.0
-        return core.table(data_std=self.data_std, start=start, end=end, family=self.family)
+        return core.table(data_std=part * self.data_std, start=start, end=end, family=self.family)
 
     def classical(self, nfe: int) -> Mapping[str, Array]:
         """Squared errors of classical solvers by ``solver@grid``."""

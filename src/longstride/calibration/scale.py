@@ -16,10 +16,10 @@ from longstride.network import as_network
 from longstride.sampler import DenoiserLike, sample
 from longstride.table import SolverTable
 
-__all__ = ["DataScale", "measure_std"]
+__all__ = ["ROUGH", "DataScale", "measure_std"]
 
 #: Steps of the rough solution.
-_STEPS = 16
+ROUGH = 16
 
 
 @dataclass(frozen=True)
@@ -58,7 +58,7 @@ def measure_std(denoiser: DenoiserLike, noise: Tensor, table: SolverTable) -> Da
     """
     network = as_network(denoiser)
     before = network.calls
-    rough = solve_reference(network, noise, table, steps=_STEPS, check_samples=0)
+    rough = solve_reference(network, noise, table, steps=ROUGH, check_samples=0)
     std = float(rough.samples.float().std())
     if not np.isfinite(std) or std == 0:
         raise InputError(f"the samples have standard deviation {std}: check the network, its schedule and precision")
