@@ -118,9 +118,9 @@ def fit(nfe: int, start: str, guidance: float, fold: int | None, steps: int, q: 
     goals = []
     for one in chosen(guidance, start, fold):
         count = next(n for cost, n in _SAMPLES if one.cost <= cost)
-        goals.append(
-            Goal.of(Solved(one, range(count), start == "near", WORK / "samples"), nfe, max(4, round(part * count)))
-        )
+        solved = Solved(one, range(count), start == "near", WORK / "samples")
+        free = one.kind == "galaxies" and start == "own"
+        goals.append(Goal.of(solved, nfe, max(4, round(part * count)), free))
     joint = Joint(goals, start_of(start), q, say)
     done = json.loads(file.read_text()) if file.is_file() else None
     if done is None:
