@@ -32,7 +32,7 @@ from longstride.network import in_batches
 from longstride.sampler import sample
 from longstride.table import SolverTable
 
-__all__ = ["CALLS", "FRESH", "measure", "summary"]
+__all__ = ["CALLS", "FRESH", "measure", "ratios", "summary"]
 
 CALLS = (4, 5, 6, 8, 10, 12)
 #: First seed of noise that no fit saw.
@@ -153,11 +153,11 @@ def measure(
                     line[key] = judged.line(solved.core(core))
                     line[f"{key}_scaled"] = judged.line(solved.core(core, parts[key]))
             kept[str(nfe)] = line
-            print(name, nfe, {key: round(value, 3) for key, value in _ratios(line, "rmse").items()}, flush=True)
+            print(name, nfe, {key: round(value, 3) for key, value in ratios(line, "rmse").items()}, flush=True)
         write_atomically(out, (json.dumps(results, indent=1) + "\n").encode())
 
 
-def _ratios(line: Mapping[str, Any], measure: str) -> dict[str, float]:
+def ratios(line: Mapping[str, Any], measure: str) -> dict[str, float]:
     """Ratios to the best usual solver and to the best classical solver."""
     classical = line["classical"]
     found = dict[str, float]()
@@ -184,7 +184,7 @@ def summary(networks: Mapping[str, Any], nfe: int, measure: str, kind: str) -> d
     ratios = {
         name: found[kind]
         for name, one in networks.items()
-        if kind in (found := _ratios(one.get(str(nfe), _EMPTY), measure))
+        if kind in (found := ratios(one.get(str(nfe), _EMPTY), measure))
     }
     if not ratios:
         return {"networks": 0}
