@@ -181,16 +181,13 @@ def summary(networks: Mapping[str, Any], nfe: int, measure: str, kind: str) -> d
         measure: ``"rmse"``, ``"median"`` or ``"frechet"``.
         kind: Such as ``"left_out/usual"``.
     """
-    ratios = {
-        name: found[kind]
-        for name, one in networks.items()
-        if kind in (found := ratios(one.get(str(nfe), _EMPTY), measure))
-    }
-    if not ratios:
+    every = {name: ratios(one.get(str(nfe), _EMPTY), measure) for name, one in networks.items()}
+    known = {name: found[kind] for name, found in every.items() if kind in found}
+    if not known:
         return {"networks": 0}
-    worst = max(ratios, key=lambda name: ratios[name])
-    mean = math.exp(float(np.mean(np.log(list(ratios.values())))))
-    return {"networks": len(ratios), "mean": mean, "worst": ratios[worst], "of": worst}
+    worst = max(known, key=lambda name: known[name])
+    mean = math.exp(float(np.mean(np.log(list(known.values())))))
+    return {"networks": len(known), "mean": mean, "worst": known[worst], "of": worst}
 
 
 _EMPTY: dict[str, Any] = {"classical": {"": {}}, "usual": []}

@@ -24,14 +24,11 @@ def _pair(found: Mapping[str, Any]) -> str:
 
 
 def _overview(networks: Mapping[str, Any], rival: str) -> str:
-    rows = [
-        [
-            f"{_MEASURES[measure]}, {label}",
-            *(_pair(summary(networks, nfe, measure, f"{kind}/{rival}")) for nfe in CALLS),
-        ]
-        for measure in _MEASURES
-        for kind, label in _KINDS.items()
-    ]
+    rows = list[list[object]]()
+    for measure, shown in _MEASURES.items():
+        for kind, label in _KINDS.items():
+            pairs = [_pair(summary(networks, nfe, measure, f"{kind}/{rival}")) for nfe in CALLS]
+            rows.append([f"{shown}, {label}", *pairs])
     counts = [summary(networks, nfe, "rmse", f"left_out/{rival}")["networks"] for nfe in CALLS]
     rows.append(["networks", *counts])
     return markdown_table(["network calls", *CALLS], rows)
