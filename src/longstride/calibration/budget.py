@@ -12,15 +12,19 @@ from typing import Any
 
 from longstride.calibration.acceptance.gate import FEWEST
 from longstride.calibration.endpoint.cost import jacobian_calls, most_calls
+from longstride.calibration.endpoint.gauss_newton import TRIALS
 from longstride.calibration.endpoint.settings import HELD_OUT, GaussNewtonSettings, fitted_samples
+from longstride.calibration.endpoint.short_fits import STRONG
 from longstride.calibration.starts.universal import most_universal_starts
 from longstride.errors import InputError
 
 __all__ = ["LADDER", "Plan", "plan_for"]
 
+#: Samples on which the error of the reference solution is estimated.
+_CHECKED = 8
 #: Plans from the cheapest: fitted samples, held-out samples, steps, steps of the reference solution, and the ridge.
 LADDER: tuple[tuple[int, int, int, int, float], ...] = (
-    (4, FEWEST, 1, 16, 0.1),
+    (4, FEWEST, 1, 12, 0.1),
     (6, FEWEST, 1, 16, 0.1),
     (8, FEWEST, 1, 20, 0.03),
     (8, FEWEST, 2, 20, 0.03),
@@ -102,8 +106,8 @@ def _plan(nfe: int, per_call: int, fitted: int, held_out: int, steps: int, refer
         "final_samples": fitted,
         "ridge": ridge,
     }
-    solved = (fitted + held_out + 8) * reference
-    starts = (most_universal_starts() + 1) * (fitted + held_out) * nfe
-    fit = steps * (fitted * (jacobian_calls(nfe) + 3 * nfe) + 2 * held_out * nfe)
-    gate = 8 * held_out * nfe
+    solved = (fitted + held_out) * reference + _CHECKED * (reference // 2)
+    starts = ((most_universal_starts() + 1) * fitted + STRONG * held_out) * nfe
+    fit = steps * (fitted * (jacobian_calls(nfe) + TRIALS * nfe) + held_out * nfe)
+    gate = (2 + 2 * 2) * held_out * nfe  # the table and its base: errors, and the gain by two runs each
     return Plan(nfe, fitted, held_out, reference, (solved + starts + fit + gate) * per_call, settings)
