@@ -55,7 +55,7 @@ def test_equations_are_those_of_the_loss(goal) -> None:
     core = choice.chosen_core(4, np.inf, 1.0)
     numbers = numbers_of(core)
     steps = np.full(len(numbers), 1e-3)
-    _, moment, loss = goal.equations(core, numbers, steps, 1.0)
+    _, moment, loss = goal.equations(core, numbers, steps)
     assert loss == pytest.approx(goal.loss(core), rel=1e-5)
 
     def shifted(n, h):

@@ -38,6 +38,9 @@ EXPORTED = Path("src/longstride/cores/cores.json")
 OWN = 80.0
 #: Networks that no table is fitted on: large ones of a kind that others stand for.
 _ASIDE = {"roman120", "ztf64", "hsc64"}
+#: Scale of the levels of pictures of a few bright objects on a dark ground, over the data's standard deviation, which
+#: says little of them.
+_DARK = 2.0
 #: Classical tables that a fit may start from.
 _STARTS = (
     ("ipndm3", "log_snr"),
@@ -119,8 +122,8 @@ def fit(nfe: int, start: str, guidance: float, fold: int | None, steps: int, q: 
     for one in chosen(guidance, start, fold):
         count = next(n for cost, n in _SAMPLES if one.cost <= cost)
         solved = Solved(one, range(count), start == "near", WORK / "samples")
-        free = one.kind == "galaxies" and start == "own"
-        goals.append(Goal.of(solved, nfe, max(4, round(part * count)), free))
+        scale = _DARK if one.kind == "galaxies" and start == "own" else 1.0
+        goals.append(Goal.of(solved, nfe, max(4, round(part * count)), scale))
     joint = Joint(goals, start_of(start), q, say)
     done = json.loads(file.read_text()) if file.is_file() else None
     if done is None:

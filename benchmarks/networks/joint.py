@@ -23,7 +23,6 @@ from benchmarks.networks.solved import Solved
 from longstride.arrays import Array
 from longstride.calibration.prefix_runs import PrefixRuns
 from longstride.calibration.reference.solve import squared_errors
-from longstride.calibration.starts.universal import PARTS
 from longstride.cores.core import Core
 from longstride.errors import LongstrideError
 
@@ -67,41 +66,40 @@ class Goal:
         c2: Its median squared error with the best classical solver, or more.
         par: The mean loss of that solver, plus delta.
         count: The first samples that count.
-        free: Whether the scale of its levels is chosen, too, among :data:`PARTS` of the data's standard deviation: of
-            pictures of a few bright objects on a dark ground this says little.
+        part: Scale of its levels, over the data's standard deviation.
     """
 
     solved: Solved
     c2: float
     par: float
     count: int
-    free: bool
+    part: float
 
     @staticmethod
-    def of(solved: Solved, nfe: int, count: int, free: bool = False) -> Goal:
+    def of(solved: Solved, nfe: int, count: int, part: float = 1.0) -> Goal:
         """The goal at a number of calls, on the first samples."""
         errors = [e[:count] for e in solved.classical(nfe).values() if np.isfinite(e).all()]
         c2 = max(min(float(np.median(e)) for e in errors), (_UNSEEN * solved.data_std) ** 2)
-        return Goal(solved, c2, min(float(_rho(e / c2).mean()) for e in errors) + _DELTA, count, free)
+        return Goal(solved, c2, min(float(_rho(e / c2).mean()) for e in errors) + _DELTA, count, part)
 
-    def loss(self, core: Core, part: float = 1.0) -> float:
-        """L of a core, at a part of the data's standard deviation."""
-        squared = self.solved.squared(self.solved.core(core, part), self.count)
+    def loss(self, core: Core) -> float:
+        """L of a core."""
+        squared = self.solved.squared(self.solved.core(core, self.part), self.count)
         return (float(_rho(squared / self.c2).mean()) + _DELTA) / self.par
 
     @torch.inference_mode()
-    def equations(self, core: Core, numbers: Array, steps: Array, part: float) -> tuple[Array, Array, float]:
+    def equations(self, core: Core, numbers: Array, steps: Array) -> tuple[Array, Array, float]:
         """Normal matrix and moment of the loss at a core, and the loss."""
         solved, p = self.solved, len(numbers)
         gram, moment, total = np.zeros((p, p)), np.zeros(p), _DELTA
         count = self.count
         moved = [
-            solved.core(core_of(numbers + h * unit, core.nfe, core.start), part)
+            solved.core(core_of(numbers + h * unit, core.nfe, core.start), self.part)
             for h, unit in zip(steps, np.eye(p), strict=False)
         ]
         for begin in range(0, count, 16):
             few = slice(begin, min(begin + 16, count))
-            runs = PrefixRuns(solved.denoiser.select(few), solved.noise[few], solved.core(core, part))
+            runs = PrefixRuns(solved.denoiser.select(few), solved.noise[few], solved.core(core, self.part))
             ends = runs.ends(moved, _TOGETHER)
             squared = squared_errors(runs.end, solved.target[few]) / self.c2
             weight = torch.tensor((1 + squared) ** -0.25).float()[:, None]
@@ -130,19 +128,6 @@ class Joint:
 
     def __init__(self, goals: Sequence[Goal], start: float, q: float, say: Callable[[str], None]) -> None:
         self.goals, self.start, self.q, self.say = goals, start, q, say
-        self.parts = [1.0 for _ in goals]
-
-    def align(self, core: Core) -> None:
-        """Choose the scales of the networks whose scale is free."""
-        for n, goal in enumerate(self.goals):
-            losses = dict[float, float]()
-            for part in PARTS if goal.free else ():
-                try:
-                    losses[part] = goal.loss(core, part)
-                except LongstrideError:  # the start is too near for this scale
-                    continue
-            if losses:
-                self.parts[n] = min(losses, key=lambda part: losses[part])
 
     def aggregate(self, losses: Array) -> float:
         """F of the losses of all networks."""
@@ -152,9 +137,9 @@ class Joint:
     def losses(self, core: Core) -> Array:
         """Losses of all networks; infinite where a sample is not finite or the core does not fit."""
         found = list[float]()
-        for goal, part in zip(self.goals, self.parts, strict=True):
+        for goal in self.goals:
             try:
-                found.append(goal.loss(core, part))
+                found.append(goal.loss(core))
             except LongstrideError:
                 found.append(np.inf)
         losses: Array = np.nan_to_num(np.array(found, np.float64), nan=np.inf)
@@ -186,10 +171,7 @@ class Joint:
         for step in range(steps):
             core = core_of(numbers, nfe, self.start)
             total, moment = np.zeros((len(numbers), len(numbers))), np.zeros(len(numbers))
-            self.align(core)
-            found = [
-                goal.equations(core, numbers, sizes, part) for goal, part in zip(self.goals, self.parts, strict=True)
-            ]
+            found = [goal.equations(core, numbers, sizes) for goal in self.goals]
             losses = np.array([loss for _, _, loss in found], np.float64)
             here = self.aggregate(losses)
             weight = (losses / here) ** (self.q - 1) / len(losses)
@@ -197,9 +179,7 @@ class Joint:
                 total, moment = total + w * gram, moment + w * m
             diagonal = np.diag(np.diag(total) + 1e-9 * np.trace(total))
             moment = moment - ridge * np.diag(diagonal) * (numbers - first)
-            self.say(
-                f"step {step}: F {here:.4f}, worst {losses.max():.3f}, mean {losses.mean():.3f}, scales {self.parts}"
-            )
+            self.say(f"step {step}: F {here:.4f}, worst {losses.max():.3f}, mean {losses.mean():.3f}")
             for _ in range(7):
                 delta: Array = np.asarray(np.linalg.solve(total + (damping + ridge) * diagonal, moment), np.float64)
                 trial = self._moved(numbers, delta, nfe)
