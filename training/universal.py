@@ -37,7 +37,7 @@ WORK = Path("training/work/universal")
 EXPORTED = Path("src/longstride/cores/cores.json")
 OWN = 80.0
 #: Networks that no table is fitted on: large ones of a kind that others stand for.
-_ASIDE = {"roman120", "ztf64", "hsc64"}
+_ASIDE = {"roman120", "ztf64", "hsc64", "quasar72"}
 #: Scale of the levels of pictures of a few bright objects on a dark ground, over the data's standard deviation, which
 #: says little of them.
 _DARK = 2.0
@@ -214,7 +214,7 @@ def main() -> None:
     parser.add_argument("--guidance", type=float, default=1.0)
     parser.add_argument("--fold", type=int, default=None)
     parser.add_argument("--steps", type=int, default=8)
-    parser.add_argument("--q", type=float, default=4.0)
+    parser.add_argument("--q", type=float, default=3.0)
     parser.add_argument("--part", type=float, default=1.0, help="part of the samples that is used")
     parser.add_argument("--names", nargs="+", help="networks to try; default: all")
     parser.add_argument("--out", type=Path, default=Path("benchmarks/results/universal.json"))

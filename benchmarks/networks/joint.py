@@ -34,6 +34,8 @@ _WEIGHT, _LEVEL = 2e-3, 1e-2
 _UNSEEN, _DELTA = 0.01, 0.2
 #: Entries of one network call, at the most: a few small networks gain by large batches.
 _TOGETHER = 256
+#: A fit ends after so many steps in a row that gain less than this.
+_PATIENCE, _LEAST_GAIN = 2, 0.99
 #: Largest change of the logarithm of a level in one step, as a part of the distance to its neighbours.
 _PART = 0.45
 
@@ -167,7 +169,7 @@ class Joint:
         """
         sizes = np.full(len(numbers), _WEIGHT)
         sizes[len(numbers) - nfe + 1 :] = _LEVEL
-        first, before = numbers, np.inf
+        first, slow = numbers, 0
         for step in range(steps):
             core = core_of(numbers, nfe, self.start)
             total, moment = np.zeros((len(numbers), len(numbers))), np.zeros(len(numbers))
@@ -192,7 +194,8 @@ class Joint:
                 return numbers
             before, numbers, damping = here, trial, max(damping / 4, 1e-6)
             keep(numbers, tried)
-            if self.aggregate(tried) > 0.99 * before:
+            slow = slow + 1 if self.aggregate(tried) > _LEAST_GAIN * before else 0
+            if slow == _PATIENCE:
                 self.say(f"converged: F {self.aggregate(tried):.4f}, worst {tried.max():.3f}")
                 break
         return numbers
