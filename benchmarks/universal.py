@@ -131,7 +131,7 @@ def measure(
             continue
         judged = _Judged(member, near, folder)
         solved = judged.solved
-        before = Solved(member, range(10), near, folder)
+        before = Solved(member, range(member.samples), near, folder)
         kept = results.setdefault("near" if near else "own", {}).setdefault(name, {})
         kept |= {"kind": member.kind, "guidance": member.guidance, "samples": len(solved.noise), "std": solved.data_std}
         first = {"left_out": left_out(member, FIRST), "shipped": shipped(member, FIRST, solved.start_in_units)}

@@ -50,8 +50,6 @@ _STARTS = (
     ("unipc2", "flow"),
     ("ipndm3", "flow"),
 )
-#: Seconds of network calls per sample and step decide how many samples a network gives.
-_SAMPLES = ((1.0, 32), (4.0, 24), (8.0, 16), (100.0, 10))
 
 
 def start_of(start: str) -> float:
@@ -120,10 +118,9 @@ def fit(nfe: int, start: str, guidance: float, fold: int | None, steps: int, q: 
         return
     goals = []
     for one in chosen(guidance, start, fold):
-        count = next(n for cost, n in _SAMPLES if one.cost <= cost)
-        solved = Solved(one, range(count), start == "near", WORK / "samples")
+        solved = Solved(one, range(one.samples), start == "near", WORK / "samples")
         scale = _DARK if one.kind == "galaxies" and start == "own" else 1.0
-        goals.append(Goal.of(solved, nfe, max(4, round(part * count)), scale))
+        goals.append(Goal.of(solved, nfe, max(4, round(part * one.samples)), scale))
     joint = Joint(goals, start_of(start), q, say)
     done = json.loads(file.read_text()) if file.is_file() else None
     if done is None:

@@ -22,6 +22,10 @@ _GALAXIES = ("hsc32", "ztf32", "hsc64", "ztf64", "lsst60", "quasar72", "roman120
 _ZOO, _DATA = Path("../shared/zoo"), Path("data")
 
 
+#: Samples of a fit, by the milliseconds of a call.
+_SAMPLES = ((1.0, 32), (4.0, 24), (8.0, 16), (100.0, 10))
+
+
 @dataclass(frozen=True)
 class Member:
     """A network with a guidance scale.
@@ -43,6 +47,11 @@ class Member:
     cost: float = 0.2
     start: float | None = None
     data_std: float | None = None
+
+    @property
+    def samples(self) -> int:
+        """Samples that it gives to a fit."""
+        return next(count for cost, count in _SAMPLES if self.cost <= cost)
 
 
 @cache
