@@ -15,6 +15,7 @@ from benchmarks.peer_tables import peer_sections
 from benchmarks.pipelines.page import pipeline_sections
 from benchmarks.recalibration_table import recalibration_table
 from benchmarks.rollout_table import rollout_table
+from benchmarks.universal_table import budget_table, universal_tables
 from longstride.errors import InputError
 from longstride.evaluation.contestants import label
 from longstride.evaluation.results import Line, Results, load_results
@@ -36,6 +37,7 @@ PAGES = (
     "docs/monitor.md",
     "docs/recalibration.md",
     "docs/pipelines.md",
+    "docs/universal.md",
 )
 
 
@@ -66,6 +68,8 @@ def _of_folder(results: Path) -> dict[str, Callable[[], str]]:
     for file in sorted(results.glob("*.json")):
         if file.stem in _FILES:
             sections[file.stem] = partial(_FILES[file.stem], file)
+        elif file.stem == "universal":
+            sections |= {name: partial(str, text) for name, text in universal_tables(file).items()}
         elif file.stem == "pipelines":
             sections |= pipeline_sections(file)
         elif file.stem == "monitor":
@@ -126,6 +130,7 @@ _FILES: dict[str, Callable[[Path], str]] = {
     "launches": launches_table,
     "recalibration": recalibration_table,
     "rollouts": rollout_table,
+    "budgets": budget_table,
 }
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -133,7 +134,11 @@ def _call_times(table: SolverTable, levels: Levels, settings: SchedulerSettings)
 
     A call at one of the levels has its time. A call at an inner stage has the schedule's.
     """
-    at_level = dict(zip(table.grid, levels.times.tolist(), strict=False))
+    at_level = {
+        state: time
+        for state, time, sigma in zip(table.grid, levels.times.tolist(), levels.sigmas.tolist(), strict=False)
+        if math.isclose(table.sigmas[state], sigma, rel_tol=1e-9)  # a solver may visit levels of its own
+    }
     known = dict(zip(levels.sigmas.tolist(), levels.times.tolist(), strict=False))
     found, whole = [], levels.whole
     for call, (alpha, sigma) in enumerate(zip(table.alphas[:-1].tolist(), table.sigmas[:-1].tolist(), strict=True)):
