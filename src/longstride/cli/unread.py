@@ -11,11 +11,17 @@ from longstride.errors import InputError
 __all__ = ["UNREAD", "Case", "Unread", "refuse_unread"]
 
 #: What decides which options a command reads.
-<<<<<<< HEAD
-Case = Literal["pipeline", "network", "card of a network", "no card", "one row", "cards only", "errors only", "outcome"]
-=======
-Case = Literal["pipeline", "network", "card of a network", "no card", "one row", "cards only", "errors only", "budget"]
->>>>>>> uni
+Case = Literal[
+    "pipeline",
+    "network",
+    "card of a network",
+    "no card",
+    "one row",
+    "cards only",
+    "errors only",
+    "outcome",
+    "budget",
+]
 
 
 @dataclass(frozen=True)

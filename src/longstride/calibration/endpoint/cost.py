@@ -69,9 +69,8 @@ def most_calls(nfe: int, fitted: int, held_out: int, settings: GaussNewtonSettin
     tried += most_universal_starts() * few * nfe if settings.universal else 0
     solved = (fitted + held_out + 8) * reference_steps
     guard = _guard_calls(nfe, fitted + held_out, settings, reference_steps)
-<<<<<<< HEAD
     return (
-        steps * _step_calls(nfe, settings)
+        steps * jacobian_calls(nfe, settings)
         + 2 * seen * nfe
         + tried
         + solved
@@ -79,9 +78,6 @@ def most_calls(nfe: int, fitted: int, held_out: int, settings: GaussNewtonSettin
         + guard
         + CLEAN_RUNS * nfe
     )
-=======
-    return steps * jacobian_calls(nfe, settings) + 2 * seen * nfe + tried + solved + 12 * held_out * nfe + guard
->>>>>>> uni
 
 
 def _guard_calls(nfe: int, samples: int, settings: GaussNewtonSettings, reference_steps: int) -> int:
