@@ -77,6 +77,7 @@ def _calibrated(fresh: Solved, core: Core, budget: float, nfe: int) -> dict[str,
             like,
             held_out=plan.held_out,
             reference_steps=plan.reference_steps,
+            monitor=0,
             batch_size=64,
             **plan.settings,
         )

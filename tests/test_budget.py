@@ -30,7 +30,13 @@ def test_a_calibration_stays_within_its_budget(budget: int, nfe: int) -> None:
     table = ls.build("ddim", ls.grid("log_snr", nfe, sigma_min=0.02, sigma_max=80.0))
     noise = 80 * torch.randn(plan.samples, 3, generator=torch.Generator().manual_seed(1))
     result = ls.calibrate(
-        denoiser, noise, table, held_out=plan.held_out, reference_steps=plan.reference_steps, **plan.settings
+        denoiser,
+        noise,
+        table,
+        held_out=plan.held_out,
+        reference_steps=plan.reference_steps,
+        monitor=plan.monitor,
+        **plan.settings,
     )
     assert denoiser.calls == result.calls <= plan.calls <= budget
     assert result.search.start.startswith("longstride@")

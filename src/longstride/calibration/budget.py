@@ -10,6 +10,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from longstride.calibration.acceptance.clean_runs import CLEAN_RUNS
 from longstride.calibration.acceptance.gate import FEWEST
 from longstride.calibration.endpoint.cost import jacobian_calls, most_calls
 from longstride.calibration.endpoint.gauss_newton import TRIALS
@@ -48,8 +49,9 @@ class Plan:
         fitted: Samples that are fitted.
         held_out: Samples that decide.
         reference_steps: Steps of the reference solution.
-        settings: Settings of the method.
         calls: Network calls at most, in samples.
+        settings: Settings of the method.
+        monitor: Clean runs for the card's monitor: none within a budget, which has better uses for calls.
     """
 
     nfe: int
@@ -58,6 +60,7 @@ class Plan:
     reference_steps: int
     calls: int
     settings: Mapping[str, Any] = field(default_factory=dict)
+    monitor: int = 0
 
     @property
     def samples(self) -> int:
@@ -86,7 +89,7 @@ def plan_for(budget: float, nfe: int, per_call: int = 1) -> Plan:
     plans = [_plan(nfe, per_call, *rung) for rung in LADDER]
     fitted, settings = fitted_samples(nfe), GaussNewtonSettings()
     default = most_calls(nfe, fitted, HELD_OUT, settings) * per_call
-    plans.append(Plan(nfe, fitted, HELD_OUT, 64, default))
+    plans.append(Plan(nfe, fitted, HELD_OUT, 64, default, monitor=CLEAN_RUNS))
     affordable = [plan for plan in plans if plan.calls <= budget]
     if not affordable:
         raise InputError(

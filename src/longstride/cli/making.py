@@ -10,6 +10,7 @@ from typing import Any
 
 from longstride.book import CardBook
 from longstride.calibration import Calibration, calibrate
+from longstride.calibration.acceptance.clean_runs import CLEAN_RUNS
 from longstride.calibration.anchors import anchors_of
 from longstride.calibration.budget import Plan
 from longstride.calibration.endpoint.settings import FITTED, HELD_OUT
@@ -57,6 +58,7 @@ class Wanted:
     quiet: bool
     budget: Budget | None = None
     reference_steps: int = 64
+    monitor: int = CLEAN_RUNS
 
     @property
     def journal(self) -> Path:
@@ -71,6 +73,7 @@ class Wanted:
             batch=plan.fitted,
             held_out=plan.held_out,
             reference_steps=plan.reference_steps,
+            monitor=plan.monitor,
         )
 
     @property
@@ -231,6 +234,7 @@ def _make_card(wanted: Wanted, model: Model, last: LastLevel) -> Calibration:
             method=wanted.method,
             held_out=held_out,
             reference_steps=wanted.reference_steps,
+            monitor=wanted.monitor,
             batch_size=wanted.batch_size or BATCH_SIZE,
             model=model.info(guidance),
             seed=wanted.seed,

@@ -205,6 +205,7 @@ def fit_whole(
             options=call.shared,
             method=wanted.way,
             reference_steps=wanted.reference_steps,
+            monitor=None if wanted.budget is None else wanted.monitor,
             journal=wanted.journal,
             progress=lambda done, total, what: say(what, done, total),
             **further,
