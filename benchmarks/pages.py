@@ -14,6 +14,7 @@ from benchmarks.peer_tables import peer_sections
 from benchmarks.pipelines.page import pipeline_sections
 from benchmarks.recalibration_table import recalibration_table
 from benchmarks.rollout_table import rollout_table
+from benchmarks.scale_tables import scale_sections
 from longstride.errors import InputError
 from longstride.evaluation.contestants import label
 from longstride.evaluation.results import Line, Results, load_results
@@ -34,6 +35,7 @@ PAGES = (
     "docs/rollout.md",
     "docs/recalibration.md",
     "docs/pipelines.md",
+    "docs/scale.md",
 )
 
 
@@ -66,6 +68,8 @@ def _of_folder(results: Path) -> dict[str, Callable[[], str]]:
             sections[file.stem] = partial(_FILES[file.stem], file)
         elif file.stem == "pipelines":
             sections |= pipeline_sections(file)
+        elif file.stem == "scale":
+            sections |= scale_sections(file)
         elif file.name.startswith(("ablations_", "newton_")):
             sections |= ablation_sections(file)
         elif not file.stem.endswith("_quality"):

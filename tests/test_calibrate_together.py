@@ -16,7 +16,8 @@ from tiny_pipelines import make_pipeline
 TWO = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
 FEW = ["--nfe", "3", "--batch", "16", "--held-out", "16", "--iterations", "1", "--batch-size", "8"]
 NETWORK = ["tiny", *FEW]
-PIPELINE = ["sd", "--pipeline", "--size", "16x16", *FEW]
+PIPELINE = ["sd", "--pipeline", "--size", "16x16", "--nfe", "3", "--batch", "16", "--held-out", "16"]
+PIPELINE += ["--method", "iia", "--substeps", "2"]
 #: The command, with every question to a pipeline noted in a file of the process.
 COMMAND = """
 import os, runpy, sys
