@@ -25,6 +25,7 @@ __all__ = ["effect_table", "fill", "verdict", "write_pages", "yardsticks"]
 #: Pages that hold measured tables, below the checkout.
 PAGES = (
     "README.md",
+    "README.ja.md",
     "docs/results.md",
     "docs/calibration.md",
     "docs/iia.md",
