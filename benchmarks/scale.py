@@ -250,7 +250,7 @@ def _speeds(texts: Sequence[str]) -> dict[str, Assumed]:
 
 @handled
 def scale(
-    out: Annotated[Path, option("Results file; counts in it are kept.", "FILE")] = Path("benchmarks/results/scale.json"),
+    out: Annotated[Path, option("Results; counts in it are kept.", "FILE")] = Path("benchmarks/results/scale.json"),
     model: Annotated[str, option("Network whose calibration is counted, as in calibrate.", "MODEL")] = "galaxy:hsc32",
     seconds: Annotated[
         list[str] | None, option("Seconds per network call of a network in place of its source's.", "NAME=SECONDS")

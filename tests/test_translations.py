@@ -21,7 +21,7 @@ def outline(text: str) -> dict[str, object]:
     return {
         "headings": [len(line) - len(line.lstrip("#")) for line in lines if re.match("#+ ", line)],
         "code": code,
-        "words of code": sorted(re.findall(r"`([^`]+)`", prose)),
+        "words of code": sorted(" ".join(word.split()) for word in re.findall(r"`([^`]+)`", prose)),
         "markers": re.findall(r"<!-- \S+ -->", prose),
         "tables": [(line.count("|"), re.findall(r"\d+(?:[.,]\d+)*", line)) for line in tables],
         "links": sorted(link.replace(".ja.md", ".md") for link in re.findall(r"\]\(([^)]+)\)", prose)),
