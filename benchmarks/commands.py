@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from benchmarks.scale import scale
 from longstride.cli.common import Command, Group, console, handled, progress_bars, use_device
 from longstride.cli.options import Device, Guidance, option
 from longstride.errors import LongstrideError
@@ -26,6 +27,8 @@ app = typer.Typer(
     help="Benchmarks that write their own tables; each goes on where it was stopped.\n\n"
     "Two processes share the work under [bold]torchrun --nproc-per-node 2 -m benchmarks paper[/].",
 )
+
+app.command(cls=Command, epilog="Example: python -m benchmarks scale --seconds SDXL=0.05")(scale)
 
 Out = Annotated[Path, option("Folder for results; finished batches are kept in work/ in it.", "FOLDER")]
 Quick = Annotated[bool, typer.Option("--quick", help="Few samples: ten minutes on two cores, figures without weight.")]

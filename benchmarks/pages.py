@@ -15,6 +15,7 @@ from benchmarks.peer_tables import peer_sections
 from benchmarks.pipelines.page import pipeline_sections
 from benchmarks.recalibration_table import recalibration_table
 from benchmarks.rollout_table import rollout_table
+from benchmarks.scale_tables import scale_sections
 from benchmarks.universal_table import budget_table, universal_tables
 from longstride.errors import InputError
 from longstride.evaluation.contestants import label
@@ -26,6 +27,7 @@ __all__ = ["effect_table", "fill", "verdict", "write_pages", "yardsticks"]
 #: Pages that hold measured tables, below the checkout.
 PAGES = (
     "README.md",
+    "README.ja.md",
     "docs/results.md",
     "docs/calibration.md",
     "docs/iia.md",
@@ -38,6 +40,7 @@ PAGES = (
     "docs/recalibration.md",
     "docs/pipelines.md",
     "docs/universal.md",
+    "docs/scale.md",
 )
 
 
@@ -74,6 +77,8 @@ def _of_folder(results: Path) -> dict[str, Callable[[], str]]:
             sections |= pipeline_sections(file)
         elif file.stem == "monitor":
             sections |= monitor_sections(file)
+        elif file.stem == "scale":
+            sections |= scale_sections(file)
         elif file.name.startswith(("ablations_", "newton_")):
             sections |= ablation_sections(file)
         elif not file.stem.endswith("_quality"):

@@ -138,7 +138,8 @@ def calibrate(
     )
     if whole:
         card = calibrate_whole(wanted, prompts, PipelineOptions(negative, size, dtype, call_options))
-        _tell(card, out, f"{card.calls:,} calls of the pipeline in samples", as_json=as_json)
+        if is_first():
+            _tell(card, out, f"{card.calls:,} calls of the pipeline in samples", as_json=as_json)
         return
     made = make(wanted)
     if not is_first():

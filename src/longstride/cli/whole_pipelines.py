@@ -27,6 +27,7 @@ from longstride.cli.pipeline_errors import refusals
 from longstride.cli.written import size_of
 from longstride.errors import InputError, unknown
 from longstride.files import check_writable
+from longstride.processes import is_first, join, wait
 from longstride.table import SolverTable
 
 __all__ = ["PipelineOptions", "calibrate_whole", "fit_whole", "load_pipeline", "prompts_in"]
@@ -133,7 +134,9 @@ def load_pipeline(source: str, device: str, dtype: str) -> Any:
 def calibrate_whole(wanted: Wanted, prompts: Path | None, options: PipelineOptions) -> Calibration:
     """Calibrate a pipeline and write its card; arguments and errors are those of :func:`fit_whole`."""
     result = fit_whole(wanted, prompts, options)
-    result.card.save(wanted.out)
+    if is_first():
+        result.card.save(wanted.out)
+    wait()
     shutil.rmtree(wanted.journal, ignore_errors=True)
     return result
 
@@ -145,7 +148,7 @@ def fit_whole(
     *,
     starts: Mapping[str, SolverTable] | None = None,
 ) -> Calibration:
-    """Calibrate a pipeline.
+    """Calibrate a pipeline; processes that a launcher started share the units.
 
     Args:
         wanted: What was asked for; the grid and the base solver are the pipeline's.
@@ -159,7 +162,6 @@ def fit_whole(
     from longstride.integrations.anatomy import takes
     from longstride.integrations.pipelines import calibrate_pipeline
 
-    device = use_device(wanted.device)
     if wanted.many:
         raise InputError("a pipeline is calibrated for one number of calls and one guidance scale at a time")
     check_settings(wanted)
@@ -167,7 +169,8 @@ def fit_whole(
     texts = None if prompts is None else prompts_in(prompts)
     call = options.call
     check_writable(wanted.out)
-    pipeline = load_pipeline(wanted.model, device, options.dtype)
+    join(wanted.device)
+    pipeline = load_pipeline(wanted.model, use_device(wanted.device), options.dtype)
     # Prompts and classes have defaults of their own in a calibration.
     own_choice: dict[str, Any] = {name: True for name in ("prompt", "class_labels") if name in takes(pipeline)}
     options.check(pipeline, **own_choice, guidance_scale=guidance)
@@ -178,7 +181,7 @@ def fit_whole(
         wanted = replace(wanted, batch_size=wanted.batch_size or math.gcd(plan.fitted, plan.held_out, 8))
     samples, held_out = wanted.batch or fitted_samples(nfe), wanted.held_out or HELD_OUT
     own = configured(wanted.way, None, wanted.settings)
-    if not wanted.quiet:
+    if not wanted.quiet and is_first():
         what = f"{type(pipeline).__name__}: fitting {samples} samples and holding out {held_out}"
         known = wanted.budget is not None
         cost = (
