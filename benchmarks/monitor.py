@@ -24,7 +24,7 @@ from longstride.arrays import Array
 from longstride.errors import unknown
 from longstride.evaluation.contestants import base_table
 from longstride.evaluation.seeds import Purpose, seed_range
-from longstride.files import write_atomically
+from longstride.files import check_writable, write_atomically
 from longstride.guard import Normal, Recorder
 from longstride.guard.statistics import names
 from longstride.guard.thresholds import ranks, shift_law, spread_bounds
@@ -38,7 +38,9 @@ BATCH, WINDOW, CLEAN, FAULTY = 64, 16, 10_000, 2_000
 #: Declared false alarms, and rates of the curves.
 DECLARED, RATES = 1e-3, np.geomspace(1e-6, 0.5, 24)
 #: Parts of a stream that a fault affects, streams, and most samples of a stream.
-_PARTS, _STREAMS, _LONGEST = (0.02, 0.05, 0.1, 0.25), 20, 16_000
+_PARTS, _STREAMS, _LONGEST = (0.05, 0.1, 0.25), 5, 4_000
+#: Faults of which fewer windows are caught are looked into.
+_CAUGHT = 0.99
 #: Faults of single requests.
 _PARTIAL = ("guidance x2", "levels +10 %", "other network")
 
@@ -84,7 +86,7 @@ class MonitorBench:
     def collected(self, label: str, purpose: Purpose, number: int, count: int, make: Faulty) -> Array:
         """Statistics of runs of the card's table, ``(count, F)``."""
         table, found = self.card.table, []
-        place = "".join(c if c.isalnum() else "_" for c in label.replace("%", "pct").replace("-", "minus"))
+        place = _place(label)
         seeds = seed_range(purpose, number, count)
         for begin in range(0, count, BATCH):
             part = seeds[begin : begin + BATCH]
@@ -131,7 +133,7 @@ class MonitorBench:
             "stream": self._clean_stream(clean),
             "curve": windows.curve(),
             "faults": {
-                label: self._fault(Windows(normal, statistics, FAULTY), monitor.score_above)
+                label: self._fault(label, statistics, Windows(normal, statistics, FAULTY), monitor.score_above)
                 for label, statistics in found.items()
             },
             "partial": {
@@ -139,15 +141,37 @@ class MonitorBench:
             },
         }  # fmt: skip
 
-    def _fault(self, windows: Windows, score: float) -> dict[str, Any]:
+    def _fault(self, label: str, statistics: Array, windows: Windows, score: float) -> dict[str, Any]:
+        alarms = windows.alarms(DECLARED)
+        missed = alarms["window"] < _CAUGHT
         return {
-            **windows.alarms(DECLARED),
+            **alarms,
+            "moved": self._moved(label) if missed else None,
+            "until": self._until(statistics, statistics, 1.0) if missed else None,
             "sample": windows.above(score),
             "non_finite": windows.non_finite,
             "median_shift": float(np.median(windows.shift)) if len(windows.shift) else None,
             "unusual": windows.unusual(self.case.nfe),
             "curve": windows.curve(),
         }
+
+    def _moved(self, label: str) -> float:
+        """Distance of samples under a fault to those without it, over the error of the card's table."""
+        table, case = self.card.table, self.case
+        part = seed_range("evaluation", 1, min(BATCH, case.samples))
+
+        def run(make: Faulty) -> torch.Tensor:
+            denoiser, factor = make(part)
+            with torch.inference_mode():
+                return Run(self.model.noise(part, factor * float(table.sigmas[0])), table).finish(denoiser)
+
+        def distance() -> dict[str, Array]:
+            plain = run(lambda seeds: (self.model.denoiser(seeds, case.guidance), 1.0))
+            away = run(faults(case, self.model)[label]) - plain
+            return {"rms": np.array(float(away.square().mean().sqrt()))}
+
+        error = self.card.end.calibrated.rmse if self.card.end.accepted else self.card.end.base.rmse
+        return float(self.runs(f"moved/{_place(label)}", distance)["rms"]) / error
 
     def _clean_stream(self, clean: Array) -> dict[str, int]:
         """Alarms of a monitor on resampled clean samples."""
@@ -158,21 +182,25 @@ class MonitorBench:
 
     def _partial(self, clean: Array, faulty: Array) -> dict[str, Any]:
         """Samples until the first alarm of a window or the stream, if a part of the requests has the fault."""
-        found = {}
-        for part in _PARTS:
-            rng, seen = np.random.default_rng(0), list[int]()
-            for _ in range(_STREAMS):
-                monitor = ls.Monitor(self.card, DECLARED, window=WINDOW)
-                while monitor.report().samples < _LONGEST:
-                    bad = rng.random(WINDOW) < part
-                    some = clean[rng.integers(0, len(clean), WINDOW)]
-                    some[bad] = faulty[rng.integers(0, len(faulty), int(bad.sum()))]
-                    saw = monitor.see(some)
-                    if saw.drift or any(one.alarm for one in saw.windows):
-                        break
-                seen.append(monitor.report().samples)
-            found[f"{part:g}"] = {"median": float(np.median(seen)), "most": max(seen)}
-        return found
+        return {f"{part:g}": self._until(clean, faulty, part) for part in _PARTS}
+
+    def _until(self, clean: Array, faulty: Array, part: float) -> dict[str, float]:
+        rng, seen = np.random.default_rng(0), list[int]()
+        for _ in range(_STREAMS):
+            monitor = ls.Monitor(self.card, DECLARED, window=WINDOW)
+            while monitor.report().samples < _LONGEST:
+                bad = rng.random(WINDOW) < part
+                some = clean[rng.integers(0, len(clean), WINDOW)]
+                some[bad] = faulty[rng.integers(0, len(faulty), int(bad.sum()))]
+                saw = monitor.see(some)
+                if saw.drift or any(one.alarm for one in saw.windows):
+                    break
+            seen.append(monitor.report().samples)
+        return {"median": float(np.median(seen)), "most": max(seen)}
+
+
+def _place(label: str) -> str:
+    return "".join(c if c.isalnum() else "_" for c in label.replace("%", "pct").replace("-", "minus"))
 
 
 class Windows:
@@ -237,6 +265,7 @@ def run_cases(names: Sequence[str], zoo: Path | None, out: Path, say: Callable[.
     """
     torch.set_num_threads(1)
     file = out / "monitor.json"
+    check_writable(file, new_folders=True)
     known = json.loads(file.read_text(encoding="utf-8"))["networks"] if file.exists() else {}
     for name in names or CASES:
         if name not in CASES:

@@ -63,13 +63,13 @@ class Case:
         return load_digits(zoo / "digits")
 
 
-#: Settings of a calibration of a slow network, whose table is measured and not its quality.
+#: Settings of a calibration whose table is watched, and not judged.
 _SHORT = {"iterations": 1, "scouts": 1, "reference_steps": 32}
 CASES = {
     "hsc32": Case("galaxy:hsc32", None, 5, 128, 48, 2048, 512),
     "digits": Case("digits", 3.0, 6, 64, 32, 2048, 512),
-    "garments_flow": Case("garments_flow", None, 6, 48, 32, 512, 128, _SHORT),
-    "garments_guided": Case("garments", 3.0, 5, 48, 32, 384, 64, _SHORT),
+    "garments_flow": Case("garments_flow", None, 6, 48, 32, 512, 64, _SHORT),
+    "garments_guided": Case("garments", 3.0, 4, 16, 16, 256, 32, {"method": "iia", "reference_steps": 16}),
 }
 
 #: A run of some seeds under a fault: the network, and the size of the noise.

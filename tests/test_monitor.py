@@ -174,7 +174,7 @@ def test_a_slow_change_raises_the_alarm_of_the_stream(card):
     """A network that is off by so little that windows hardly ever tell."""
 
     def hardly(x, sigma):
-        return 1.001 * Mixture()(x, sigma)
+        return 1.0005 * Mixture()(x, sigma)
 
     monitor = ls.Monitor(card)
     seen = ls.sample_guarded(hardly, noise(1600), card, monitor=monitor).seen

@@ -51,19 +51,20 @@ def test_whitened_statistics_have_the_identity_for_their_covariance():
     np.testing.assert_allclose(scores, np.square(z).sum(1))
 
 
-def test_the_shrinkage_is_that_of_ledoit_and_wolf():
-    """Written out; and closer to the truth than the plain covariance where samples are few."""
+def test_the_shrinkage_is_a_tenth_of_that_of_ledoit_and_wolf():
+    """Written out; and its inverse is closer to the truth than the plain inverse where samples are few."""
     y = clean(20)
     y = y - y.mean(0)
     plain, n = y.T @ y / 20, 20
     mu = np.trace(plain) / SIZE
     away = np.square(plain - mu * np.eye(SIZE)).sum()
     noise = sum(np.square(np.outer(one, one) - plain).sum() for one in y) / n**2
-    share = min(noise, away) / away
-    assert 0.01 < share < 1
+    share = min(noise, away) / away / 10
+    assert 0.001 < share < 0.1
     np.testing.assert_allclose(shrunk_covariance(y), share * mu * np.eye(SIZE) + (1 - share) * plain)
     truth = np.cov(clean(200_000, 5).T)
-    assert np.square(shrunk_covariance(y) - truth).sum() < np.square(plain - truth).sum()
+    mine, theirs = (np.square(np.linalg.inv(one) - np.linalg.inv(truth)).sum() for one in (shrunk_covariance(y), plain))
+    assert mine < theirs
 
 
 def test_traces_are_those_of_the_covariance_of_fresh_samples():

@@ -146,8 +146,8 @@ class Card(documents.Document):
         if self.guard is None or not self.guard.needed:
             return None
         return (
-            "this card is better than its base only with its guard, which runs in longstride.sample and not here: "
-            "calibrate it with guard_share=0, on more samples"
+            "this card is better than its base only with its guard, which runs in longstride.sample, and for pipelines "
+            "in longstride.integrations.pipelines.sample_guarded: use it, or calibrate with guard_share=0"
         )
 
     def with_normal(self, denoiser: DenoiserLike, noise: Tensor, *, batch_size: int = 64) -> Card:

@@ -58,6 +58,11 @@ class Seen:
     drift: bool
 
     @property
+    def finite(self) -> bool:
+        """Whether all samples are finite."""
+        return bool(np.isfinite(self.scores).all())
+
+    @property
     def alarm(self) -> bool:
         """Whether there is any alarm."""
         return bool(self.alarms.any()) or self.drift or any(one.alarm for one in self.windows)

@@ -2,7 +2,8 @@ r"""Thresholds of the monitor: which scores and windows are too rare to be clean
 
 **A sample** is judged by its score. Where the clean runs allow, the threshold is their conformal quantile: the
 :math:`\lceil (n + 1)(1 - a) \rceil`-th of n rising scores. Rarer false alarms are extrapolated by a Pareto law: the
-logarithms of the largest tenth of the scores exceed its least by an exponential law with the same mean.
+logarithms of the largest tenth of the scores exceed its least by an exponential law, whose mean is taken at its 95 %
+bound.
 
 **A window** of m samples is judged by two statistics, each at half of the false alarms.
 
@@ -32,7 +33,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 import numpy as np
-from scipy.special import gammaincc, gammainccinv, ndtri
+from scipy.special import chdtri, gammaincc, gammainccinv, ndtri
 
 from longstride.arrays import Array
 from longstride.errors import InputError
@@ -74,7 +75,8 @@ def score_threshold(normal: Normal, false_alarms: float) -> ScoreThreshold:
         return ScoreThreshold(float(scores[rank - 1]), "conformal")
     many = max(8, math.ceil(_TAIL * n))
     logs = np.log(np.maximum(scores[-many:], 1e-300))
-    mean = float((logs - logs[0]).sum()) / (many - 1)
+    # Twice the sum over the mean follows chi-squared with two degrees of freedom for each score.
+    mean = 2 * float((logs - logs[0]).sum()) / float(chdtri(2 * (many - 1), _CONFIDENCE))
     found = float(np.exp(np.clip(logs[0] + mean * math.log(many / n / false_alarms), -700, 700)))
     return ScoreThreshold(max(found, float(scores[-1])), "extrapolated")
 

@@ -22,10 +22,11 @@ from longstride.integrations.anatomy import takes
 from longstride.integrations.guidance_seen import GuidanceWatch
 from longstride.integrations.made_for import denoisers_of, made_for
 from longstride.integrations.pipeline_denoiser import PipelineDenoiser
+from longstride.integrations.sample_guarded import sample_guarded
 from longstride.integrations.use_card import use_card
 from longstride.zoo.text import as_prompts
 
-__all__ = ["calibrate_pipeline", "use_card"]
+__all__ = ["calibrate_pipeline", "sample_guarded", "use_card"]
 
 #: Samples per call of a pipeline, if nobody says how many. It is halved until a batch fits into memory.
 _BATCH_SIZE = 8

@@ -9,6 +9,7 @@ from functools import cached_property
 import numpy as np
 
 from longstride.arrays import Array
+from longstride.card import Card
 from longstride.errors import InputError
 from longstride.families import told_levels
 from longstride.integrations.run_levels import Levels
@@ -31,6 +32,7 @@ class Plan:
         settings: Settings of the scheduler.
         shape: Shape of one state that the plan is for, or None if it is for every shape.
         note: Origin of a table that no gate has judged; empty for others.
+        card: The card whose table it is, or None.
 
     Raises:
         InputError: the network predicts something that the process does not allow.
@@ -42,6 +44,7 @@ class Plan:
     settings: SchedulerSettings
     shape: tuple[int, ...] | None = None
     note: str = ""
+    card: Card | None = None
 
     def __post_init__(self) -> None:
         _ = self.clean  # an impossible prediction is refused here, not in the middle of a run
