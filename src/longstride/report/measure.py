@@ -91,12 +91,12 @@ def run_poc(
     one = contestant(asked.today)
     today = study.table(model.schedule, one, asked.today_nfe)
     extractor = load_features(study.features, model.device) if study.dimensions else None
-    Journal(folder, {"model": model.fingerprint, **asked.identity()})
+    journal = Journal(folder, {"model": model.fingerprint, **asked.identity()})
     watch = Stopwatch(folder / "clock.json")
     outcome = _empty(model, asked, today.nfe, figures or Figures())
     _keep(outcome, asked, folder)
     try:
-        book, cost = _calibrated(model, asked, folder, watch, say)
+        book, cost = _calibrated(model, asked, journal, watch, say)
         outcome = replace(outcome, calibrated=tuple(_said(entry.card, entry.how) for entry in book.entries), cost=cost)
         _keep(outcome, asked, folder)
         tables = _tables(model, asked, today, book)
@@ -173,9 +173,10 @@ def _processor(device: torch.device) -> str:
     return f"{name}, {os.cpu_count()} cores"
 
 
-def _calibrated(model: Model, asked: Asked, folder: Path, watch: Stopwatch, say: Say) -> tuple[CardBook, Cost]:
+def _calibrated(model: Model, asked: Asked, journal: Journal, watch: Stopwatch, say: Say) -> tuple[CardBook, Cost]:
     """The book of all calibrated tables, and what it cost; taken from the folder if it is there."""
-    effort, place = asked.effort, folder / "cards.json"
+    assert journal.folder is not None
+    effort, place = asked.effort, journal.folder / "cards.json"
     samples = effort.fitted + effort.held_out
 
     def progress(done: int, total: int, what: str) -> None:
@@ -193,14 +194,14 @@ def _calibrated(model: Model, asked: Asked, folder: Path, watch: Stopwatch, say:
             reference_steps=effort.reference_steps,
             batch_size=64,
             seed=asked.seed,
-            journal=folder / "calibration",
+            journal=journal.folder / "calibration",
             progress=progress,
             scouts=effort.scouts,
         )
-        Journal(folder).put("calibrated", {"seconds": np.array(watch.stop()), "starts": np.array(watch.starts)})
+        journal.put("calibrated", {"seconds": np.array(watch.stop()), "starts": np.array(watch.starts)})
         made.save(place)
         wait()
-    book, kept = load_book(place), Journal(folder).read("calibrated")
+    book, kept = load_book(place), journal.read("calibrated")
     converged = book.entries[0].card.end.reference_nfe * samples * (1 if asked.guidance is None else 2)
     passes = sum(entry.card.calls or 0 for entry in book.entries) + converged
     return book, Cost(passes, float(kept["seconds"]), int(kept["starts"]))
