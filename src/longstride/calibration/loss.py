@@ -21,7 +21,7 @@ from torch import Tensor
 
 from longstride.arrays import Array
 
-__all__ = ["Loss"]
+__all__ = ["Loss", "relative_scales"]
 
 
 @dataclass(frozen=True)
@@ -62,3 +62,23 @@ class Loss:
     def mean(self, squared: Array) -> float:
         """Mean loss over squared errors ``(B,)``."""
         return float(self.value(squared).mean())
+
+
+def relative_scales(base: Array, floor: float) -> Array:
+    r"""Scales :math:`s \propto e' + \phi\, \mathrm{median}(e')` of squared errors: e / s says how e compares with e'.
+
+    A sample that the base does well then counts as much as a sample that it does badly. The floor keeps single samples
+    that the base hits by chance from ruling a fit. The median of the scales is 1.
+
+    Args:
+        base: Squared errors e' of the base, ``(B,)``.
+        floor: Phi.
+
+    Returns:
+        Shape ``(B,)``; all are 1 if most errors are 0 or not finite.
+    """
+    level = float(np.median(base))
+    if not 0 < level < np.inf:
+        return np.ones(len(base))
+    scales: Array = (base + floor * level) / (level + floor * level)
+    return np.where(np.isfinite(scales), scales, np.finfo(np.float64).max)

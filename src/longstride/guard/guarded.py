@@ -59,17 +59,19 @@ def sample_guarded(
 ) -> Guarded:
     """Draw samples with a card; its base makes flagged samples again.
 
-    A sample is flagged if its score exceeds the card's threshold, or if it or a statistic of its run is not finite. The
-    base makes all flagged samples together, from their own noise, with the network bound to them. They are the base's
-    samples bit for bit, as the base makes them from that noise in a batch of their own. In a batch of another size some
-    networks round differently.
+    A sample is flagged if its score exceeds the card's threshold, or if it or a statistic of its run is not finite. A
+    guard that looks early stops the runs of flagged samples, and the others go on without them. The base makes all
+    flagged samples together, from their own noise, with the network bound to them. Its first call is not made again if
+    that call has a known output. They are the base's samples bit for bit, as the base makes them from that noise, but
+    for the rounding of a network in a batch of another size.
 
     Args:
         denoiser: See :func:`~longstride.sampler.sample`. Conditions with one entry per sample must be those of a
             :class:`~longstride.Denoiser`, which can be bound to some samples.
         noise: First states ``(B, *)``.
         card: A card.
-        callback: Called after every network call of the card's table; not in the run of the base.
+        callback: Called after every network call of the card's table, with the samples that still run; not in the run
+            of the base.
 
     Raises:
         InputError: ``noise`` is no floating-point tensor with a first axis of samples, or the denoiser returned another
@@ -84,21 +86,34 @@ def sample_guarded(
         samples = sample_table(denoiser, noise, table, callback=callback)
         return Guarded(samples, torch.zeros(len(noise), dtype=torch.bool), torch.empty(0), float(table.nfe))
     recorder, network = Recorder(table), as_network(denoiser)
+    base, known = card.base_table, None
+    shared = not network.positional and (table.sigmas[0], table.alphas[0]) == (base.sigmas[0], base.alphas[0])
 
     def see(k: int, sigma: float, x: Tensor, prediction: Tensor) -> None:
+        nonlocal known
         recorder(k, sigma, x, prediction)
+        if k == 0 and shared:
+            known = prediction.clone()  # a network may reuse the memory of its output
         if callback is not None:
             callback(k, sigma, x, prediction)
 
-    samples = Run(noise, table).finish(denoiser, see)
-    scores = torch.from_numpy(guard.scores(recorder.read()))
-    flagged = (scores > guard.threshold) | ~torch.isfinite(samples.flatten(1)).all(1).cpu()
-    again = flagged.nonzero()[:, 0].to(noise.device)
+    run, look = Run(noise, table), guard.calls or table.nfe
+    run.go(look, network, see)
+    scores = torch.from_numpy(guard.scores(recorder.read(look)))
+    flagged = scores > guard.threshold
+    on = (~flagged).nonzero()[:, 0].to(noise.device)
+    samples = torch.empty_like(noise)
+    if len(on):
+        go_on = run.select(on) if len(on) < len(noise) else run
+        samples[on] = go_on.finish(network.select(on) if len(on) < len(noise) else network, callback)
+    broken = ~flagged & ~torch.isfinite(samples.flatten(1)).all(1).cpu()
+    calls = look * len(noise) + (table.nfe - look) * len(on)
+    again = (flagged | broken).nonzero()[:, 0].to(noise.device)
     if len(again):
-        samples = samples.clone()
-        samples[again] = sample_table(network.select(again), noise[again], card.base_table)
-    calls = table.nfe + card.base_table.nfe * len(again) / len(noise)
-    return Guarded(samples, flagged, scores, calls)
+        first = None if known is None or not torch.isfinite(known[again]).all() else known[again]
+        samples[again] = sample_table(network.select(again), noise[again], base, first=first)
+        calls += (base.nfe - (first is not None)) * len(again)
+    return Guarded(samples, flagged | broken, scores, calls / len(noise))
 
 
 def sample(
