@@ -11,7 +11,7 @@ own calls, which is the same. So m - 1 calls are lost per flagged sample: the ea
 it can afford to flag. For every m as many samples are flagged as the declared further calls pay for. The guard looks
 after the call where the leave-one-out scores flag the samples that are worst in sum. The threshold is a quantile of
 these scores, as in conformal prediction: about the declared share of fresh samples exceeds it. It is raised to where a
-sample has a chance of one in fifty to be bad: no other sample is worth the calls.
+sample has a chance of one in two hundred to be bad: no other sample is worth the calls.
 
 Distances from the bulk of all samples (the largest robust z, the robust Mahalanobis distance) were tried in its place.
 They flag samples that are hard for the base, too, which the table improves most: at a share of 3 % they gave nearly
@@ -40,7 +40,7 @@ __all__ = ["FACTOR", "FEWEST", "Guard", "fit_guard", "log_ratios"]
 #: A sample is bad if it is more than so many times as far off as with the base.
 FACTOR = 2.0
 #: Least chance to be bad of a sample that is made again.
-_CHANCE = 0.02
+_CHANCE = 0.005
 #: Largest share of samples that are made again, however little they cost.
 _MOST = 0.25
 #: A sample that is farther off than so many times the base's error counts as so far off, where calls are compared.

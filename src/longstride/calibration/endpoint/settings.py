@@ -50,8 +50,9 @@ class GaussNewtonSettings:
         guard_tail: Share of samples of which it is to be claimed that no more are more than twice as far off as with
             the base; fresh samples are added for this claim.
         guard_added: Most fresh samples, per sample of the calibration; 0: none, and nothing is claimed.
-        guard_floor: With a guard, fits take the squared error of a sample in units of the base's, plus this part of the
-            base's median squared error. So they avoid being much worse than the base anywhere. None: plain errors.
+        guard_floor: With a guard, fits take the squared error of a sample in units of the base's, at least this part of
+            the base's median squared error (:func:`~longstride.calibration.loss.relative_scales`). So they avoid being
+            much worse than the base anywhere. None: plain errors.
     """
 
     iterations: int = 4
@@ -85,8 +86,8 @@ class GaussNewtonSettings:
             raise InputError(
                 f"expected residual to be a function from samples (B, *) to features (B, F), got {self.residual!r}"
             )
-        if self.guard_floor is not None and not 0 < self.guard_floor < np.inf:
-            raise InputError(f"expected a finite guard_floor > 0, or None, got {self.guard_floor}")
+        if self.guard_floor is not None and not 0 < self.guard_floor <= 1:
+            raise InputError(f"expected guard_floor in (0, 1], or None, got {self.guard_floor}")
         self.guarding()
 
     def guarding(self) -> Guarding:
