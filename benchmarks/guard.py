@@ -104,7 +104,7 @@ class GuardBench:
         return self.journal.tensor(f"{place}/target", solve, like=noise)
 
     def card(self, nfe: int, number: int, fitted: int, plain: bool) -> ls.Card:
-        """The card of a calibration from a set of noise; ``plain``: its fits take errors as they are."""
+        """The card of a calibration from a set of noise; ``plain``: without a guard, its fits take plain errors."""
         file = self.folder / "cards" / f"{nfe}-{number}-{fitted}{'-plain' * plain}.json"
         if file.exists():
             return ls.load_card(file)
@@ -119,8 +119,7 @@ class GuardBench:
             held_out=HELD_OUT,
             reference=Reference(target[:count], float("nan"), STEPS, start_of(noise, table)),
             batch_size=CALL,
-            guard_share=SHARE,
-            **({"guard_floor": None} if plain else {}),
+            guard_share=0.0 if plain else SHARE,
             model=self.model.info(self.case.guidance),
             seed=number,
             journal=self.folder / "calibration" / file.stem,
@@ -263,7 +262,7 @@ def main() -> None:
     parser.add_argument("--nfe", type=int, nargs="+", help="network calls; default: the network's")
     parser.add_argument("--sets", type=int, default=4, help="sets of calibration noise")
     parser.add_argument("--fitted", type=int, nargs="+", help="fitted samples; default: 48 and the default's")
-    parser.add_argument("--plain", action="store_true", help="fits take errors as they are, not over the base's")
+    parser.add_argument("--plain", action="store_true", help="without a guard: fits of plain errors")
     parser.add_argument("--samples", type=int, default=2048, help="fresh samples")
     parser.add_argument("--out", type=Path, default=ROOT / "benchmarks" / "results", help="folder of the results")
     asked = parser.parse_args()

@@ -9,6 +9,7 @@ from functools import partial
 from pathlib import Path
 
 from benchmarks.ablation_tables import ablation_sections
+from benchmarks.guard_table import guard_table
 from benchmarks.markdown import markdown_table, number
 from benchmarks.peer_tables import peer_sections
 from benchmarks.pipelines.page import pipeline_sections
@@ -33,6 +34,7 @@ PAGES = (
     "docs/diffusers.md",
     "docs/rollout.md",
     "docs/recalibration.md",
+    "docs/guard.md",
     "docs/pipelines.md",
 )
 
@@ -189,6 +191,7 @@ _FILES: dict[str, Callable[[Path], str]] = {
     "memory": memory_table,
     "calibration_time": time_table,
     "launches": launches_table,
+    "guard": guard_table,
     "recalibration": recalibration_table,
     "rollouts": rollout_table,
 }
