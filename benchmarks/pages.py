@@ -9,6 +9,7 @@ from pathlib import Path
 
 from benchmarks.ablation_tables import ablation_sections
 from benchmarks.cost_tables import launches_table, memory_table, overhead_table, scheduler_table, time_table
+from benchmarks.guard_table import guard_table
 from benchmarks.markdown import markdown_table, number
 from benchmarks.monitor_table import monitor_sections
 from benchmarks.peer_tables import peer_sections
@@ -38,6 +39,7 @@ PAGES = (
     "docs/rollout.md",
     "docs/monitor.md",
     "docs/recalibration.md",
+    "docs/guard.md",
     "docs/pipelines.md",
     "docs/universal.md",
     "docs/scale.md",
@@ -133,6 +135,7 @@ _FILES: dict[str, Callable[[Path], str]] = {
     "memory": memory_table,
     "calibration_time": time_table,
     "launches": launches_table,
+    "guard": guard_table,
     "recalibration": recalibration_table,
     "rollouts": rollout_table,
     "budgets": budget_table,

@@ -202,11 +202,13 @@ class Card(documents.Document):
                 f"{where} holds clean runs of {len(self.normal.centre)} statistics, but a run of {self.nfe} calls has "
                 f"{len(names(self.nfe))}"
             )
-        if self.guard is not None and len(self.guard.weights) != len(names(self.nfe)):
-            raise CardError(
-                f"{where} holds a guard of {len(self.guard.weights)} statistics, but a run of {self.nfe} calls has "
-                f"{len(names(self.nfe))}"
-            )
+        if self.guard is not None:
+            calls = min(self.guard.calls or self.nfe, self.nfe)
+            if len(self.guard.weights) != len(names(calls)):
+                raise CardError(
+                    f"{where} holds a guard of {len(self.guard.weights)} statistics, but a run of {calls} calls has "
+                    f"{len(names(calls))}"
+                )
 
 
 def _check_numbers(table: SolverTable) -> None:

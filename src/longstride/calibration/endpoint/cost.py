@@ -81,8 +81,8 @@ def most_calls(nfe: int, fitted: int, held_out: int, settings: GaussNewtonSettin
 
 
 def _guard_calls(nfe: int, samples: int, settings: GaussNewtonSettings, reference_steps: int) -> int:
-    """Most network calls of the guard, in samples: its fit, and its fresh samples."""
+    """Most network calls of the guard, in samples: scales of its fits, its own fit, and its fresh samples."""
     if not settings.guard_share:
         return 0
     fresh = 2 * settings.guarding().look(samples)
-    return 2 * nfe * (samples + fresh) + reference_steps * (fresh + 8 * bool(fresh))
+    return nfe * (3 * samples + 2 * fresh) + reference_steps * (fresh + 8 * bool(fresh))
