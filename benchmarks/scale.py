@@ -223,7 +223,7 @@ def _counted_on(model: str, nfe: int) -> dict[str, Any]:
     seeds = seed_range("calibration", 0, fitted + HELD_OUT)
     noise = loaded.noise(seeds, table.sigmas[0])
     about = {"model": model, "nfe": nfe, "fitted": fitted, "held_out": HELD_OUT, "batch_size": 64}
-    options: dict[str, Any] = {"held_out": HELD_OUT, "batch_size": 64, "seed": 0}
+    options: dict[str, Any] = {"held_out": HELD_OUT, "batch_size": 64, "seed": 0, "monitor": 0}
     return {**about, **counted(loaded.denoiser(seeds), noise, table, **options)}
 
 
