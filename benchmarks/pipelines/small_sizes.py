@@ -16,8 +16,11 @@ _KEPT: dict[str, dict[str, Any]] = {
     "Kandinsky5I2IPipeline": {"resolutions": [(_SIDE, _SIDE)]},
     "Kandinsky5T2IPipeline": {"resolutions": [(_SIDE, _SIDE)]},
 }
-#: Arguments of a call whose tests leave the size to the pipeline, and its network is large.
-_ASKED: dict[str, dict[str, Any]] = {"AnimateDiffSDXLPipeline": {"height": 32, "width": 32, "num_frames": 4}}
+#: Arguments of calls whose tests leave the size to the pipeline, where the network is slow.
+_ASKED: dict[str, dict[str, Any]] = {
+    "AnimateDiffSDXLPipeline": {"height": 16, "width": 16, "num_frames": 2},
+    "StableDiffusion3PAGImg2ImgPipeline": {"height": 16, "width": 16},
+}
 #: Whether a call takes the nearest size that its network was trained at; the least of these sizes is 256 x 256.
 _BINNING = "use_resolution_binning"
 #: Modules whose ``calculate_dimensions`` brings pictures to an area of a million pixels.
