@@ -101,7 +101,7 @@ def made(
     said = [
         Calibrated(
             calls=calls,
-            how="base" if kept else "calibrated",
+            how="base" if kept else "filled and refined" if calls == 5 else "calibrated",
             base="UniPC-3 on log_snr",
             reason="it is not surely better than its base" if kept else "",
             held_out=(today * classical * 8 / calls, today * ours * 8 / calls),

@@ -99,7 +99,8 @@ def curve(
     plt = pyplot()
     titles: dict[str, str] = {}
     with plt.rc_context({"svg.fonttype": "none", "svg.hashsalt": name, "font.family": "sans-serif", "font.size": 9}):
-        figure, axes = plt.subplots(figsize=(5.6, 3.3), layout="constrained")
+        figure, axes = plt.subplots(figsize=(5.6, 3.3))
+        figure.subplots_adjust(left=0.1, right=0.985, bottom=0.1, top=0.97)
         if level is not None:
             axes.axhline(level, color=INK, lw=0.8, zorder=0)
         for number, one in reversed(list(enumerate(series))):

@@ -20,7 +20,7 @@ import numpy as np
 import torch
 
 from longstride.arrays import Array
-from longstride.book import CardBook, load_book
+from longstride.book import CardBook, How, load_book
 from longstride.calibration.many import calibrate_book
 from longstride.card import Card
 from longstride.errors import InputError, NonFiniteError
@@ -207,12 +207,12 @@ def _calibrated(model: Model, asked: Asked, journal: Journal, watch: Stopwatch, 
     return book, Cost(passes, float(kept["seconds"]), int(kept["starts"]))
 
 
-def _said(card: Card, how: str) -> Calibrated:
+def _said(card: Card, how: How) -> Calibrated:
     """What a card says of itself."""
     end, search = card.end, card.search
     return Calibrated(
         calls=card.nfe,
-        how=how,  # type: ignore[arg-type]
+        how=how,
         base=card_label(search.base if search is not None else card.base.name),
         reason=end.reason,
         held_out=(end.base.rmse, end.calibrated.rmse),

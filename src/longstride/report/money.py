@@ -16,7 +16,7 @@ __all__ = ["cost_of", "tiles_of"]
 
 
 def tiles_of(outcome: Outcome, decision: Decision, language: Language) -> list[dict[str, str]]:
-    """The few numbers under the bottom line; none if nothing was measured."""
+    """The few numbers under the bottom line: no savings beside a refusal, and none at all if nothing was measured."""
     _, calls = language.text, decision.closest
     ours = next((n for n in numbers_of(outcome) if (n.sampler.name, n.sampler.calls) == ("calibrated", calls)), None)
     if ours is None or calls is None:
@@ -25,7 +25,7 @@ def tiles_of(outcome: Outcome, decision: Decision, language: Language) -> list[d
         (_("Network calls"), f"{outcome.today[1]} → {calls}", _("per picture")),
         (_("Error, times today's"), language.number(ours.ratio.value), _ends(ours.ratio, language)),
     ]
-    saved = saving(outcome, calls)
+    saved = saving(outcome, calls) if decision.calls is not None else None
     if saved is not None:
         share = _("{speed} times as fast", speed=language.number(saved.speed.value))
         tiles.append((_("Seconds saved per picture"), language.number(saved.seconds.value), share))

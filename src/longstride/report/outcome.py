@@ -14,6 +14,7 @@ from typing import Annotated, ClassVar, Literal
 
 from pydantic import AfterValidator, ConfigDict, Field, TypeAdapter, ValidationError
 
+from longstride.book import How
 from longstride.errors import InputError, one_line
 from longstride.evaluation.bootstrap import Interval
 from longstride.files import write_atomically
@@ -164,7 +165,7 @@ class Calibrated:
 
     Attributes:
         calls: Network calls per picture.
-        how: ``"calibrated"``, ``"filled"`` between calibrated neighbours, or ``"base"`` if the gate kept the base.
+        how: Its origin, as a book tells it; ``"base"``: the gate kept the base.
         base: The classical table that it is compared with, for people.
         reason: Why the base is kept; empty if it is not.
         held_out: Error on the held-out samples, of the base and of the calibrated table.
@@ -175,7 +176,7 @@ class Calibrated:
     __pydantic_config__: ClassVar[ConfigDict] = _CONFIG
 
     calls: Natural
-    how: Literal["calibrated", "filled", "base"]
+    how: How
     base: str
     reason: str
     held_out: tuple[float, float]
