@@ -7,7 +7,6 @@ import pytest
 import torch
 
 import longstride as ls
-from longstride.errors import InputError
 from longstride.journal import Journal, digest
 
 
