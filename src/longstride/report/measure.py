@@ -20,9 +20,10 @@ import numpy as np
 import torch
 
 from longstride.arrays import Array
-from longstride.book import CardBook, How, load_book
+from longstride.book import CardBook, load_book
 from longstride.calibration.many import calibrate_book
 from longstride.card import Card
+from longstride.card_parts import How
 from longstride.errors import InputError, NonFiniteError
 from longstride.evaluation.bootstrap import Interval, group_bootstrap
 from longstride.evaluation.contestants import base_table, card_label, contestant

@@ -14,7 +14,7 @@ from typing import Annotated, ClassVar, Literal
 
 from pydantic import AfterValidator, ConfigDict, Field, TypeAdapter, ValidationError
 
-from longstride.book import How
+from longstride.card_parts import How
 from longstride.errors import InputError, one_line
 from longstride.evaluation.bootstrap import Interval
 from longstride.files import write_atomically
