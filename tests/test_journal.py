@@ -7,7 +7,6 @@ import pytest
 import torch
 
 import longstride as ls
-from longstride.errors import InputError
 from longstride.journal import Journal, digest
 
 
@@ -94,5 +93,5 @@ def test_a_probe_that_holds_nan_is_the_same_probe(tmp_path):
     Journal(tmp_path).probe(bad)
     Journal(tmp_path).probe(bad)
     Journal(tmp_path / "nan").probe(bad * float("nan"))
-    with pytest.raises(InputError, match="of another network"):
+    with pytest.raises(ls.InputError, match="of another network"):
         Journal(tmp_path).probe(torch.tensor([1.0, 2.0, 3.0]))

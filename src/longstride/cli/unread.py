@@ -11,7 +11,17 @@ from longstride.errors import InputError
 __all__ = ["UNREAD", "Case", "Unread", "refuse_unread"]
 
 #: What decides which options a command reads.
-Case = Literal["pipeline", "network", "card of a network", "no card", "one row", "cards only", "errors only", "outcome"]
+Case = Literal[
+    "pipeline",
+    "network",
+    "card of a network",
+    "no card",
+    "one row",
+    "cards only",
+    "errors only",
+    "outcome",
+    "budget",
+]
 
 
 @dataclass(frozen=True)
@@ -44,6 +54,7 @@ UNREAD: dict[str, tuple[Unread, ...]] = {
             "for a whole pipeline: its own scheduler chooses the levels",
         ),
         Unread("pipeline", ("solver",), "for a whole pipeline: its calibration starts from DDIM on its levels"),
+        Unread("budget", ("batch", "held_out", "iterations", "method"), "beside --budget, which chooses them"),
     ),
     "recalibrate": (
         Unread(
