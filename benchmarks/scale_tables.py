@@ -29,8 +29,9 @@ _PIECES = {
 def scale_sections(file: Path) -> dict[str, Callable[[], str]]:
     """What can be said of the results file, by the names of its markers."""
     content = json.loads(file.read_text(encoding="utf-8"))
-    tables = {"bounds": _bounds, "pieces": _pieces, "paths": _paths, "speeds": _speeds, "times": _times, "own": _own}
-    return {f"scale:{name}": partial(write, content) for name, write in tables.items()}
+    tables = {"bounds": _bounds, "pieces": _pieces, "paths": _paths, "speeds": _speeds, "times": _times}
+    found = {f"scale:{name}": partial(write, content) for name, write in tables.items()}
+    return {**found, "scale:limit": partial(_limit, file)}
 
 
 def _run(content: dict[str, Any]) -> dict[str, Any]:
@@ -110,11 +111,20 @@ def _seconds(value: float) -> str:
     raise AssertionError
 
 
-def _own(content: dict[str, Any]) -> str:
-    """How much of a calibration is not the network."""
-    rows = []
-    for run in sorted(content["calibrations"], key=lambda run: int(run["nfe"])):
-        each = 1e6 * run["own_seconds"] / run["calls"]
-        rows.append((run["nfe"], f"{run['network_seconds']:.1f}", f"{run['own_seconds']:.1f}", f"{each:.0f}"))
-    head = ("calls of the sampler", "network, s", "all else, s", "all else, µs per call and sample")
-    return markdown_table(head, rows)
+def _limit(file: Path) -> str:
+    """What was measured of whole calibrations, beside the time of their network calls alone."""
+    measured = json.loads(file.with_name("calibration_time.json").read_text(encoding="utf-8"))
+    each = measured["ms_per_call_and_sample"] / 1000
+    rows = [
+        (row["nfe"], f"{row['calls']:,}", f"{row['calls'] * each:.0f}", row["processes"], f"{row['seconds']:.0f}")
+        for row in measured["rows"]
+    ]
+    head = (
+        "calls of the sampler",
+        "network calls",
+        "these alone, in one process, s",
+        "processes",
+        "whole, s",
+    )
+    note = f"(garments, {measured['cores']} cores, `python -m benchmarks.calibration_time`)"
+    return f"{markdown_table(head, rows)}\n\n{note}"
