@@ -245,9 +245,7 @@ def _speeds(texts: Sequence[str]) -> dict[str, Assumed]:
 @handled
 def scale(
     out: Annotated[Path, option("Results; counts in it are kept.", "FILE")] = Path("benchmarks/results/scale.json"),
-    model: Annotated[
-        str, option(f"Whose calibration is counted: {EXACT}, or as in calibrate.", "MODEL")
-    ] = EXACT,
+    model: Annotated[str, option(f"Whose calibration is counted: {EXACT}, or as in calibrate.", "MODEL")] = EXACT,
     seconds: Annotated[
         list[str] | None, option("Seconds per network call of a network in place of its source's.", "NAME=SECONDS")
     ] = None,
