@@ -9,12 +9,15 @@ from pathlib import Path
 
 from benchmarks.ablation_tables import ablation_sections
 from benchmarks.cost_tables import launches_table, memory_table, overhead_table, scheduler_table, time_table
+from benchmarks.guard_table import guard_table
 from benchmarks.markdown import markdown_table, number
+from benchmarks.monitor_table import monitor_sections
 from benchmarks.peer_tables import peer_sections
 from benchmarks.pipelines.page import pipeline_sections
 from benchmarks.recalibration_table import recalibration_table
 from benchmarks.rollout_table import rollout_table
 from benchmarks.scale_tables import scale_sections
+from benchmarks.universal_table import budget_table, universal_tables
 from longstride.errors import InputError
 from longstride.evaluation.contestants import label
 from longstride.evaluation.results import Line, Results, load_results
@@ -34,8 +37,11 @@ PAGES = (
     "docs/gauss-newton.md",
     "docs/diffusers.md",
     "docs/rollout.md",
+    "docs/monitor.md",
     "docs/recalibration.md",
+    "docs/guard.md",
     "docs/pipelines.md",
+    "docs/universal.md",
     "docs/scale.md",
 )
 
@@ -67,8 +73,12 @@ def _of_folder(results: Path) -> dict[str, Callable[[], str]]:
     for file in sorted(results.glob("*.json")):
         if file.stem in _FILES:
             sections[file.stem] = partial(_FILES[file.stem], file)
+        elif file.stem == "universal":
+            sections |= {name: partial(str, text) for name, text in universal_tables(file).items()}
         elif file.stem == "pipelines":
             sections |= pipeline_sections(file)
+        elif file.stem == "monitor":
+            sections |= monitor_sections(file)
         elif file.stem == "scale":
             sections |= scale_sections(file)
         elif file.name.startswith(("ablations_", "newton_")):
@@ -125,8 +135,10 @@ _FILES: dict[str, Callable[[Path], str]] = {
     "memory": memory_table,
     "calibration_time": time_table,
     "launches": launches_table,
+    "guard": guard_table,
     "recalibration": recalibration_table,
     "rollouts": rollout_table,
+    "budgets": budget_table,
 }
 
 

@@ -17,7 +17,7 @@ from benchmarks.small_work import network, noise, table
 from longstride.cli import app
 
 #: Two fitted units and one held-out unit of 8 samples.
-OPTIONS = {"held_out": 8, "batch_size": 8, "iterations": 1, "scouts": 2, "reference_steps": 12, "seed": 0}
+OPTIONS = {"held_out": 8, "batch_size": 8, "iterations": 1, "scouts": 2, "reference_steps": 12, "seed": 0, "monitor": 0}
 
 
 @pytest.fixture(scope="module")

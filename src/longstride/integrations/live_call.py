@@ -48,7 +48,7 @@ class Call:
         assert probe.channel is not None
         self.probe, self.channel = probe, probe.channel
         casts = [(kind, torch.get_autocast_dtype(kind)) for kind in ("cpu", "cuda") if torch.is_autocast_enabled(kind)]
-        gpu = torch.cuda.current_device() if torch.cuda.is_initialized() else None
+        gpu = torch.cuda.current_device() if torch.cuda.is_initialized() else None  # type: ignore[no-untyped-call]
 
         def run() -> None:
             try:
