@@ -12,6 +12,7 @@ assumptions, each with its source.
 from __future__ import annotations
 
 import json
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
@@ -120,8 +121,8 @@ def counted(
         **options: Of :func:`longstride.calibrate`.
 
     Returns:
-        ``calls``, in samples; ``kinds`` of work, with calls and the most units of a piece; ``paths``, for every number
-        of processes the samples and the launches of the slowest process, summed over all pieces.
+        ``calls``, in samples; ``pieces`` of work, those of a kind and a number of units together; ``paths``, for every
+        number of processes the samples and the launches of the slowest process, summed over all pieces.
     """
     import longstride as ls
     from longstride.calibration.samples import Samples
@@ -161,19 +162,17 @@ def counted(
 
     with mock.patch.object(Samples, "local", local):
         result = ls.calibrate(denoiser, noise, table, **options)
-    kinds: dict[str, dict[str, int]] = {}
+    kinds = Counter[tuple[str, int]]()
     for piece in pieces:
-        one = kinds.setdefault(piece["kind"], {"calls": 0, "units": 0})
-        one["calls"] += piece["calls"]
-        one["units"] = max(one["units"], piece["units"])
-    assert sum(one["calls"] for one in kinds.values()) == result.calls
+        kinds[piece["kind"], piece["units"]] += piece["calls"]
+    assert sum(kinds.values()) == result.calls
     paths = [
         {"processes": size, **{what: sum(p["paths"][size][n] for p in pieces) for n, what in enumerate(_WHAT)}}
         for size in processes
     ]
     return {
         "calls": result.calls,
-        "kinds": kinds,
+        "pieces": [{"kind": kind, "units": n, "calls": calls} for (kind, n), calls in kinds.items() if calls],
         "paths": paths,
     }
 

@@ -54,9 +54,9 @@ def _bounds(content: dict[str, Any]) -> str:
 def _pieces(content: dict[str, Any]) -> str:
     """Where the calls go, and how many processes can share a piece."""
     run = _run(content)
-    found = sorted(run["kinds"].items(), key=lambda item: -item[1]["calls"])
-    rows = [(_PIECES[name], f"{one['calls'] / run['calls']:.1%}", one["units"]) for name, one in found]
-    return markdown_table(("work", "of all calls", "processes that can share it"), rows)
+    pieces = sorted(run["pieces"], key=lambda one: (-one["units"], -one["calls"]))
+    rows = [(_PIECES[one["kind"]], one["units"], f"{one['calls'] / run['calls']:.1%}") for one in pieces]
+    return markdown_table(("work", "units, and processes that can share it", "of all calls"), rows)
 
 
 def _paths(content: dict[str, Any]) -> str:
@@ -89,7 +89,12 @@ def _times(content: dict[str, Any]) -> str:
         many = max(path["processes"] for path in run["paths"])
         apart = many * 3600 / (run["calls"] * speed)
         evaluations = [_seconds(path * speed) for path in paths.values()]
-        cells = (*cards, f"{apart:.3g}", f"{one['evaluation']['samples']:,}", *evaluations)
+        cells = (
+            *cards,
+            f"{apart:,.0f}" if apart >= 100 else f"{apart:.1f}",
+            f"{one['evaluation']['samples']:,}",
+            *evaluations,
+        )
         rows.append((one["name"], *cells))
     numbers = [path["processes"] for path in run["paths"]]
     cards = [f"a card, {n} GPU{'s' * (n > 1)}" for n in numbers]
