@@ -19,6 +19,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 
 import longstride as ls
 from benchmarks.guard_scores import compared
@@ -161,7 +162,7 @@ class GuardBench:
             found.append(self.journal(f"{place}/run-{table_digest(table)[:20]}", run))
         return {name: np.concatenate([part[name] for part in found]) for name in found[0]}
 
-    def check(self, card: ls.Card, flagged: Array, guarded: Array) -> None:
+    def check(self, card: ls.Card, flagged: NDArray[np.bool_], guarded: Array) -> None:
         """Make sure, on a few samples, that the guarded sampler is what runs of both tables say.
 
         Raises:
@@ -179,7 +180,7 @@ class GuardBench:
         card = self.card(nfe, number, fitted, plain)
         after, before = (self.seen(one, "evaluation", 0, self.samples) for one in (card.table, card.base_table))
         guard, base, squared = card.guard, before["squared"], after["squared"]
-        flagged = np.zeros(len(base), bool) if guard is None else guard.flags(after["statistics"])
+        flagged: NDArray[np.bool_] = np.zeros(len(base), bool) if guard is None else guard.flags(after["statistics"])
         guarded = np.where(flagged, base, squared)
         look = nfe if guard is None else guard.calls or nfe
         self.check(card, flagged, guarded)

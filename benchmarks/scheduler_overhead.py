@@ -2,7 +2,8 @@
 
 Each side is driven as a pipeline drives it: ``step`` with a preallocated network output (noise prediction), in
 inference mode, with the first index told. Whole runs of all contestants take turns, and a ratio is the median over
-rounds to the cheapest of diffusers' three, so that a load that slows all cancels. ``set_timesteps`` is timed apart.
+rounds to the cheapest of diffusers' three, so that a load that slows all cancels. One thread is timed by the
+processor's time, which does not pass while other processes run. ``set_timesteps`` is timed apart.
 """
 
 from __future__ import annotations
@@ -42,14 +43,15 @@ FEWEST_ROUNDS = 15
 @torch.inference_mode()
 def seconds_of(scheduler: Any, noise: Tensor, output: Tensor, steps: int) -> tuple[float, float]:
     """Seconds of ``set_timesteps``, and of all steps of a run."""
-    begin = time.perf_counter()
+    clock = time.process_time if torch.get_num_threads() == 1 else time.perf_counter
+    begin = clock()
     scheduler.set_timesteps(steps)
     scheduler.set_begin_index(0)
     times, x = list(scheduler.timesteps), noise
-    middle = time.perf_counter()
+    middle = clock()
     for t in times:
         x = scheduler.step(output, t, x, return_dict=False)[0]
-    return middle - begin, time.perf_counter() - middle
+    return middle - begin, clock() - middle
 
 
 def measure(shape: tuple[int, ...], dtype: torch.dtype, steps: int, seconds: float) -> list[dict[str, Any]]:

@@ -7,7 +7,8 @@ import io
 import pytest
 from rich.console import Console
 
-from benchmarks.fuzzing import Mutator, fuzz, read_whole, valid_files
+from benchmarks.fuzzing import fuzz, read_whole, valid_files
+from benchmarks.mutations import Mutator
 from benchmarks.small_work import calibrated
 from longstride.cli.render import card_summary, shown
 

@@ -43,6 +43,7 @@ PROCESSES = {
 }
 #: Two classes that have the same settings and are not of one kind.
 ALIKE = ("FlowMatchHeunDiscreteScheduler", "FlowMapEulerDiscreteScheduler")
+AMBIGUOUS = "FlowMapEulerDiscreteScheduler's .*two times.* or FlowMatchHeunDiscreteScheduler's: .* does not name"
 
 
 def test_there_is_something_to_walk_through() -> None:
@@ -55,7 +56,7 @@ def test_every_class_is_read_as_what_it_is_or_refused(name: str, tmp_path: Path)
     """In memory, where the configuration does not tell its class, and from a file, where it does."""
     scheduler = made(name)
     if name in ALIKE:
-        with pytest.raises(ls.InputError, match="FlowMapEulerDiscreteScheduler's .*two times.* or FlowMatchHeun"):
+        with pytest.raises(ls.InputError, match=f"{AMBIGUOUS} its class; pass process=.flow. if it is FlowMatchHeun"):
             LongstrideScheduler.from_config(scheduler.config)
         assert LongstrideScheduler.from_config(scheduler.config, process="flow").process == "flow"
     elif name not in PROCESSES:
@@ -90,7 +91,7 @@ def test_a_copy_of_a_configuration_is_read_as_the_configuration() -> None:
         with pytest.raises(ls.InputError, match=f"does not know the process of .*{name}"):
             LongstrideScheduler.from_config(dict(made(name).config))
     said = {"num_train_timesteps": 1000, "shift": 3.0}  # by hand; a copy of Heun's or of a flow map's looks the same
-    with pytest.warns(UserWarning, match="may be FlowMapEulerDiscreteScheduler's .* read as FlowMatchHeun"):
+    with pytest.warns(UserWarning, match="may be FlowMapEuler.* read as FlowMatchHeun.*; process=.flow. says so"):
         assert LongstrideScheduler.from_config(said).process == "flow"
 
 

@@ -78,6 +78,15 @@ def test_documented_decisions_are_set_in_both(tmp_path: Path):
     assert (found.status, found.remark) == ("same", "with clip_sample=False in both")
 
 
+def test_a_run_that_begins_late_is_compared_whole_with_pndm(tmp_path: Path):
+    pipeline = make_pipeline("img2img", tmp_path)
+    pipeline.scheduler = diffusers.PNDMScheduler.from_config(pipeline.scheduler.config, skip_prk_steps=True)
+    inputs = {"prompt": "a", "image": torch.rand(1, 3, 16, 16), "output_type": "latent"}
+    late = sampling_trial(drawing_of(pipeline, strength=0.75, **inputs))
+    assert (late.status, late.remark[:16]) == ("same", "with strength=1:")
+    assert sampling_trial(drawing_of(pipeline, strength=1.0, **inputs)).remark == ""
+
+
 def test_a_pipeline_that_does_not_run_says_why(stable_diffusion: Any):
     assert "prompt" in str(drawing_of(stable_diffusion, height=16, width=16).failure)
 

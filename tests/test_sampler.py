@@ -13,8 +13,9 @@ from torch.overrides import TorchFunctionMode
 
 import longstride as ls
 from longstride.sampler import Run
+from longstride.solvers import CLASSICAL_SOLVERS
 
-EVERY = pytest.mark.parametrize("name", ls.SOLVERS)
+EVERY = pytest.mark.parametrize("name", CLASSICAL_SOLVERS)
 
 
 class Clones(TorchFunctionMode):

@@ -398,12 +398,29 @@ def test_solvers_with_a_start_go_on_without_it() -> None:
         ours.set_begin_index(7)
 
 
-def test_half_a_step_is_no_beginning() -> None:
-    ours = LongstrideScheduler(solver="heun")
+@pytest.mark.parametrize(("solver", "begin"), [("pndm", 1), ("heun", 3)])
+def test_a_run_from_a_call_that_ends_a_step_asks_twice_there(solver: str, begin: int) -> None:
+    """Image-to-image pipelines begin between PNDM's two calls at one level if ``strength`` leaves out one step."""
+    ours = LongstrideScheduler(solver=solver, skip_prk_steps=True, **STABLE_DIFFUSION)
+    ours.set_timesteps(6)
+    assert ours.timesteps[begin] == ours.timesteps[begin + 1]
+    found = []
+    for first in (begin, begin + 1):
+        ours.set_timesteps(6)
+        ours.set_begin_index(first)
+        found.append(run(ours, noise(), ours.timesteps[first:]))
+        assert ours.step_index == len(ours.timesteps)
+    torch.testing.assert_close(found[0], found[1], rtol=0, atol=0)
+
+
+@pytest.mark.parametrize("begin", [1, 2, 5])
+def test_half_a_step_is_no_beginning(begin: int) -> None:
+    """PNDM's Runge–Kutta steps call the network at levels between those of the run."""
+    ours = LongstrideScheduler(solver="pndm")
     ours.set_timesteps(5)
-    ours.set_begin_index(3)
-    with pytest.raises(ls.InputError, match="multiple of 2"):
-        ours.step(noise(), ours.timesteps[3], noise())
+    ours.set_begin_index(begin)
+    with pytest.raises(ls.InputError, match=f"call {begin} .from 0., inside a step of pndm.* calls 0, 4, 8, 12, 13:"):
+        ours.step(noise(), ours.timesteps[begin], noise())
 
 
 # Threads, copies, devices

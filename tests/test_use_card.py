@@ -17,7 +17,8 @@ from tiny_models import seeded
 from tiny_pipelines import _vae, make_pipeline
 
 import longstride as ls
-from longstride.book import CardBook, Entry
+from longstride.book import CardBook
+from longstride.book_parts import Entry
 from longstride.documents import checksum
 from longstride.integrations.diffusers import LongstrideScheduler
 from longstride.integrations.pipelines import calibrate_pipeline, use_card

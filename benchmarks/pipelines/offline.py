@@ -18,6 +18,7 @@ import torch
 import transformers
 from torch.nn import functional
 
+from benchmarks.pipelines.small_sizes import shrink_targets
 from benchmarks.pipelines.stand_ins import ENCODERS, EXTRACTORS, PROCESSORS, Processor, t5_config, tokenizer
 
 __all__ = ["go_offline", "lend_cleaner"]
@@ -72,6 +73,7 @@ def go_offline(tests: Path) -> None:
     huggingface_hub.constants.HF_HUB_OFFLINE = True  # a question to the hub would wait for minutes
     _serve()
     _resize_without_torchvision()
+    shrink_targets()
 
 
 def lend_cleaner(pipeline: Any) -> None:

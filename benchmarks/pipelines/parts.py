@@ -15,6 +15,7 @@ from PIL import Image
 from benchmarks.pipelines.catalogue import Entry, Tester, required, taken
 from benchmarks.pipelines.offline import lend_cleaner
 from benchmarks.pipelines.records import first_line
+from benchmarks.pipelines.small_sizes import shrink, small_call
 from benchmarks.pipelines.stand_ins import IMAGE_TOKEN
 
 __all__ = ["Built", "NotBuilt", "build", "fresh_inputs"]
@@ -186,6 +187,7 @@ def _ready(pipeline: Any) -> Any:
         if "text_encoder" in name:
             _widen(part)
     pipeline.set_progress_bar_config(disable=True)
+    shrink(pipeline)
     if hasattr(pipeline, "disable_safety_checker"):
         pipeline.disable_safety_checker()
     return pipeline
@@ -229,6 +231,7 @@ def fresh_inputs(built: Built, *, bare: bool = False) -> dict[str, Any]:
     if hasattr(built.pipeline, "blocks"):
         takes = set(built.pipeline.blocks.input_names)
         return {name: value for name, value in found.items() if name in takes or not built.lent}
+    found = {**small_call(built.pipeline, taken(call)), **found}
     if not built.lent:
         return found
     found = {name: value for name, value in found.items() if name in taken(call)}

@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 import diffusers
@@ -46,12 +47,14 @@ class _Decision:
         settings: Settings of both schedulers.
         copies: Whether the pipeline's own scheduler is handed copies.
         before_end: Whether the states before the last step are compared, if that has no length in diffusers.
+        whole: Whether runs are whole that the tests begin late.
     """
 
     remark: str = ""
     settings: Mapping[str, Any] = field(default_factory=dict)
     copies: bool = False
     before_end: bool = False
+    whole: bool = False
 
 
 #: Tried one after the other until the pictures are the same.
@@ -63,6 +66,7 @@ _DECISIONS = (
     _Decision("with timestep_spacing='trailing' in both", {"clip_sample": False, "timestep_spacing": "trailing"}),
     _Decision("the pipeline writes into states that its own scheduler still reads: compared with copies", copies=True),
     _Decision("compared before the last step, which has no length in diffusers and ends at 0 here", before_end=True),
+    _Decision("with strength=1: in runs that begin late, diffusers' PNDM is one time ahead of its states", whole=True),
 )
 _BY_ORDER = {
     ("dpmsolver++", 1): "ddim",
@@ -118,9 +122,15 @@ class Drawing:
             except Exception as error:
                 self.failure = self.failure or of_error(error).remark
 
-    def arguments(self) -> dict[str, Any]:
-        """Arguments of the call, new objects every time."""
+    def arguments(self, *, whole: bool = False) -> dict[str, Any]:
+        """Arguments of the call, new objects every time.
+
+        Args:
+            whole: Whether a run that the tests begin late is whole.
+        """
         found = fresh_inputs(self.built, bare=self._bare)
+        if whole:
+            found["strength"] = 1.0
         for name in ("sigmas", "timesteps"):
             found.pop(name, None)
         if "num_inference_steps" in self.takes and not self._own_steps:
@@ -131,12 +141,13 @@ class Drawing:
             found["output_type"] = "latent"
         return found
 
-    def run(self, scheduler: Any, *, copies: bool = False) -> tuple[list[Seen], Tensor]:
+    def run(self, scheduler: Any, *, copies: bool = False, whole: bool = False) -> tuple[list[Seen], Tensor]:
         """A run with a scheduler; the pipeline's own scheduler is put back.
 
         Args:
             scheduler: The scheduler, or the pipeline's own, of which a copy runs.
             copies: Whether the scheduler is handed copies.
+            whole: Whether a run that the tests begin late is whole.
 
         Returns:
             What the scheduler was handed, and the output.
@@ -148,7 +159,7 @@ class Drawing:
         set_scheduler(pipeline, watched(used, seen, copies=copies))
         try:
             with torch.no_grad():
-                return seen, draws(pipeline, self.arguments())
+                return seen, draws(pipeline, self.arguments(whole=whole))
         finally:
             set_scheduler(pipeline, own)
 
@@ -255,10 +266,13 @@ def sampling_trial(drawing: Drawing) -> Outcome:
         known = {name: value for name, value in decision.settings.items() if name in own.config}
         if known != dict(decision.settings):
             continue
+        if decision.whole and not (theirs is diffusers.PNDMScheduler and "strength" in drawing.takes):
+            continue
         try:
-            reference, _ = drawing.run(theirs.from_config(own.config, **known), copies=decision.copies)
+            run = partial(drawing.run, whole=decision.whole)
+            reference, _ = run(theirs.from_config(own.config, **known), copies=decision.copies)
             mine = LongstrideScheduler.from_config(own.config, solver=solver or "ddim", **known)
-            made, _ = drawing.run(mine)
+            made, _ = run(mine)
         except Exception as error:
             return first or of_error(error)
         if not reference or not made:

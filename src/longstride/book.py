@@ -10,15 +10,15 @@ from __future__ import annotations
 import math
 import warnings
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
 from pydantic import Field, PrivateAttr
 
 from longstride import documents
+from longstride.book_parts import Entry, Unjudged
 from longstride.card import CARD_FILE, Card, parse_card
-from longstride.card_parts import How, ModelInfo, Part, ScheduleData
+from longstride.card_parts import ModelInfo, ScheduleData
 from longstride.errors import CardError, InputError
 from longstride.grid import LastLevel, grid
 from longstride.interpolate import fill_guidance, resampled
@@ -29,62 +29,11 @@ from longstride.version import __version__
 
 __all__ = ["BOOK_VERSION", "CardBook", "Entry", "Unjudged", "load_any", "load_book"]
 
-#: Version of the format; a book with a higher one was written by a newer longstride. Version 2: cards of version 4.
-BOOK_VERSION = 2
+#: Version of the format; a book with a higher one was written by a newer longstride. Version 2 holds cards of
+#: version 4, version 3 of version 5.
+BOOK_VERSION = 3
 #: Most settings of a book.
 _MOST_ENTRIES = 1024
-
-
-class Entry(Part):
-    """One setting of a book.
-
-    Attributes:
-        how: Origin of the table.
-        card: The card; if ``how`` is ``base``, its table is the base.
-    """
-
-    how: How
-    card: Card
-
-    @property
-    def nfe(self) -> int:
-        """Network calls per sample; a guided pair counts as one."""
-        return self.card.nfe
-
-    @property
-    def guidance(self) -> float | None:
-        """Guidance scale, or None."""
-        return self.card.model.guidance
-
-
-@dataclass(frozen=True, eq=False)
-class Unjudged:
-    """A table from a book without a card: no gate has judged it.
-
-    Attributes:
-        table: The table.
-        base_table: The classical table to compare with; ``table`` itself if ``how`` is ``base``.
-        model: The book's model, at the guidance scale of the table.
-        how: ``filled`` between two guidance scales, or ``base``: a classical solver, for a setting outside of the book.
-        note: The origin in words.
-        near: Card of the nearest entry.
-    """
-
-    table: SolverTable
-    base_table: SolverTable
-    model: ModelInfo
-    how: Literal["filled", "base"]
-    note: str
-    near: Card
-
-    @property
-    def nfe(self) -> int:
-        """Network calls per sample; a guided pair counts as one."""
-        return self.table.nfe
-
-    def check_model(self, model: ModelInfo) -> None:
-        """Make sure that the table belongs to ``model``; see :meth:`longstride.Card.check_model`."""
-        self.model.check(model)
 
 
 class CardBook(documents.Document):

@@ -1,24 +1,11 @@
-r"""Any network as one function: ``denoiser(x, sigma)``, the predicted clean picture.
-
-A network sees the process on its own scale, :math:`x_t = \alpha_t x_0 + \sigma_t \epsilon`. There are five predictions:
-
-==============  ==========================================  =========================================
-prediction      the network returns                         clean prediction
-==============  ==========================================  =========================================
-``noise``       eps                                         (x_t - sigma_t eps) / alpha_t
-``data``        x_0                                         itself
-``v``           v = alpha_t eps - sigma_t x_0               (alpha_t x_t - sigma_t v) / (alpha_t² + sigma_t²)
-``flow``        u = eps - x_0                               x_t - sigma_t u
-``score``       -eps / sigma_t                              (x_t + sigma_t² score) / alpha_t
-==============  ==========================================  =========================================
-"""
+"""Any network as one function: ``denoiser(x, sigma)``, the predicted clean picture."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from copy import copy
 from functools import lru_cache
-from typing import Any, Literal, cast, get_args
+from typing import Any, cast, get_args
 
 import torch
 from torch import Tensor
@@ -26,7 +13,9 @@ from torch import Tensor
 from longstride.course import Course
 from longstride.errors import InputError, unknown
 from longstride.families import told_levels
+from longstride.predictions import CleanWeights, Prediction, clean_weights, combined
 from longstride.schedule import Schedule
+from longstride.thresholds import Clamp, DynamicThreshold
 
 __all__ = [
     "Clamp",
@@ -38,18 +27,6 @@ __all__ = [
     "clean_weights",
     "combined",
 ]
-
-Prediction = Literal["noise", "data", "v", "flow", "score"]
-#: Weights of the state and of the network's output in the clean prediction, at alpha and sigma of the network's scale.
-CleanWeights = Callable[[float, float], tuple[float, float]]
-
-#: Names that diffusers gives to prediction types.
-DIFFUSERS_PREDICTIONS: dict[str, Prediction] = {
-    "epsilon": "noise",
-    "sample": "data",
-    "v_prediction": "v",
-    "flow_prediction": "flow",
-}
 
 
 class Denoiser:
@@ -190,77 +167,6 @@ class Denoiser:
         kind = self.prediction
         clean = combined(x_t, out, kind(alpha, sigma) if callable(kind) else clean_weights(kind, alpha, sigma))
         return clean if self.threshold is None else self.threshold(clean)
-
-
-def clean_weights(prediction: Prediction, alpha: float, sigma: float) -> tuple[float, float]:
-    """Weights of the state and of the network's output in the clean prediction; see the module.
-
-    Args:
-        prediction: Kind of the network's output.
-        alpha: Alpha of the state, on the network's own scale.
-        sigma: Sigma of the state, on the network's own scale.
-
-    Raises:
-        InputError: a prediction of noise or score at alpha = 0.
-    """
-    if alpha == 0 and prediction in ("noise", "score"):
-        raise InputError(
-            f"a {prediction} prediction does not tell the clean picture at alpha = 0 (sigma = {sigma:g}): "
-            "start below the schedule's last level"
-        )
-    if prediction == "noise":
-        return 1 / alpha, -sigma / alpha
-    if prediction == "data":
-        return 0.0, 1.0
-    if prediction == "v":
-        energy = alpha**2 + sigma**2
-        return alpha / energy, -sigma / energy
-    return (1.0, -sigma) if prediction == "flow" else (1 / alpha, sigma**2 / alpha)
-
-
-def combined(x: Tensor, out: Tensor, weights: tuple[float, float]) -> Tensor:
-    """``weights[0] * x + weights[1] * out``, in float32 or better.
-
-    Args:
-        x: State.
-        out: The network's output, in the shape of ``x``.
-        weights: Weights of ``x`` and ``out``.
-    """
-    of_state, of_output = weights
-    wide = out.to(torch.promote_types(torch.promote_types(x.dtype, out.dtype), torch.float32))
-    if of_state == 0:
-        return wide if of_output == 1 else wide * of_output
-    return (wide * of_output).add_(x, alpha=of_state)
-
-
-class Clamp:
-    """Clean predictions clamped to ``[-bound, bound]``."""
-
-    def __init__(self, bound: float) -> None:
-        self.bound = bound
-
-    def __call__(self, clean: Tensor) -> Tensor:
-        return clean.clamp(-self.bound, self.bound)
-
-
-class DynamicThreshold:
-    """Clean predictions clamped to a quantile of their own absolute values, and divided by it (Imagen).
-
-    Args:
-        ratio: The quantile, per sample.
-        largest: Largest divisor; the least is 1.
-
-    References:
-        Saharia et al., Photorealistic text-to-image diffusion models, 2022, Sec. 2.3. https://arxiv.org/abs/2205.11487
-    """
-
-    def __init__(self, ratio: float = 0.995, largest: float = 1.0) -> None:
-        self.ratio, self.largest = ratio, largest
-
-    def __call__(self, clean: Tensor) -> Tensor:
-        bound = torch.quantile(clean.flatten(1).abs(), self.ratio, dim=1).clamp(1.0, max(1.0, self.largest))
-        bound = bound.reshape(-1, *(1,) * (clean.ndim - 1))
-        return clean.clamp(-bound, bound) / bound
 
 
 def _for_each(value: Any, count: int) -> Any:

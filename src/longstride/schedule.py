@@ -22,7 +22,6 @@ from longstride.families import Family, alpha_of_ratio, alpha_of_sigma, part_of_
 
 __all__ = ["VE", "ContinuousVP", "DiscreteVP", "Flow", "Schedule", "flow_of_times"]
 
-
 #: Least ratio sigma / alpha that replaces infinity when a schedule with zero terminal SNR is interpolated.
 _LARGEST_RATIO = 2.0**12
 

@@ -10,7 +10,8 @@ from typing import Any, Protocol
 
 from torch import Tensor
 
-from longstride.book import CardBook, Entry
+from longstride.book import CardBook
+from longstride.book_parts import Entry
 from longstride.calibration.anchors import anchors_of
 from longstride.calibration.calibrate import Progress, calibrate
 from longstride.calibration.converged import solved
@@ -74,6 +75,8 @@ def calibrate_book(
     At every guidance scale the anchors are calibrated. The tables for other numbers of calls are filled between the
     anchors (:mod:`~longstride.interpolate`), and refined by a few steps on few samples. The gate judges every entry: it
     may keep the best classical solver. All entries of a scale share one reference solution.
+
+    Cards of a book hold no clean runs: give a card to be monitored its own, :meth:`~longstride.Card.with_normal`.
 
     Under ``torchrun`` every process calls this with the same arguments, as with :func:`~longstride.calibrate`.
 
@@ -220,6 +223,7 @@ class _Scale:
             reference=self.samples.reference,
             sigma_floor=self.samples.floor,
             batch_size=self.samples.batch_size,
+            monitor=0,
             model=self.info,
             seed=self.seed,
             journal=self._folder(f"anchor-{nfe}"),

@@ -145,7 +145,8 @@ def evaluate(
             decoded=decoded,
         )
         results = evaluate_whole(measuring, prompts, PipelineOptions(negative, size, dtype, call_options))
-        _tell(results, out, as_json=as_json)
+        if is_first():
+            _tell(results, out, as_json=as_json)
         return
     study = Study(
         contestants=tuple(wanted),

@@ -27,6 +27,7 @@ from longstride.evaluation.seeds import seed_range
 from longstride.files import check_writable
 from longstride.journal import Journal, digest
 from longstride.nodes import Nodes
+from longstride.processes import join
 from longstride.solvers import steps_for_nfe
 from longstride.zoo.text import as_prompts
 
@@ -59,7 +60,7 @@ class Measuring:
 
 
 def evaluate_whole(asked: Measuring, prompts: Path | None, options: PipelineOptions) -> Results:
-    """Measure classical solvers and cards in a pipeline.
+    """Measure classical solvers and cards in a pipeline; processes that a launcher started share the samples.
 
     Args:
         asked: What is to be measured.
@@ -75,6 +76,7 @@ def evaluate_whole(asked: Measuring, prompts: Path | None, options: PipelineOpti
     texts = None if prompts is None else prompts_in(prompts)
     _ = options.call
     check_writable(asked.out / "results.json", new_folders=True)
+    join(asked.device)
     pipeline = load_pipeline(asked.model, device, options.dtype)
     source = _source(asked, pipeline, texts, options)
     entered, bases = _samplers(asked, source)

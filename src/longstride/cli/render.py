@@ -12,7 +12,8 @@ from rich.panel import Panel
 from rich.table import Table
 from rich.text import Text
 
-from longstride.book import CardBook, Entry
+from longstride.book import CardBook
+from longstride.book_parts import Entry
 from longstride.card import Card
 from longstride.errors import one_line
 from longstride.evaluation.contestants import card_label, label

@@ -10,7 +10,8 @@ import torch
 import typer
 
 from longstride import sampler
-from longstride.book import CardBook, Unjudged, load_any
+from longstride.book import CardBook, load_any
+from longstride.book_parts import Unjudged
 from longstride.calibration import solve_reference
 from longstride.calibration.reference.solve import errors
 from longstride.card import Card

@@ -19,8 +19,8 @@ import torch
 
 from longstride.book import CardBook
 from longstride.card import Card
-from longstride.errors import InputError
-from longstride.evaluation.contestants import CONTESTANTS, spacing_of
+from longstride.evaluation.contestants import spacing_of
+from longstride.evaluation.entries import entries_of
 from longstride.evaluation.features import Extractor, load_features
 from longstride.evaluation.fitting import Say, calibrate_entrants
 from longstride.evaluation.frechet import FeatureSpace
@@ -89,7 +89,7 @@ def run_study(
         with tempfile.TemporaryDirectory(prefix="longstride-") as temporary:
             options: dict[str, Any] = {"cards": cards, "real": real, "any_model": any_model, "guarded": guarded}
             return run_study(model, study, Path(temporary), **options, say=say)
-    tables, bases, held = _entries(model, study, cards or {}, any_model=any_model)
+    tables, bases, held = entries_of(model, study, cards or {}, any_model=any_model)
     _opened(model, study, folder, real)
     made = calibrate_entrants(model, study, tables, folder, say)
     tables |= {key: card.table for key, card in made.items()}
@@ -236,55 +236,6 @@ def space_of(source: Source, study: Study, journal: Journal, extractor: Extracto
         source=source, extractor=extractor, space=None, journal=journal, say=lambda what, done, total: None
     )
     return _axes(measurer, study)
-
-
-def _entries(
-    model: Model, study: Study, cards: Mapping[str, Card | CardBook], *, any_model: bool
-) -> tuple[dict[Key, SolverTable], dict[str, str | None], dict[Key, Card]]:
-    """Base tables of the contestants and the tables of cards, every name's base, and the cards."""
-    tables: dict[Key, SolverTable] = {}
-    known: dict[Key, Card] = {}
-    bases: dict[str, str | None] = {}
-    for one in study.entrants:
-        bases[one.name] = one.base
-        for nfe in study.nfes:
-            table = study.table(model.schedule, one, nfe)
-            tables.setdefault((one.name, table.nfe), table)
-    for name, given in cards.items():
-        base = f"{name} (base)"
-        if name in bases or base in bases or name in (*CONTESTANTS, "teacher"):
-            raise InputError(f"two samplers are called {name!r}: rename the card's file")
-        bases |= {base: None, name: base}
-        for card in _held(name, given, study) if isinstance(given, CardBook) else [given]:
-            info = model.info(study.guidance)
-            card.check_model(info.model_copy(update={"fingerprint": None}) if any_model else info)
-            tables[base, card.nfe], tables[name, card.nfe] = card.base_table, card.table
-            known[name, card.nfe] = card
-    if not tables:
-        raise InputError("a study needs a contestant or a card")
-    first = next(iter(tables.values()))
-    for (name, _), table in tables.items():
-        if not np.allclose(table.sigmas[[0, -1]], first.sigmas[[0, -1]], rtol=1e-6):
-            raise InputError(
-                f"{name} runs from sigma {table.sigmas[0]:g} to {table.sigmas[-1]:g}, the others from "
-                f"{first.sigmas[0]:g} to {first.sigmas[-1]:g}: they have no converged solution in common"
-            )
-    return tables, bases, known
-
-
-def _held(name: str, book: CardBook, study: Study) -> list[Card]:
-    """The cards of a book that a study can use.
-
-    Raises:
-        InputError: there is none.
-    """
-    here = [one.card for one in book.entries if one.guidance == study.guidance]
-    found = [card for card in here if not study.contestants or card.nfe in study.nfes]
-    if not found:
-        scale = "without guidance" if study.guidance is None else f"at guidance {study.guidance:g}"
-        calls = "" if not here else f" with {', '.join(map(str, study.nfes))} network calls"
-        raise InputError(f"{name} holds {book.contents}, and nothing {scale}{calls}: choose others")
-    return found
 
 
 def _anchor(model: Model, study: Study, real: ReferenceSet | None) -> ReferenceSet | None:

@@ -13,10 +13,9 @@ from __future__ import annotations
 import operator
 import threading
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any, ClassVar
 
-import numpy as np
 import torch
 from diffusers import SchedulerMixin  # noqa: F401  a pipeline that is loaded looks for it in its scheduler's module
 from diffusers.schedulers.scheduling_ddim import DDIMSchedulerOutput
@@ -24,13 +23,14 @@ from torch import Tensor
 
 from longstride.errors import CardError, InputError
 from longstride.integrations.cards import plan_of_card
-from longstride.integrations.cut_times import CutTimes
+from longstride.integrations.facts import Facts
 from longstride.integrations.guidance_seen import GuidanceWatch
 from longstride.integrations.noise_process import PRECONDITIONED, SCALED
 from longstride.integrations.noising import Noising
 from longstride.integrations.origins import READABLE
 from longstride.integrations.others_own import OthersOwn
 from longstride.integrations.plan import Plan, classical_plan
+from longstride.integrations.recorded import Recorded
 from longstride.integrations.run_levels import LevelRequest, Levels, levels_of
 from longstride.integrations.saved import ConfiguredScheduler
 from longstride.integrations.scheduler_settings import SchedulerSettings
@@ -51,7 +51,7 @@ _UNTAKEN = {
 _RESUMING = threading.Lock()
 
 
-class LongstrideScheduler(Noising, OthersOwn, ConfiguredScheduler):
+class LongstrideScheduler(Recorded, Noising, Facts, OthersOwn, ConfiguredScheduler):
     """Any longstride table as a diffusers scheduler; see the module.
 
     A setting that is None means what it means to diffusers' own scheduler of the solver.
@@ -97,73 +97,6 @@ class LongstrideScheduler(Noising, OthersOwn, ConfiguredScheduler):
                     self._runs = self._runs.resumed()
         return self._runs
 
-    # What pipelines read
-
-    @property
-    def order(self) -> int:
-        """Most network calls per step."""
-        return 1 if self._stepper.known is None else self.setup.plan.order
-
-    @property
-    def init_noise_sigma(self) -> float:
-        """What standard normal noise is multiplied by at the start."""
-        if self.process not in SCALED:
-            return 1.0  # without building the schedule
-        known = self._stepper.known
-        if self.process == "euler" and known is not None:
-            return known.settings.first_scale(float(known.plan.table.sigmas[0]))
-        settings = SchedulerSettings.of(self.config)
-        return settings.first_scale(float(settings.schedule.ratio(settings.schedule.t_range[1])))
-
-    @property
-    def timesteps(self) -> Tensor:
-        """What the network is told at every call, shape ``(K,)``."""
-        if self._stepper.known is None:
-            return torch.arange(len(self) - 1, -1, -1)
-        told = self.setup.timesteps
-        plain = not self.setup.calibrated or torch.compiler.is_compiling()
-        return told if plain else CutTimes.of(told, self._stepper.end_before)
-
-    @property
-    def sigmas(self) -> Tensor:
-        """``sigma / alpha`` of every state, sigma itself for flows; float64, shape ``(K + 1,)``, on the CPU.
-
-        With ``invert_sigmas`` it is alpha, as in diffusers.
-        """
-        if self._stepper.known is None:
-            settings = SchedulerSettings.of(self.config)
-            low, high = settings.schedule.t_range
-            times = np.linspace(high, low, len(self))
-            levels = settings.schedule.sigma(times) if self.process == "flow" else settings.schedule.ratio(times)
-        else:
-            settings, levels = self.setup.settings, self.setup.plan.ratios.copy()
-        return torch.from_numpy(1 - levels if settings.noise_process.backwards else levels)
-
-    @property
-    def alphas_cumprod(self) -> Tensor:
-        """``alpha²`` at every training time, shape ``(T,)``, of a network that was trained at discrete times.
-
-        Raises:
-            AttributeError: the network was not, as in diffusers.
-        """
-        table: Tensor = SchedulerSettings.of(self.config).own_scheduler.alphas_cumprod
-        return table
-
-    @property
-    def num_inference_steps(self) -> int | None:
-        """Steps that were set, or None."""
-        return None if self._stepper.known is None else self.setup.levels.steps
-
-    @property
-    def step_index(self) -> int | None:
-        """Index of the next call, or None before the first."""
-        return self._stepper.index
-
-    @property
-    def begin_index(self) -> int | None:
-        """Call that the run begins with, or None if the pipeline has not said it."""
-        return self._stepper.begin_index
-
     def set_begin_index(self, begin_index: int = 0) -> None:
         """Begin with call ``begin_index``, counted from 0, as image-to-image pipelines do.
 
@@ -175,29 +108,6 @@ class LongstrideScheduler(Noising, OthersOwn, ConfiguredScheduler):
         except TypeError as error:
             raise InputError(f"begin_index must be a whole number, got {begin_index!r}") from error
         self._stepper.begin_with(call)
-
-    def __len__(self) -> int:
-        return int(self.config.num_train_timesteps or 1000)
-
-    # What was decided
-
-    @property
-    def setup(self) -> Setup:
-        """What the last ``set_timesteps`` of this thread decided, or that of another thread if this one made none.
-
-        Raises:
-            InputError: ``set_timesteps`` was not called.
-        """
-        return self._stepper.setup
-
-    @property
-    def threshold(self) -> Callable[[Tensor], Tensor] | None:
-        """What is done to clean predictions, or None."""
-        if self._stepper.known is not None:
-            return self._stepper.known.threshold
-        return SchedulerSettings.of(self.config).threshold(calibrated=self._card is not None)
-
-    # A run
 
     def set_timesteps(
         self,
@@ -221,7 +131,12 @@ class LongstrideScheduler(Noising, OthersOwn, ConfiguredScheduler):
             InputError: the solver cannot use the levels, or the card is for another kind of network.
         """
         request = LevelRequest.of(num_inference_steps, timesteps, sigmas, mu)
-        key = (request, str(device), repr(sorted(vars(self.config).items())))  # assigned settings are attributes
+        key = (
+            request,
+            str(device),
+            self._role,
+            repr(sorted(vars(self.config).items())),
+        )  # assigned settings are attributes
         setup = self._setups.get(key)
         if setup is None:
             setup = self._setup_of(request, device)
@@ -247,7 +162,7 @@ class LongstrideScheduler(Noising, OthersOwn, ConfiguredScheduler):
         if self._card is None:
             return None
         try:
-            plan = plan_of_card(self._card, settings, request, levels)
+            plan = plan_of_card(self._card, settings, request, levels, self._role)
         except CardError as error:
             self._refuse(str(error))
             return None
@@ -334,7 +249,10 @@ class LongstrideScheduler(Noising, OthersOwn, ConfiguredScheduler):
             self._watch.compare(model_output)
         # Pipelines of EDM's class read the clean prediction from the tuple; others unpack one state.
         shown = return_dict or self.process in PRECONDITIONED
-        state, clean = self._stepper.step(model_output, timestep, sample, self.threshold, self._begin, shown=shown)
+        records = (self._recorder, self._judge)
+        state, clean = self._stepper.step(
+            model_output, timestep, sample, self.threshold, self._begin, records, shown=shown
+        )
         if return_dict:
             return DDIMSchedulerOutput(prev_sample=state, pred_original_sample=clean)
         return (state, clean) if shown else (state,)

@@ -24,9 +24,9 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from longstride.arrays import Array
-from longstride.denoiser import DIFFUSERS_PREDICTIONS, Prediction, clean_weights
 from longstride.errors import InputError, unknown
 from longstride.families import Family, alpha_of_ratio, part_of_ratio
+from longstride.predictions import DIFFUSERS_PREDICTIONS, Prediction, clean_weights
 from longstride.schedule import Schedule
 
 __all__ = ["PRECONDITIONED", "PROCESSES", "SCALED", "NoiseProcess", "Process"]

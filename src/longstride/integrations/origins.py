@@ -141,13 +141,13 @@ def check_origin(config: Mapping[str, Any]) -> None:
     if strange and not _by_hand(config):
         raise InputError(
             f"longstride does not know whether these settings are {strange[0]}'s ({_why(strange[0])}) or {known[0]}'s: "
-            f"both have the same names, and a configuration in memory does not name its class; process= says that "
-            f"it is {known[0]}'s"
+            f"both have the same names, and a configuration in memory does not name its class; pass {_told(known[0])} "
+            f"if it is {known[0]}'s"
         )
     if strange:
         warnings.warn(
-            f"these settings may be {strange[0]}'s ({_why(strange[0])}); they are read as {known[0]}'s; process= says "
-            "so without this warning",
+            f"these settings may be {strange[0]}'s ({_why(strange[0])}); they are read as {known[0]}'s; "
+            f"{_told(known[0])} says so without this warning",
             stacklevel=4,
         )
     if not classes:
@@ -165,6 +165,11 @@ def check_origin(config: Mapping[str, Any]) -> None:
             "was distilled for it is sampled otherwise than it was trained",
             stacklevel=4,
         )
+
+
+def _told(name: str) -> str:
+    """The argument that says that a configuration belongs to a class."""
+    return 'process="flow"' if name.startswith("FlowMatch") else "process="
 
 
 def _why(name: str) -> str:

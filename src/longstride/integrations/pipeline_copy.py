@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from longstride.integrations.anatomy import components_of
+from longstride.integrations.encoder_blocks import remember_encoders
 from longstride.integrations.probe import Probe
 from longstride.integrations.remembered import Remembered
 
@@ -33,7 +34,7 @@ def copied(pipeline: Any, probe: Probe, remembered: Remembered, first: FirstStat
     Args:
         pipeline: The pipeline.
         probe: Scheduler of the copy.
-        remembered: Results of the pipeline's methods that encode prompts and pictures.
+        remembered: Results of the pipeline's methods, or blocks, that encode prompts and pictures.
         first: Where the pipeline makes its first state.
         x: First state to put there, shape ``(B, *)``, or None for the pipeline's own.
     """
@@ -47,6 +48,7 @@ def copied(pipeline: Any, probe: Probe, remembered: Remembered, first: FirstStat
     for name in dir(type(mine)):
         if name.lstrip("_").startswith("encode_") and callable(getattr(type(mine), name)):
             mine.__dict__[name] = partial(_encoded, remembered, name, getattr(mine, name))
+    remember_encoders(mine, remembered)
     first.watch(mine, x)
     return mine
 

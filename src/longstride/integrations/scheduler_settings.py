@@ -12,7 +12,7 @@ from numpy.typing import ArrayLike
 from torch import Tensor
 
 from longstride.arrays import Array
-from longstride.denoiser import Clamp, Denoiser, DynamicThreshold, as_denoiser
+from longstride.denoiser import Denoiser, as_denoiser
 from longstride.errors import InputError
 from longstride.integrations.clocks import Clocked, Retimed
 from longstride.integrations.counterparts import Counterpart, counterpart_of
@@ -22,6 +22,7 @@ from longstride.nodes import Nodes
 from longstride.schedule import Schedule, flow_of_times
 from longstride.solvers import build
 from longstride.table import SolverTable
+from longstride.thresholds import Clamp, DynamicThreshold
 
 if TYPE_CHECKING:
     from longstride.integrations.run_levels import Levels

@@ -126,19 +126,26 @@ class Setup:
     def classical_table(self, call: int) -> SolverTable:
         """The classical solver on the levels of the plan, from a call on.
 
+        Heun and PNDM call the network at the end of a step, and again at the start of the next. A run that begins with
+        the first of these calls makes both at the same state.
+
         Args:
             call: Call that the run begins with.
 
         Raises:
-            InputError: the solver makes another number of calls from there than the pipeline.
+            InputError: the run begins inside a step.
         """
         solver, left = self.settings.counterpart.continues_as or self.settings.solver, self.plan.calls - call
         if self.calibrated and not counterpart_of(solver).one_call:
             solver = _AFTER_CARDS  # the pipeline makes one call per level of the card
-        plan = classical_plan(self.settings, self.plan.levels_from(call), solver)
-        if plan.calls != left:
+        table, whole = classical_plan(self.settings, self.plan.levels_from(call), solver).table, self.plan.table
+        if whole.sigmas[call] == table.sigmas[0]:
+            table = table.lingering([1 + left - table.nfe, *(1 for _ in table.grid[1:])])
+        if table.nfe != left:
+            starts = ", ".join(str(state) for state in whole.grid[:-1])
             raise InputError(
-                f"{solver} makes {plan.calls} calls from here, the pipeline {left}: begin with a call that is a "
-                f"multiple of {self.plan.order}"
+                f"this run begins with call {call} (from 0), inside a step of {self.settings.solver}, whose steps "
+                f"begin with the calls {starts}: choose another strength or number of steps, or a solver that makes "
+                "one call per step"
             )
-        return plan.table
+        return table

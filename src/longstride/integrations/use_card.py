@@ -11,7 +11,8 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from longstride.book import CardBook, Unjudged, load_any
+from longstride.book import CardBook, load_any
+from longstride.book_parts import Unjudged
 from longstride.card import Card
 from longstride.card_parts import Adapter, CallInfo, LevelData, ModelInfo
 from longstride.errors import CardError, InputError

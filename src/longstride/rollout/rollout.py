@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 import secrets
-import threading
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -13,13 +12,13 @@ from longstride.book import CardBook
 from longstride.card import Card
 from longstride.errors import InputError, StoreError, unknown
 from longstride.rollout.assignment import arm_of, control_of
-from longstride.rollout.decisions import judge, promote, withdraw
+from longstride.rollout.decisions import judge
 from longstride.rollout.evidence import Answer, Measured
 from longstride.rollout.plan import STAGES, Arm, Plan, Stage, checked, usual_cap
 from longstride.rollout.records import Decision
+from longstride.rollout.seen import Seen, arm_named
 from longstride.rollout.standing import Standing
 from longstride.rollout.store import Store
-from longstride.rollout.writing import Writing
 
 __all__ = ["Rollout"]
 
@@ -59,15 +58,9 @@ class Rollout:
 
     def __init__(self, store: str | Path, *, timeout: float = 5.0) -> None:
         self._store = Store(store, timeout=timeout)
-        self._lock, self._plans = threading.Lock(), dict[int, Plan]()
+        self._seen = Seen(self._store)
         self.trouble: str | None = None
         self._unreadable = False
-        first = self._store.latest()
-        if first is None:
-            self._store.close()
-            raise StoreError(f"no roll-out was started in {store}: longstride rollout start does")
-        self._last: Decision = first
-        self._plan_of(first)
 
     @classmethod
     def start(
@@ -139,14 +132,14 @@ class Rollout:
             key: Of the request, or of its user, who then stays with one arm.
         """
         try:
-            last = self._last = self._latest()
+            last = self._seen.latest()
         except StoreError as error:
-            last, self._unreadable = self._last, True
+            last, self._unreadable = self._seen.last, True
             self._suffer(error)
         else:
             if self._unreadable:
                 self._unreadable, self.trouble = False, None
-        plan = self._plan_of(last)
+        plan = self._seen.plan_of(last)
         chosen = arm_of(key, plan, last.stage, last.withdrawn)
         unwatched = self.trouble is not None and (self._unreadable or last.status == "running")
         return control_of(plan, last.withdrawn) if chosen == plan.new and unwatched else chosen
@@ -198,7 +191,7 @@ class Rollout:
             InputError: no such arm.
             CardError: the file is missing, is no card, or was changed after the roll-out had started.
         """
-        return self._arm(self._plan_of(self._last), arm).load()
+        return arm_named(self.plan, arm).load()
 
     # Decisions by hand
 
@@ -209,13 +202,7 @@ class Rollout:
             InputError: the roll-out has ended.
             StoreError: the store cannot be written.
         """
-        with self._store.writing() as work:
-            last, plan = self._state(work)
-            if last.status != "running":
-                raise InputError(f"the roll-out has ended ({last.status}): start another one")
-            made = promote(work, last, plan, reason, work.evidence(last.rollout, plan), "hand")
-        self._last = made
-        return made
+        return self._seen.promote(reason)
 
     def rollback(self, reason: str = "no reason given", *, to: str | None = None) -> Decision:
         """Withdraw the new arm, and every other one above ``to``; in effect with the next request of every process.
@@ -228,28 +215,20 @@ class Rollout:
             InputError: no such arm, or nothing above it answers.
             StoreError: the store cannot be written.
         """
-        with self._store.writing() as work:
-            last, plan = self._state(work)
-            kept = control_of(plan, last.withdrawn) if to is None else self._arm(plan, to).name
-            above = plan.names[plan.names.index(kept) + 1 :]
-            if not set(above) - set(last.withdrawn):
-                raise InputError(f"nothing above {kept} answers requests: there is nothing to roll back")
-            made = withdraw(work, last, plan, above, reason, work.evidence(last.rollout, plan), "hand")
-        self._last = made
-        return made
+        return self._seen.rollback(reason, to)
 
     # What is known
 
     @property
     def plan(self) -> Plan:
         """The plan of the roll-out, as the last request or decision saw it; never fails."""
-        return self._plan_of(self._last)
+        return self._seen.plan_of(self._seen.last)
 
     @property
     def control(self) -> str:
         """The arm that the new one is compared with, and that answers after a rollback; never fails."""
-        last = self._last
-        return control_of(self._plan_of(last), last.withdrawn)
+        last = self._seen.last
+        return control_of(self._seen.plan_of(last), last.withdrawn)
 
     def log(self) -> list[Decision]:
         """All decisions in the store, from the first to the last, those of earlier roll-outs too.
@@ -265,8 +244,8 @@ class Rollout:
         Raises:
             StoreError: the store cannot be read.
         """
-        last = self._last = self._latest()
-        plan = self._plan_of(last)
+        last = self._seen.latest()
+        plan = self._seen.plan_of(last)
         counts, evidence = self._store.known(last.rollout, plan)
         return Standing.of(last, plan, counts, evidence, self.trouble)
 
@@ -282,45 +261,17 @@ class Rollout:
 
     # Inside
 
-    def _plan_of(self, decision: Decision) -> Plan:
-        """The plan that a decision belongs to; plans never change."""
-        with self._lock:
-            if decision.rollout not in self._plans:
-                self._plans[decision.rollout] = self._store.plan(decision.rollout)
-            return self._plans[decision.rollout]
-
-    def _latest(self) -> Decision:
-        last = self._store.latest()
-        if last is None:
-            raise StoreError(f"the store {self._store.path} holds no roll-out any more")
-        self._plan_of(last)
-        return last
-
-    def _state(self, work: Writing) -> tuple[Decision, Plan]:
-        last = work.latest()
-        if last is None:
-            raise StoreError(f"the store {self._store.path} holds no roll-out any more")
-        return last, self._plan_of(last)
-
-    def _arm(self, plan: Plan, name: str) -> Arm:
-        found = next((arm for arm in plan.arms if arm.name == name), None)
-        if found is None:
-            raise unknown("arm", name, plan.names)
-        return found
-
     def _suffer(self, error: StoreError) -> None:
         if self.trouble is None:
             _log.warning("%s; the new card answers nothing in this process until this is over", error)
         self.trouble = str(error)
 
     def _take(self, key: object, arm: str, answer: Answer | None, found: Measured | None) -> Decision | None:
-        with self._lock:  # an arm of an earlier roll-out may still be answering
-            names = {name for plan in self._plans.values() for name in plan.names}
-        if arm not in names:
-            raise unknown("arm", arm, names)
+        if arm not in self._seen.names:
+            raise unknown("arm", arm, self._seen.names)
         try:
             with self._store.writing() as work:
-                last, plan = self._state(work)
+                last, plan = self._seen.state(work)
                 made = judge(work, last, plan, arm, answer, found)
         except StoreError as error:
             _log.debug("the answer to request %s by %s is not recorded: %s", key, arm, error)
@@ -329,6 +280,6 @@ class Rollout:
         if not self._unreadable:
             self.trouble = None
         if made is not None:
-            self._last = made
+            self._seen.last = made
             _log.warning("roll-out %s, at stage %d: %s", made.action, made.stage + 1, made.reason)
         return made

@@ -12,8 +12,9 @@ import torch
 from torch import Tensor
 
 from longstride.card import ModelInfo
-from longstride.denoiser import Denoiser, Prediction, as_denoiser
+from longstride.denoiser import Denoiser, as_denoiser
 from longstride.errors import InputError
+from longstride.predictions import Prediction
 from longstride.schedule import Schedule
 from longstride.zoo.conditioning import ClassLabels, Conditioning, Unconditional
 from longstride.zoo.edm import EDMPreconditioning

@@ -57,10 +57,10 @@ from longstride.parameters import Parameters
 from longstride.reports import Errors, Iteration
 from longstride.table import SolverTable
 
-__all__ = ["GaussNewton"]
+__all__ = ["TRIALS", "GaussNewton"]
 
 #: Trials of a step, each more damped than the one before, until the objective falls.
-_TRIALS = 6
+TRIALS = 6
 #: A step that gains less than this part of the objective is the last.
 _LEAST_GAIN = 1e-2
 
@@ -227,7 +227,7 @@ class GaussNewton(Measurements):
     ) -> tuple[SolverTable, Array, float] | None:
         """A table with an objective below ``before``, its errors and the damping of its step; None if trials fail."""
         equations = model.equations.pulled(self.ridge, model.at - center)
-        for _ in range(_TRIALS):
+        for _ in range(TRIALS):
             trial = self.solved(self.parameters.moved(table, equations.solve(damping)), loss, center)
             new = self.errors(trial, self.fitted)
             if np.isfinite(new).all() and loss.mean(new[:, 0]) < before:

@@ -30,6 +30,7 @@ from longstride.calibration.endpoint.short_fits import ShortFits, Starts, chosen
 from longstride.calibration.loss import relative_scales
 from longstride.calibration.samples import Samples
 from longstride.calibration.starts.classical import classical_starts
+from longstride.calibration.starts.universal import universal_starts
 from longstride.errors import InputError
 from longstride.parameters import Parameters
 from longstride.reports import Errors, Search, WholeFit
@@ -171,6 +172,8 @@ def _candidates(
         if any(table.distance(other) == 0 for other in classical.values()):
             del found["given"]  # the given table is a classical start, and would be tried twice
         found |= classical
+    if settings.universal:
+        found |= universal_starts(samples, table)
     return found
 
 

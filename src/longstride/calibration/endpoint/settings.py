@@ -28,6 +28,7 @@ class GaussNewtonSettings:
             all samples, each with a Jacobian of its own.
         scouts: Number of starts that short fits go on from; 1: there is no short fit. 0: no classical solver is tried,
             and the passed tables are the only starts.
+        universal: Whether universal tables are starts, too.
         scout_iterations: Steps of a short fit.
         scout_samples: Number of samples that rank the starts, and that short fits see.
         final_calls: Most network calls, in samples, of whole fits after the first; 0: there is one whole fit.
@@ -57,6 +58,7 @@ class GaussNewtonSettings:
 
     iterations: int = 4
     scouts: int = 3
+    universal: bool = False
     scout_iterations: int = 1
     scout_samples: int = 16
     final_calls: int = 6_000
