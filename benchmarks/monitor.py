@@ -38,7 +38,7 @@ BATCH, WINDOW, CLEAN, FAULTY = 64, 16, 10_000, 2_000
 #: Declared false alarms, and rates of the curves.
 DECLARED, RATES = 1e-3, np.geomspace(1e-6, 0.5, 24)
 #: Parts of a stream that a fault affects, streams, and most samples of a stream.
-_PARTS, _STREAMS, _LONGEST = (0.05, 0.1, 0.25), 5, 4_000
+_PARTS, _STREAMS, _LONGEST = (0.05, 0.1, 0.25), 5, 2_000
 #: Faults of which fewer windows are caught are looked into.
 _CAUGHT = 0.99
 #: Faults of single requests.

@@ -19,6 +19,8 @@ _NAMES = {
     "garments_flow": "garments_flow",
     "garments_guided": "garments, guided",
 }
+#: Faults that make other pictures from the same noise.
+_OTHER = ("one class", "half of the classes")
 #: Curves of a panel: those of the faults that are caught least.
 _CURVES = 5
 _COLORS = ("#1f6fb2", "#c1121f", "#2f855a", "#b7791f", "#6b46c1")
@@ -98,7 +100,7 @@ def _missed(file: Path) -> str:
     rows = []
     for name, one in found["networks"].items():
         for label, fault in one["faults"].items():
-            if fault["until"] is None:
+            if fault.get("until") is None:
                 continue
             until = fault["until"]["median"]
             rows.append(
@@ -106,14 +108,15 @@ def _missed(file: Path) -> str:
                     _NAMES[name],
                     label,
                     _percent(fault["window"]),
-                    f"{fault['moved']:.2f}",
+                    "–" if label in _OTHER else f"{fault['moved']:.1f}",
                     "–" if until >= found["longest"] else f"{until:,.0f}",
                 )
             )
     head = ("network", "fault", "windows caught", "samples moved, in the table's own RMSE", "samples until an alarm")
     note = (
         "faults of which fewer than 99 % of the windows are caught; samples moved: distance to the samples without the "
-        f"fault from the same noise; until an alarm: of a window or the stream, –: none in {found['longest']:,} samples"
+        "fault from the same noise, –: these are of other classes; until an alarm: of a window or the stream, –: none "
+        f"in {found['longest']:,} samples"
     )
     return f"{markdown_table(head, rows)}\n\n({note})"
 
