@@ -39,7 +39,7 @@ BABEL = re.compile(r"\b(sek|min|h|t|d|tagoj?|horoj?|minutoj?|sekundoj?|novembro|
 class Page(HTMLParser):
     """What a reader sees: texts, what a screen reader says, and the numbers with their keys."""
 
-    SILENT = ("style", "script", "code", "pre", "title")
+    SILENT = ("style", "script", "code", "pre")
 
     def __init__(self, text: str) -> None:
         super().__init__()
