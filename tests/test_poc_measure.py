@@ -151,6 +151,18 @@ def test_what_cannot_be_asked(changes: dict[str, Any], words: str):
         replace(ASKED, **changes)
 
 
+def test_the_command_asks_for_the_same_again():
+    """Whatever was asked for, the command on the page says it."""
+    asked = Asked("garments", (4, 6), "ddim", 12, replace(QUICK, samples=64), quick=True, guidance=2.5, seed=3)
+    words = shlex.split(asked.command)
+    assert words[:3] == ["longstride", "poc", "garments"]
+    assert {"--nfe", "--today-sampler", "--today-nfe", "--guidance", "--seed", "--samples"} <= set(words)
+    assert words[words.index("--samples") + 1] == "64"
+    assert words[words.index("--nfe") + 1] == "4,6"
+    assert words[words.index("--guidance") + 1] == "2.5"
+    assert "--samples" not in Asked("garments", (4,), "ddim", 12, FULL).command
+
+
 def test_classical_samplers_are_followed_up_to_today():
     assert Asked("tiny", (4, 5, 6, 8), "dpmpp_2m", 20, QUICK).between == (11, 15)
     assert all(4 < calls < 5 for calls in Asked("tiny", (4,), "ddim", 5, FULL).between)

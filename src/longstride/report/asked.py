@@ -42,7 +42,7 @@ class Effort:
 
 FULL = Effort(FITTED, HELD_OUT, 1024, 32, 64, 64, 10, 3, ("ddim", "dpmpp_2m", "unipc3"))
 #: 149 samples, none of them much worse, bound their share by 2 %.
-QUICK = Effort(40, 24, 160, 16, 32, 16, 8, 2, ("unipc3",))
+QUICK = Effort(40, 24, 160, 8, 32, 16, 8, 2, ("unipc3",))
 
 
 @dataclass(frozen=True)
@@ -112,6 +112,8 @@ class Asked:
         words += ["--today-sampler", self.today, "--today-nfe", str(self.today_nfe)]
         words += [] if self.guidance is None else ["--guidance", f"{self.guidance:g}"]
         words += ["--quick"] if self.quick else []
+        usual = (QUICK if self.quick else FULL).samples
+        words += [] if self.effort.samples == usual else ["--samples", str(self.effort.samples)]
         words += ["--seed", str(self.seed)] if self.seed else []
         return " ".join(words)
 
