@@ -258,6 +258,6 @@ def test_an_unknown_language_and_a_missing_extra(monkeypatch: pytest.MonkeyPatch
 
 
 def test_a_damaged_catalogue_is_named(tmp_path: Path):
-    (tmp_path / "ja.po").write_text('msgid "a"\nmsgstr "b\n')
+    (tmp_path / "ja.po").write_text("no catalogue\n")
     with pytest.raises(InputError, match="the catalogue .*ja.po is damaged"):
         load_language("ja", tmp_path)
