@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from benchmarks.scale import scale
 from longstride.cli.common import Command, Group, console, handled, progress_bars, use_device
 from longstride.cli.options import Device, Guidance, option
 from longstride.errors import LongstrideError
@@ -26,6 +27,8 @@ app = typer.Typer(
     help="Benchmarks that write their own tables; each goes on where it was stopped.\n\n"
     "Two processes share the work under [bold]torchrun --nproc-per-node 2 -m benchmarks paper[/].",
 )
+
+app.command(cls=Command, epilog="Example: python -m benchmarks scale --seconds SDXL=0.05")(scale)
 
 Out = Annotated[Path, option("Folder for results; finished batches are kept in work/ in it.", "FOLDER")]
 Quick = Annotated[bool, typer.Option("--quick", help="Few samples: ten minutes on two cores, figures without weight.")]
@@ -259,6 +262,22 @@ def faults(
     print(json.dumps(results, indent=1))
 
 
+@app.command(cls=Command, epilog="Example: python -m benchmarks monitor --zoo zoo --case digits")
+@handled
+def monitor(
+    out: Out = Path("benchmarks/results"),
+    case: Annotated[list[str] | None, option("Network; may be repeated. Default: all.", "CASE")] = None,
+    zoo: Annotated[
+        Path | None, option("Folder of networks that no package holds, digits/ among them.", "FOLDER")
+    ] = None,
+) -> None:
+    """What the monitor of a card sees of faults, and how rare its false alarms are; added to monitor.json."""
+    from benchmarks.monitor import run_cases
+
+    run_cases(case or (), zoo, out, lambda *found: print(*found, flush=True))
+    print(f"results in {out / 'monitor.json'}; python -m benchmarks pages --docs . fills docs/monitor.md")
+
+
 @app.command(cls=Command, epilog="Example: python -m benchmarks pages --docs .")
 @handled
 def pages(
@@ -267,12 +286,15 @@ def pages(
     check: Annotated[bool, typer.Option("--check", help="Only compare; exit with 1 on a difference.")] = False,
 ) -> None:
     """Fill the tables of README and docs from results files, and draw the plots of the default calibration."""
+    from benchmarks.monitor_table import draw_monitor
     from benchmarks.newton_plots import draw_newton_plots
     from benchmarks.pages import write_pages
 
     folder = docs / "benchmarks" / "results" if results is None else results
     changed = write_pages(docs, folder, check=check)
-    for picture in () if check else draw_newton_plots(folder, docs / "docs" / "images"):
+    pictures = docs / "docs" / "images"
+    drawn = () if check else (*draw_newton_plots(folder, pictures), *draw_monitor(folder, pictures))
+    for picture in drawn:
         print(f"{picture} drawn")
     for page in changed:
         print(f"{page} {'differs from the results' if check else 'written'}")

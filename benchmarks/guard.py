@@ -19,6 +19,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 
 import longstride as ls
 from benchmarks.guard_scores import compared
@@ -33,12 +34,13 @@ from longstride.files import write_atomically
 from longstride.guard import Recorder, sample_guarded
 from longstride.guard.score import log_ratios
 from longstride.journal import Journal, digest, table_digest
+from longstride.network import in_batches
 
 ROOT = Path(__file__).resolve().parent.parent
-#: Samples per network call; fresh samples that are compared at most at a time.
-BATCH = 64
-#: Declared share of samples that are made again.
-SHARE = 0.03
+#: Samples that are kept together, and samples per network call: so many fit the cache.
+BATCH, CALL = 64, 16
+#: Declared share of further network calls.
+SHARE = 0.05
 #: Steps of the converged solution.
 STEPS = 64
 
@@ -97,13 +99,14 @@ class GuardBench:
         """Converged samples of a batch."""
 
         def solve() -> torch.Tensor:
-            return solve_reference(denoiser, noise, self.ends, steps=STEPS, check_samples=0).samples
+            small = in_batches(denoiser, CALL)
+            return solve_reference(small, noise, self.ends, steps=STEPS, check_samples=0).samples
 
         return self.journal.tensor(f"{place}/target", solve, like=noise)
 
-    def card(self, nfe: int, number: int, fitted: int) -> ls.Card:
-        """The card of a calibration from a set of noise."""
-        file = self.folder / "cards" / f"{nfe}-{number}-{fitted}.json"
+    def card(self, nfe: int, number: int, fitted: int, plain: bool) -> ls.Card:
+        """The card of a calibration from a set of noise; ``plain``: without a guard, its fits take plain errors."""
+        file = self.folder / "cards" / f"{nfe}-{number}-{fitted}{'-plain' * plain}.json"
         if file.exists():
             return ls.load_card(file)
         count = fitted + HELD_OUT
@@ -116,8 +119,8 @@ class GuardBench:
             table,
             held_out=HELD_OUT,
             reference=Reference(target[:count], float("nan"), STEPS, start_of(noise, table)),
-            batch_size=BATCH,
-            guard_share=SHARE,
+            batch_size=CALL,
+            guard_share=0.0 if plain else SHARE,
             model=self.model.info(self.case.guidance),
             seed=number,
             journal=self.folder / "calibration" / file.stem,
@@ -126,78 +129,120 @@ class GuardBench:
         result.card.save(file)
         return result.card
 
-    def squared(self, card: ls.Card) -> dict[str, Array]:
-        """Squared errors of fresh samples with the base, the table alone and the guard, and which were flagged."""
+    def seen(self, table: ls.SolverTable, purpose: Any, number: int, count: int) -> dict[str, Array]:
+        """A run of a table on some samples: statistics, squared errors, and how far each output is from the ends."""
         found: list[dict[str, Array]] = []
-        for place, denoiser, noise in self._parts("evaluation", 0, self.samples):
+        for place, denoiser, noise in self._parts(purpose, number, count):
 
-            def measure(
+            def run(
                 place: str = place, denoiser: ls.Denoiser = denoiser, noise: torch.Tensor = noise
             ) -> dict[str, Array]:
-                target = self.target(place, denoiser, noise)
-                guarded = sample_guarded(denoiser, noise, card)
-                drawn = {
-                    "base": ls.sample(denoiser, noise, card.base_table),
-                    "unguarded": ls.sample(denoiser, noise, card.table),
-                    "guarded": guarded.samples,
-                }
-                flags = {"flagged": guarded.flagged.double().numpy()}
-                return {**flags, **{name: squared_errors(one, target) for name, one in drawn.items()}}
+                target, parts = self.target(place, denoiser, noise), list[dict[str, Array]]()
+                for begin in range(0, len(noise), CALL):
+                    part = slice(begin, begin + CALL)
+                    recorder, outputs = Recorder(table), list[Array]()
 
-            own = digest(table_digest(card.table), table_digest(card.base_table), repr(card.guard))[:20]
-            found.append(self.journal(f"{place}/{own}", measure))
+                    def see(
+                        k: int,
+                        sigma: float,
+                        x: torch.Tensor,
+                        prediction: torch.Tensor,
+                        recorder: Recorder = recorder,
+                        outputs: list[Array] = outputs,
+                        part: slice = part,
+                    ) -> None:
+                        recorder(k, sigma, x, prediction)
+                        outputs.append(np.sqrt(squared_errors(prediction, target[part])))
+
+                    end = ls.sample(denoiser.select(part), noise[part], table, callback=see)
+                    own = {"statistics": recorder.read(), "squared": squared_errors(end, target[part])}
+                    parts.append({**own, "away": np.stack(outputs, 1)})
+                return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
+
+            found.append(self.journal(f"{place}/run-{table_digest(table)[:20]}", run))
         return {name: np.concatenate([part[name] for part in found]) for name in found[0]}
 
-    def scores(self, card: ls.Card, number: int, count: int, squared: Mapping[str, Array]) -> dict[str, Any]:
-        """What other scores would be worth; see :mod:`benchmarks.guard_scores`."""
+    def check(self, card: ls.Card, flagged: NDArray[np.bool_], guarded: Array) -> None:
+        """Make sure, on a few samples, that the guarded sampler is what runs of both tables say.
 
-        def told(purpose: str, seeds: int, many: int) -> tuple[Array, Array]:
-            parts = []
-            for place, denoiser, noise in self._parts(purpose, seeds, many):
+        Raises:
+            AssertionError: it is not.
+        """
+        place, denoiser, noise = next(self._parts("evaluation", 0, self.samples))
+        drawn = sample_guarded(denoiser, noise, card)
+        squared = squared_errors(drawn.samples, self.target(place, denoiser, noise))
+        if drawn.flagged.tolist() != flagged[: len(noise)].tolist():
+            raise AssertionError(f"sample_guarded flags {drawn.flagged.sum()} samples, the runs' scores others")
+        np.testing.assert_allclose(squared, guarded[: len(noise)], rtol=1e-2, atol=1e-9)
 
-                def measure(
-                    place: str = place, denoiser: ls.Denoiser = denoiser, noise: torch.Tensor = noise
-                ) -> dict[str, Array]:
-                    recorder, target = Recorder(card.table), self.target(place, denoiser, noise)
-                    after = squared_errors(ls.sample(denoiser, noise, card.table, callback=recorder), target)
-                    before = squared_errors(ls.sample(denoiser, noise, card.base_table), target)
-                    return {"statistics": recorder.read(), "ratios": log_ratios(after, before)}
-
-                name = f"{place}/scores-{digest(table_digest(card.table), table_digest(card.base_table))[:20]}"
-                parts.append(self.journal(name, measure))
-            return np.concatenate([p["statistics"] for p in parts]), np.concatenate([p["ratios"] for p in parts])
-
-        statistics, ratios = told("calibration", number, self.calibration)
-        fresh, _ = told("evaluation", 0, self.samples)
-        return compared((statistics[:count], ratios[:count]), fresh, squared["unguarded"], squared["base"])
-
-    def record(self, nfe: int, number: int, fitted: int) -> dict[str, Any]:
+    def record(self, nfe: int, number: int, fitted: int, plain: bool) -> dict[str, Any]:
         """A calibration, and how it fares on fresh samples."""
-        card = self.card(nfe, number, fitted)
-        squared = self.squared(card)
-        base, flagged = squared["base"], float(squared["flagged"].mean())
+        card = self.card(nfe, number, fitted, plain)
+        after, before = (self.seen(one, "evaluation", 0, self.samples) for one in (card.table, card.base_table))
+        guard, base, squared = card.guard, before["squared"], after["squared"]
+        flagged: NDArray[np.bool_] = np.zeros(len(base), bool) if guard is None else guard.flags(after["statistics"])
+        guarded = np.where(flagged, base, squared)
+        look = nfe if guard is None else guard.calls or nfe
+        self.check(card, flagged, guarded)
         record: dict[str, Any] = {
             "model": self.name,
             "nfe": nfe,
             "set": number,
             "fitted": fitted,
+            "plain": plain,
             "held_out": HELD_OUT,
             "accepted": card.end.accepted,
             "reason": card.end.reason,
             "calibration_calls": card.calls,
             "samples": self.samples,
             "base": {"rmse": float(np.sqrt(base.mean())), "median": float(np.median(np.sqrt(base)))},
-            "flagged": flagged,
-            "calls": nfe * (1 + flagged),
+            "look": look,
+            "flagged": float(flagged.mean()),
+            "calls": nfe + (look - 1) * float(flagged.mean()),
             "claim": None,
-            "scores": None if not card.end.accepted else self.scores(card, number, fitted + HELD_OUT, squared),
+            "unguarded": tails(squared, base),
+            "guarded": tails(guarded, base),
+            "far": far(after, before),
+            "scores": self.scores(card, number, fitted + HELD_OUT, after, base) if card.end.accepted else None,
         }
-        for name in ("unguarded", "guarded"):
-            record[name] = tails(squared[name], base)
         if card.end.accepted and (report := card.end.guard) is not None:
             holds = record["guarded"]["worse_2"] <= report.share
             record["claim"] = {"share": report.share, "samples": report.samples, "bad": report.bad, "holds": holds}
         return record
+
+    def scores(
+        self, card: ls.Card, number: int, count: int, fresh: Mapping[str, Array], base: Array
+    ) -> dict[str, dict[str, float]]:
+        """What other scores would be worth; see :mod:`benchmarks.guard_scores`."""
+        after, before = (
+            self.seen(one, "calibration", number, self.calibration) for one in (card.table, card.base_table)
+        )
+        ratios = log_ratios(after["squared"], before["squared"])[:count]
+        return compared((after["statistics"][:count], ratios), fresh["statistics"], fresh["squared"], base)
+
+
+def far(after: Mapping[str, Array], before: Mapping[str, Array]) -> dict[str, Any] | None:
+    """Who the samples are that are more than four times as far off as with the base, and where they part from it.
+
+    Returns:
+        Errors of the base on all samples and on these, and of the table on these, as quantiles 5, 50 and 95 %; and the
+        median distance of every output from the converged sample, for these and for the others. None if there are none.
+    """
+    base, error = np.sqrt(before["squared"]), np.sqrt(after["squared"])
+    lost = error > 4 * base
+    if not lost.any():
+        return None
+
+    def quantiles(values: Array) -> list[float]:
+        return [float(value) for value in np.quantile(values, (0.05, 0.5, 0.95))]
+
+    away = {
+        f"{name}_{which}": np.median(run["away"][who], axis=0).tolist()
+        for name, run in (("table", after), ("base", before))
+        for which, who in (("far", lost), ("others", ~lost))
+    }
+    errors = {"base_all": base, "base_far": base[lost], "table_far": error[lost]}
+    return {"errors": {name: quantiles(values) for name, values in errors.items()}, "away": away}
 
 
 def tails(squared: Array, base: Array) -> dict[str, float]:
@@ -218,6 +263,7 @@ def main() -> None:
     parser.add_argument("--nfe", type=int, nargs="+", help="network calls; default: the network's")
     parser.add_argument("--sets", type=int, default=4, help="sets of calibration noise")
     parser.add_argument("--fitted", type=int, nargs="+", help="fitted samples; default: 48 and the default's")
+    parser.add_argument("--plain", action="store_true", help="without a guard: fits of plain errors")
     parser.add_argument("--samples", type=int, default=2048, help="fresh samples")
     parser.add_argument("--out", type=Path, default=ROOT / "benchmarks" / "results", help="folder of the results")
     asked = parser.parse_args()
@@ -230,9 +276,9 @@ def main() -> None:
         for nfe in asked.nfe or bench.case.nfes:
             for fitted in asked.fitted or dict.fromkeys((48, fitted_samples(nfe))):
                 for number in range(asked.sets):
-                    record = bench.record(nfe, number, fitted)
+                    record = bench.record(nfe, number, fitted, asked.plain)
                     known = json.loads(file.read_text(encoding="utf-8"))["rows"] if file.exists() else []
-                    keys = ("model", "nfe", "set", "fitted", "samples")
+                    keys = ("model", "nfe", "set", "fitted", "plain")
                     rows = [row for row in known if any(row[key] != record[key] for key in keys)]
                     rows = sorted([*rows, record], key=lambda row: [row[key] for key in keys])
                     write_atomically(file, (json.dumps({"rows": rows}, indent=1) + "\n").encode())

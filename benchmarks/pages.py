@@ -9,11 +9,15 @@ from pathlib import Path
 
 from benchmarks.ablation_tables import ablation_sections
 from benchmarks.cost_tables import launches_table, memory_table, overhead_table, scheduler_table, time_table
+from benchmarks.guard_table import guard_table
 from benchmarks.markdown import markdown_table, number
+from benchmarks.monitor_table import monitor_sections
 from benchmarks.peer_tables import peer_sections
 from benchmarks.pipelines.page import pipeline_sections
 from benchmarks.recalibration_table import recalibration_table
 from benchmarks.rollout_table import rollout_table
+from benchmarks.scale_tables import scale_sections
+from benchmarks.universal_table import budget_table, universal_tables
 from longstride.errors import InputError
 from longstride.evaluation.contestants import label
 from longstride.evaluation.results import Line, Results, load_results
@@ -24,6 +28,7 @@ __all__ = ["effect_table", "fill", "verdict", "write_pages", "yardsticks"]
 #: Pages that hold measured tables, below the checkout.
 PAGES = (
     "README.md",
+    "README.ja.md",
     "docs/results.md",
     "docs/calibration.md",
     "docs/iia.md",
@@ -32,8 +37,12 @@ PAGES = (
     "docs/gauss-newton.md",
     "docs/diffusers.md",
     "docs/rollout.md",
+    "docs/monitor.md",
     "docs/recalibration.md",
+    "docs/guard.md",
     "docs/pipelines.md",
+    "docs/universal.md",
+    "docs/scale.md",
 )
 
 
@@ -64,8 +73,14 @@ def _of_folder(results: Path) -> dict[str, Callable[[], str]]:
     for file in sorted(results.glob("*.json")):
         if file.stem in _FILES:
             sections[file.stem] = partial(_FILES[file.stem], file)
+        elif file.stem == "universal":
+            sections |= {name: partial(str, text) for name, text in universal_tables(file).items()}
         elif file.stem == "pipelines":
             sections |= pipeline_sections(file)
+        elif file.stem == "monitor":
+            sections |= monitor_sections(file)
+        elif file.stem == "scale":
+            sections |= scale_sections(file)
         elif file.name.startswith(("ablations_", "newton_")):
             sections |= ablation_sections(file)
         elif not file.stem.endswith("_quality"):
@@ -120,8 +135,10 @@ _FILES: dict[str, Callable[[Path], str]] = {
     "memory": memory_table,
     "calibration_time": time_table,
     "launches": launches_table,
+    "guard": guard_table,
     "recalibration": recalibration_table,
     "rollouts": rollout_table,
+    "budgets": budget_table,
 }
 
 

@@ -74,7 +74,7 @@ def test_a_card_is_text_that_people_can_read(calibration: ls.Calibration, file: 
     assert text.isascii()
     assert len(text.splitlines()) > 50
     raw = json.loads(text)
-    assert (raw["format"], raw["version"], raw["longstride"]) == ("longstride-card", 4, ls.__version__)
+    assert (raw["format"], raw["version"], raw["longstride"]) == ("longstride-card", 5, ls.__version__)
     assert raw["calls"] == calibration.calls > 0
     assert raw["settings"] == {
         "directions": "differences", "r": 1, "substeps": 10, "fine": "base", "ridge": 1e-6, "stages": False,
@@ -170,8 +170,8 @@ def test_a_missing_field_and_a_wrong_type_are_counted(file: Path):
 
 
 def test_a_newer_version(file: Path):
-    rewrite(file, version=5, something_new=1)
-    assert "reads up to 4: upgrade longstride" in refusal(file)
+    rewrite(file, version=6, something_new=1)
+    assert "reads up to 5: upgrade longstride" in refusal(file)
 
 
 @pytest.mark.parametrize("number", ["NaN", "Infinity", "-Infinity", "1e999"])

@@ -17,8 +17,10 @@ VALUES = {"--size": "16x16", "--option": "clean=1", "--dtype": "float16", "--gri
 VALUES |= {"--solver": "ddim", "--negative": "blue", "--label": "1", "--batch-size": "2", "--nfe": "3"}
 VALUES |= {"--prompts": "prompts.txt"}
 VALUES |= {"--calibration-samples": "4", "--substeps": "2", "--features": "inception", "--real": "x.npz"}
+VALUES |= {"--today-sampler": "ddim", "--today-nfe": "9", "--guidance": "2", "--seed": "1", "--device": "cpu"}
+VALUES |= {"--samples": "32", "--batch": "4", "--held-out": "8", "--iterations": "2", "--method": "iia"}
 #: Options without a value.
-FLAGS = ("--compare", "--any-model", "--decoded")
+FLAGS = ("--compare", "--any-model", "--decoded", "--quick")
 #: Cases as arguments of a command. The cards are read after the options.
 CASES = {
     "network": (),
@@ -28,6 +30,8 @@ CASES = {
     "one row": PIPELINE,
     "cards only": ("--solvers", ",", "--card", "card.json"),
     "errors only": ("--dimensions", "0"),
+    "outcome": ("--from", "outcome.json"),
+    "budget": ("--budget", "2000"),
 }
 
 

@@ -9,6 +9,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from problems import Mixture
@@ -93,6 +94,7 @@ def test_the_readme_switches_and_calibrates_a_pipeline(here: Path) -> None:
     pipe = DiffusionPipeline.from_pretrained("path/to/pipeline")
     pipe.set_progress_bar_config(disable=True)
     exec(switch, {"pipe": pipe})
+    assert pipe.scheduler.config.solver == "longstride"
     assert len(pipe("a", num_inference_steps=3, height=16, width=16).images) == 1
     (command,) = commands("README.md")
     done = CliRunner().invoke(app, [*command[1:], "--nfe", "4", *SMALL])
@@ -102,6 +104,26 @@ def test_the_readme_switches_and_calibrates_a_pipeline(here: Path) -> None:
     assert pipe.scheduler.card.nfe == 4
     assert pipe.scheduler.setup.calibrated
     assert len(scope["images"]) == 1
+
+
+@pytest.mark.parametrize("name", ["stable_diffusion", "sd3", "xl"])
+def test_the_readmes_two_lines_run_every_process(name: str, tmp_path: Path) -> None:
+    """Stable Diffusion's, a flow, and EDM's as in Playground: from the first level of the schedule."""
+    from diffusers import EDMEulerScheduler
+
+    switch, _ = (block for block in blocks("README.md") if "pipe" in block)
+    pipe = make_pipeline(name, tmp_path)
+    if name == "xl":
+        pipe.scheduler = EDMEulerScheduler()
+    exec(switch, {"pipe": pipe})
+    images = pipe("a", num_inference_steps=5, height=16, width=16, output_type="pt").images
+    table = pipe.scheduler.setup.plan.table
+    assert table.name == "longstride"
+    assert table.nfe == 5
+    start = {"stable_diffusion": 14.6146, "xl": 80.0}.get(name, np.inf)
+    with np.errstate(divide="ignore"):
+        assert table.sigmas[0] / table.alphas[0] == pytest.approx(start, rel=1e-4)
+    assert torch.isfinite(images).all()
 
 
 def test_the_commands_for_pipelines_are_known() -> None:

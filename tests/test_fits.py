@@ -12,6 +12,7 @@ from toy_fits import noise_of as toy_noise
 
 import longstride as ls
 from longstride.calibration.endpoint.gauss_newton import GaussNewton
+from longstride.calibration.endpoint.residuals import Residual
 from longstride.calibration.loss import Loss
 from longstride.parameters import Parameters
 
@@ -79,3 +80,25 @@ def test_known_samples_cost_their_trial_alone():
     at = samples.ledger.calls
     newton([0]).errors(few.table, [0])
     assert samples.ledger.calls == at
+
+
+def test_a_fit_in_units_of_scales_is_a_weighted_fit():
+    """One call and its weight alone: weighted least squares. A common factor of all scales changes nothing."""
+    x = noise_of(32)
+    start = Parameters(1, levels=False).prepared(ls.build("ddim", SIGMAS[[0, -1]]))
+    output = Mixture()(x, float(SIGMAS[0]))
+    target = start.a[1] * x + 0.7 * output + 0.05 * noise_of(32, seed=1) / SIGMAS[0]
+    samples, scales = samples_of(Mixture(), x, target), np.geomspace(0.1, 25.0, 32)
+
+    def fitted(scales, robust=0.0, residual=PIXELS):
+        newton = GaussNewton(samples, Parameters(1, levels=False), residual, robust=robust, scales=scales)
+        return newton.fit(start, 1, damping=1e-12).table.b[1, 0]
+
+    out, left = output[:24], (target - start.a[1] * x)[:24]
+    weights = 1 / scales[:24, None]
+    wanted = float((out * left * weights).sum() / (out.square() * weights).sum())
+    assert fitted(scales) == pytest.approx(wanted, rel=1e-8)
+    assert fitted(None) != pytest.approx(wanted, rel=1e-4)
+    assert fitted(8 * scales, 1.0) == pytest.approx(fitted(scales, 1.0), rel=1e-8)
+    beside = Residual(lambda x: x)  # the same residual twice: the step is that of the normal equations alone
+    assert fitted(scales, residual=beside) == pytest.approx(wanted, rel=1e-6)

@@ -10,6 +10,7 @@ import longstride as ls
 from longstride.guard import Guard
 from longstride.guard.bound import needed, upper_share
 from longstride.guard.score import FEWEST, fit_guard, log_ratios
+from longstride.guard.statistics import names
 
 
 def drawn(n, seed=0, scatter=0.3):
@@ -22,8 +23,8 @@ def drawn(n, seed=0, scatter=0.3):
 def test_what_follows_from_one_statistic_is_ranked_by_it():
     guard, (fresh, ratios) = fit_guard(*drawn(100, scatter=0.0), 0.03), drawn(400, 1, scatter=0.0)
     inside = np.abs(fresh[:, 0]) < 2  # beyond its cut a statistic counts no more
-    assert spearmanr(guard.scores(fresh)[inside], ratios[inside])[0] > 0.999
-    np.testing.assert_allclose(guard.scores(fresh)[inside], ratios[inside], atol=0.05)
+    assert spearmanr(guard.scores(fresh)[inside], ratios[inside])[0] > 0.99
+    np.testing.assert_allclose(guard.scores(fresh)[inside], np.tanh(ratios[inside] - np.log(2)), atol=0.35)
 
 
 def test_units_of_statistics_do_not_matter():
@@ -69,6 +70,35 @@ def test_samples_that_cannot_be_bad_are_not_made_again():
     assert not fit_guard(statistics, ratios - 3.0, 0.1).flags(drawn(500, 5)[0]).any()
 
 
+def run_of(n, seed=0, nfe=4, told=1):
+    """Statistics of runs; those of call ``told`` say how bad a sample is, one in three, and later calls say no more."""
+    rng = np.random.default_rng(seed)
+    statistics = rng.normal(size=(n, len(names(nfe))))
+    return statistics, np.where(statistics[:, len(names(told)) - 1] > 0.5, 0.9, -3.0)
+
+
+@pytest.mark.parametrize("told", [1, 2, 4])
+def test_a_guard_looks_as_soon_as_bad_samples_can_be_told(told):
+    """Each call later the same further calls pay for fewer samples."""
+    guard = fit_guard(*run_of(400, told=told), 0.05, 4)
+    assert guard.calls == told
+    assert len(guard.weights) == len(names(told))
+    assert guard.share == (0.25 if told == 1 else min(0.05 * 4 / (told - 1), 0.25))
+    fresh, ratios = run_of(4000, 1, told=told)
+    flags, bad = guard.flags(fresh), ratios > 0
+    assert flags.mean() <= 1.3 * guard.share
+    assert (flags & bad).mean() > 0.95 * min(flags.mean(), bad.mean())
+    np.testing.assert_array_equal(guard.scores(fresh[:, : len(guard.weights)]), guard.scores(fresh))
+
+
+def test_the_fit_of_a_look_is_that_of_its_statistics_alone():
+    statistics, ratios = run_of(200, told=2)
+    early, alone = fit_guard(statistics, ratios, 0.05, 4), fit_guard(statistics[:, : len(names(2))], ratios, 0.2)
+    assert early.calls == 2
+    np.testing.assert_allclose(early.weights, alone.weights)
+    assert early.threshold == alone.threshold
+
+
 def test_what_is_not_finite_is_flagged():
     guard, fresh = fit_guard(*drawn(60), 0.03), drawn(5, 1)[0]
     fresh[2, 4] = np.nan
@@ -94,6 +124,8 @@ def test_a_guard_checks_its_numbers():
     for wrong in ({"scale": (0.0,)}, {"weights": (1.0, 2.0)}):
         with pytest.raises(ls.InputError, match="as many medians, positive deviations and weights"):
             Guard(**{**numbers, **wrong})
+    with pytest.raises(ls.InputError, match="looks after 2 calls does not have 1 weights"):
+        Guard(**numbers, calls=2)
     with pytest.raises(ls.InputError, match="between 0 and 1, got 1"):
         Guard(**{**numbers, "share": 1.0})
     with pytest.raises(ls.InputError, match=r"expected statistics \(B, 1\), got \(3, 2\)"):

@@ -131,6 +131,21 @@ def test_a_run_that_has_not_ended_has_no_statistics():
         recorder.read()
 
 
+@pytest.mark.parametrize("calls", [1, 2, 3, 4])
+def test_the_first_statistics_are_those_of_the_first_calls(calls):
+    """Also if the run goes on after they were read."""
+    x, recorder, run = noise_of(6, 8), Recorder(TABLE), ls.sampler.Run(noise_of(6, 8), TABLE)
+    run.go(calls, Mixture(), recorder)
+    early = recorder.read(calls)
+    with pytest.raises(ls.InputError, match=f"expected the 5 network calls so far, got {calls}"):
+        recorder.read(5)
+    run.finish(Mixture(), recorder)
+    whole = recorder.read()
+    assert early.shape == (6, len(names(calls)))
+    np.testing.assert_allclose(early, whole[:, : len(names(calls))], rtol=1e-12, atol=1e-12)
+    np.testing.assert_array_equal(np.stack(list(recorded(Mixture(), x).values()), 1).shape, whole.shape)
+
+
 def test_a_recorder_serves_several_runs():
     recorder = Recorder(TABLE)
     for n in (4, 2):

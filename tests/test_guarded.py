@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import pytest
@@ -15,6 +15,7 @@ import longstride as ls
 from longstride.calibration.reference.solve import squared_errors
 from longstride.guard import Guard, Recorder
 from longstride.guard.score import fit_guard, log_ratios
+from longstride.guard.statistics import names
 
 
 @dataclass(frozen=True)
@@ -56,8 +57,45 @@ def test_the_calls_that_are_told_are_made(card):
     x, unlucky = noise_of(64, 2), unlucky_of(64)
     denoiser = network(unlucky)
     found = ls.sample_guarded(denoiser, x, card)
-    assert denoiser.calls == found.calls * 64 == 4 * (64 + int(found.flagged.sum()))
+    assert denoiser.calls == found.calls * 64 == 4 * 64 + 3 * int(found.flagged.sum())  # the base's first call is known
     assert (found.scores > card.guard.threshold).tolist() == found.flagged.tolist()
+
+
+@pytest.mark.parametrize("look", [1, 2, 3])
+def test_a_guard_that_looks_early_stops_what_it_flags(look):
+    """All others go on as if they were alone; the calls are counted to the one."""
+    x, unlucky, seen = noise_of(64, 2), unlucky_of(64), []
+    recorder = Recorder(TABLE)
+    ls.sample(network(unlucky), x, TABLE, callback=recorder)
+    early = recorder.read()[:, : len(names(look))]
+    guard = fit_guard(early, np.where(early[:, 0] > np.quantile(early[:, 0], 0.8), 2.0, -1.0), 0.1)
+    denoiser, guard = network(unlucky), replace(guard, calls=look)
+    found = ls.sample_guarded(denoiser, x, Carded(guard), callback=lambda k, s, x, d: seen.append((k, len(x))))
+    flagged = found.flagged
+    assert 3 <= flagged.sum() <= 10
+    np.testing.assert_allclose(found.scores, guard.scores(early), rtol=1e-10)
+    on = 64 - int(flagged.sum())
+    assert seen == [(k, 64 if k < look else on) for k in range(4)]
+    assert denoiser.calls == found.calls * 64 == look * 64 + (4 - look) * on + 3 * int(flagged.sum())
+    plain, base = ls.sample(network(unlucky), x, TABLE), ls.sample(network(unlucky), x, BASE)
+    torch.testing.assert_close(found.samples[flagged], base[flagged], rtol=0, atol=0)
+    torch.testing.assert_close(found.samples[~flagged], plain[~flagged], rtol=0, atol=0)
+
+
+def test_a_guard_may_flag_everything(card):
+    x = noise_of(4)
+    found = ls.sample_guarded(network(unlucky_of(4)), x, Carded(replace(card.guard, threshold=-9.0)))
+    assert found.flagged.all()
+    torch.testing.assert_close(found.samples, ls.sample(network(unlucky_of(4)), x, BASE), rtol=0, atol=0)
+
+
+def test_the_first_output_is_not_taken_from_another_level(card):
+    """A base that starts elsewhere makes all its calls."""
+    other = ls.build("ddim", np.array([9.0, *BASE.levels[1:]]))
+    x, denoiser = noise_of(4), network(unlucky_of(4))
+    found = ls.sample_guarded(denoiser, x, Carded(replace(card.guard, threshold=-9.0), base_table=other))
+    assert denoiser.calls == 4 * (4 + 4) == found.calls * 4
+    torch.testing.assert_close(found.samples, ls.sample(network(unlucky_of(4)), x, other), rtol=0, atol=0)
 
 
 def test_a_card_may_stand_where_a_table_may(card):

@@ -139,7 +139,7 @@ def test_a_calibration_keeps_its_guard_on_the_card(tmp_path):
     """Also after a restart from its journal, to the bit; and the old numbers are those of a calibration without it."""
     x, base = noise_of(96), ls.build("ddim", SIGMAS)
     options = {"reference_steps": 32, "iterations": 2, "scouts": 1}
-    asked = {**options, "guard_share": 0.03}
+    asked = {**options, "guard_share": 0.03, "guard_floor": None}
     found = ls.calibrate(Mixture(), x, base, journal=tmp_path / "work", **asked)
     found.card.save(tmp_path / "card.json")
     card = ls.load_card(tmp_path / "card.json")
@@ -158,7 +158,7 @@ def test_a_calibration_keeps_its_guard_on_the_card(tmp_path):
 def test_a_guard_of_other_calls_is_no_valid_card(tmp_path):
     x, base = noise_of(48), ls.build("ddim", SIGMAS)
     card = ls.calibrate(Mixture(), x, base, reference_steps=16, iterations=1, scouts=1, guard_share=0.03).card
-    short = replace(card.guard, centre=(0.0,), scale=(1.0,), weights=(1.0,))
+    short = replace(card.guard, centre=(0.0,), scale=(1.0,), weights=(1.0,), calls=None)
     card.model_copy(update={"guard": short}).save(tmp_path / "card.json")
     with pytest.raises(ls.CardError, match="a guard of 1 statistics, but a run of 4 calls has 25"):
         ls.load_card(tmp_path / "card.json")

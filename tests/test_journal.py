@@ -85,3 +85,13 @@ def test_a_journal_of_another_calibration_is_not_taken_for_this_one(tmp_path):
             calibrated(tmp_path, **other)
     with pytest.raises(ls.InputError, match="unfinished work of another network"):
         calibrated(tmp_path, std=0.7)
+
+
+def test_a_probe_that_holds_nan_is_the_same_probe(tmp_path):
+    """A network that returns NaN is told by the work itself, and not as another network."""
+    bad = torch.tensor([1.0, float("nan"), 3.0])
+    Journal(tmp_path).probe(bad)
+    Journal(tmp_path).probe(bad)
+    Journal(tmp_path / "nan").probe(bad * float("nan"))
+    with pytest.raises(ls.InputError, match="of another network"):
+        Journal(tmp_path).probe(torch.tensor([1.0, 2.0, 3.0]))

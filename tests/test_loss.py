@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from longstride.calibration.loss import Loss
+from longstride.calibration.loss import Loss, relative_scales
 
 INFINITE = float("inf")
 
@@ -41,3 +41,21 @@ def test_several_sets_of_errors_are_compared_on_the_least_of_their_scales():
     assert Loss.common([large, small], 2.0).c2 == 2.0
     assert Loss.common([large, np.zeros(3)]).c2 == 3.0
     assert Loss.common([large, small], 0.0).c2 == Loss.common([]).c2 == INFINITE
+
+
+# Scales of errors
+
+
+def test_errors_are_told_in_units_of_the_bases_between_a_floor_and_a_cap():
+    base = np.array([1e-9, 0.5, 2.0, 4.0, 1e4])
+    np.testing.assert_allclose(relative_scales(base, 0.1), [0.1, 0.25, 1.0, 2.0, 25.0])
+    np.testing.assert_allclose(relative_scales(7 * base, 0.1), relative_scales(base, 0.1))
+
+
+@pytest.mark.parametrize("base", [[0.0, 0.0, 1.0], [1.0, INFINITE, INFINITE]])
+def test_without_a_typical_error_all_scales_are_one(base):
+    assert relative_scales(np.array(base), 0.1).tolist() == [1.0] * 3
+
+
+def test_a_sample_that_the_base_loses_has_the_largest_scale():
+    assert relative_scales(np.array([1.0, 1.0, INFINITE, np.nan, 1.0])[[0, 1, 4, 2]], 0.1).tolist() == [1, 1, 1, 25]

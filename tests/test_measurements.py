@@ -39,6 +39,17 @@ def test_errors_are_those_of_plain_runs_and_are_measured_once(solver, features):
     assert measured.samples.ledger.calls == 40 * 4
 
 
+@pytest.mark.parametrize("features", [None, halves])
+def test_squared_residuals_are_told_in_units_of_scales_and_squared_errors_are_not(features):
+    x, table, scales = noise_of(40), ls.build("ipndm", SIGMAS), np.geomspace(0.1, 25.0, 40)
+    residual = PIXELS if features is None else Residual(features)
+    samples = samples_of(Mixture(), x, held_out=16, unit=8)
+    plain = Measurements(samples, Parameters(4), residual).errors(table, [1, 3])
+    found = Measurements(samples, Parameters(4), residual, scales).errors(table, [1, 3])
+    np.testing.assert_allclose(found[:, 0], plain[:, 0] / np.r_[scales[8:16], scales[24:32]], rtol=1e-12)
+    np.testing.assert_array_equal(found[:, 1], plain[:, 1])
+
+
 @pytest.mark.parametrize("value", [float("nan"), INFINITE, 1e200])
 @pytest.mark.parametrize("features", [None, halves])
 def test_what_is_not_finite_is_infinitely_wrong(features, value):

@@ -13,8 +13,9 @@ from torch.overrides import TorchFunctionMode
 
 import longstride as ls
 from longstride.sampler import Run
+from longstride.solvers import CLASSICAL_SOLVERS
 
-EVERY = pytest.mark.parametrize("name", ls.SOLVERS)
+EVERY = pytest.mark.parametrize("name", CLASSICAL_SOLVERS)
 
 
 class Clones(TorchFunctionMode):
@@ -358,3 +359,17 @@ def test_a_run_that_keeps_everything_frees_nothing(name):
             run.see(run.x * 0.5)
             run.advance()
     assert counter.most >= 2 * table.nfe
+
+
+@EVERY
+def test_some_samples_of_a_run_go_on_alone(name):
+    """From any state; the run they were taken from goes on as it would have."""
+    table = table_of(name, 6)
+    noise, index = noise_of(5, 3), torch.tensor([4, 0])
+    whole = Run(noise, table).finish(Mixture())
+    for k in range(table.nfe + 1):
+        run = Run(noise, table)
+        run.go(k, Mixture())
+        assert run.k == k
+        torch.testing.assert_close(run.select(index).finish(Mixture()), whole[index], rtol=1e-12, atol=1e-12)
+        torch.testing.assert_close(run.finish(Mixture()), whole, rtol=1e-12, atol=1e-12)

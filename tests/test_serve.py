@@ -96,7 +96,7 @@ def test_a_bad_card_at_a_tenth_of_the_traffic_goes_back_and_no_request_fails(set
         replies = generate(port, 1500, 3, stop=lambda: rollout.status().status == "rolled back")
         app.state.service.reference.wait()
         assert rollout.log()[-1].action == "rolled back"
-        assert re.match("typical error|mean error|samples 4 times", rollout.log()[-1].reason)
+        assert re.match("typical error|mean error|samples 4 times|alarms of drift", rollout.log()[-1].reason)
         new = [reply.number for reply in replies if reply.arm == "new"]
         after = [generate(port, 1, 1, first=number)[0] for number in new[:3]]
     assert {reply.status for reply in replies} == {200}

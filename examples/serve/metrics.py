@@ -80,6 +80,7 @@ class Metrics:
             "longstride_non_finite", "Samples with NaN or infinity; served by the base", **options
         )
         self.flagged = Counter("longstride_flagged", "Samples that the guard flagged", ["arm"], **options)
+        self.drift = Counter("longstride_drift", "Pictures with an alarm of the card's monitor", ["arm"], **options)
         self.seconds = Histogram("longstride_seconds", "Time of a picture", ["arm"], buckets=_SECONDS, **options)
         self.inside = Gauge("longstride_inside", "Requests that are worked on or wait", **options)
         self.registry.register(_Standing(service))
@@ -90,3 +91,4 @@ class Metrics:
         self.seconds.labels(picture.arm).observe(picture.seconds)
         self.non_finite.inc(picture.non_finite)
         self.flagged.labels(picture.arm).inc(bool(picture.flagged))
+        self.drift.labels(picture.arm).inc(bool(picture.drift))

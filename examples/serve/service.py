@@ -32,7 +32,8 @@ class Settings:
         waiting: Most requests that wait for their turn; more are told to come back (503).
         reference_share: Share of the requests of every arm whose error is measured in the background.
         reference_steps: Steps of the converged solution.
-        flag: Whether a sample ``(1, *shape)`` is suspect, or None without a guard.
+        flag: Whether a sample ``(1, *shape)`` is suspect, or None without a guard of your own.
+        false_alarms: Share of false alarms of the monitor of every card that holds clean runs.
     """
 
     store: Path
@@ -42,6 +43,7 @@ class Settings:
     reference_share: dict[str, float] = field(default_factory=lambda: {"base": 0.01, "old": 0.01, "new": 0.1})
     reference_steps: int = 64
     flag: Callable[[Tensor], bool] | None = None
+    false_alarms: float = 0.001
 
 
 @dataclass(frozen=True)
@@ -54,6 +56,7 @@ class Picture:
         seconds: Time that it took.
         non_finite: Whether the arm that was asked first returned NaN or infinity.
         flagged: Whether the sample is suspect; None without a guard.
+        drift: Whether the monitor of the card raised its alarm, or it stands; None without a monitor.
     """
 
     sample: Tensor
@@ -61,6 +64,7 @@ class Picture:
     seconds: float
     non_finite: bool
     flagged: bool | None
+    drift: bool | None = None
 
 
 class Service:
@@ -79,6 +83,7 @@ class Service:
         self.reference = LiveReference(self.rollout, settings.reference_share)
         self._lock = threading.Lock()
         self._tables: dict[tuple[str, str | None], ls.SolverTable] = {}
+        self._cards: dict[tuple[str, str | None], tuple[ls.Card, ls.Monitor | None]] = {}
         self._base: ls.SolverTable | None = None
         try:
             for name in self.rollout.plan.names[::-1]:  # the newest card that can be read says what the base is
@@ -117,6 +122,8 @@ class Service:
                     self._give_up(known.name, str(error))
                 else:
                     self._tables[key] = card.table
+                    watched = None if card.normal is None else ls.Monitor(card, self.settings.false_alarms)
+                    self._cards[key] = card, watched
                     self._base = card.base_table if self._base is None or known.name == plan.new else self._base
             if self._base is None and key not in self._tables:
                 raise ls.CardError(f"the card of {known.name} cannot be read")
@@ -127,6 +134,18 @@ class Service:
         names = self.rollout.plan.names
         with suppress(ls.LongstrideError):  # another process was faster, or the store cannot be written
             self.rollout.rollback(reason, to=names[names.index(arm) - 1])
+
+    def _drawn(self, arm: str, denoiser: ls.Denoiser, noise: Tensor) -> tuple[Tensor, bool | None, bool | None]:
+        """A sample of an arm, whether it is flagged, and whether the monitor raised its alarm."""
+        known = next((one for one in self.rollout.plan.arms if one.name == arm), None)
+        card, monitor = self._cards.get((known.name, known.digest), (None, None)) if known else (None, None)
+        if card is None or (card.guard is None and monitor is None):
+            return ls.sample(denoiser, noise, self.table(arm)), None, None
+        found = ls.sample_guarded(denoiser, noise, card, monitor=monitor)
+        if not (torch.isfinite(found.scores).all() and (found.seen is None or found.seen.finite)):
+            raise ls.NonFiniteError("the card's sample is not finite")  # the arm is withdrawn
+        drift = None if found.seen is None or monitor is None else found.seen.alarm or monitor.report().alarm_stands
+        return found.samples, None if card.guard is None else bool(found.flagged.any()), drift
 
     @torch.inference_mode()
     def picture(self, key: str, seed: int) -> Picture:
@@ -141,20 +160,22 @@ class Service:
         seeds = range(seed, seed + 1)
         table, denoiser = self.table(arm), self.model.denoiser(seeds)
         noise, served, non_finite = self.model.noise(seeds, table.sigmas[0]), arm, False
+        flagged, drift = None, None
         try:
-            sample = ls.sample(denoiser, noise, table)
+            sample, flagged, drift = self._drawn(arm, denoiser, noise)
         except ls.NonFiniteError as error:
             _log.error("%s: %s", arm, error)
             names = self.rollout.plan.names
             non_finite, served, table = True, names[0], self.table(names[0])
             noise = self.model.noise(seeds, table.sigmas[0])
             sample = ls.sample(denoiser, noise, table)
-        flagged = None if self.settings.flag is None or non_finite else self.settings.flag(sample)
+        if self.settings.flag is not None and not non_finite:
+            flagged = self.settings.flag(sample)
         seconds = time.perf_counter() - start
-        self.rollout.record(key, arm, flagged=flagged, non_finite=non_finite, seconds=seconds)
+        self.rollout.record(key, arm, flagged=flagged, drift=drift, non_finite=non_finite, seconds=seconds)
         if not non_finite:
             self._offer(key, arm, seeds, noise, sample, table)
-        return Picture(sample, served, seconds, non_finite, flagged)
+        return Picture(sample, served, seconds, non_finite, flagged, drift)
 
     def _offer(self, key: str, arm: str, seeds: range, noise: Tensor, sample: Tensor, table: ls.SolverTable) -> None:
         other = self.table(self.rollout.control) if arm == self.rollout.plan.new else None

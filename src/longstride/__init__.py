@@ -4,16 +4,18 @@ from longstride.book import CardBook, load_book
 from longstride.calibration import Calibration, Reference, calibrate, solve_reference
 from longstride.calibration.many import calibrate_book
 from longstride.calibration.recalibrate import Recalibration, recalibrate
+from longstride.calibration.scale import DataScale, measure_std
 from longstride.card import Card, ModelInfo, load_card
 from longstride.denoiser import Denoiser, as_denoiser
-from longstride.errors import CardError, InputError, LongstrideError, NonFiniteError, StoreError
+from longstride.errors import CardError, InputError, LongstrideError, MonitorError, NonFiniteError, StoreError
 from longstride.grid import grid
-from longstride.guard import Guarded, sample, sample_guarded
+from longstride.guard import Guarded, Monitor, sample, sample_guarded
 from longstride.nodes import Nodes
 from longstride.rollout import Rollout
 from longstride.schedule import Schedule
 from longstride.solvers import SOLVERS, build, steps_for_nfe
 from longstride.table import Row, SolverTable
+from longstride.universal import universal
 from longstride.version import __version__
 from longstride.zoo import Model, load_model
 
@@ -23,12 +25,15 @@ __all__ = [
     "Card",
     "CardBook",
     "CardError",
+    "DataScale",
     "Denoiser",
     "Guarded",
     "InputError",
     "LongstrideError",
     "Model",
     "ModelInfo",
+    "Monitor",
+    "MonitorError",
     "Nodes",
     "NonFiniteError",
     "Recalibration",
@@ -47,9 +52,11 @@ __all__ = [
     "load_book",
     "load_card",
     "load_model",
+    "measure_std",
     "recalibrate",
     "sample",
     "sample_guarded",
     "solve_reference",
     "steps_for_nfe",
+    "universal",
 ]

@@ -29,8 +29,9 @@ from longstride.version import __version__
 
 __all__ = ["BOOK_VERSION", "CardBook", "Entry", "Unjudged", "load_any", "load_book"]
 
-#: Version of the format; a book with a higher one was written by a newer longstride. Version 2: cards of version 4.
-BOOK_VERSION = 2
+#: Version of the format; a book with a higher one was written by a newer longstride. Version 2 holds cards of
+#: version 4, version 3 of version 5.
+BOOK_VERSION = 3
 #: Most settings of a book.
 _MOST_ENTRIES = 1024
 

@@ -13,14 +13,18 @@ from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
+from torch import Tensor
 
 from longstride import documents
 from longstride.card_parts import CallInfo, ModelInfo, ScheduleInfo, SolverInfo, TableData
 from longstride.errors import CardError, InputError
 from longstride.grid import check_levels
+from longstride.guard.clean import normal_of
+from longstride.guard.normal import Normal
 from longstride.guard.score import Guard
 from longstride.guard.statistics import names
 from longstride.reports import EndReport, Report, RowReport, Search
+from longstride.sampler import DenoiserLike
 from longstride.schedule import Schedule
 from longstride.table import SolverTable
 from longstride.version import __version__
@@ -28,8 +32,9 @@ from longstride.version import __version__
 __all__ = ["CARD_VERSION", "Card", "ModelInfo", "load_card", "parse_card", "same_start"]
 
 #: Version of the format; a card with a higher one was written by a newer longstride. Before version 4 a card does not
-#: say its call. So a guidance of None on the card of a pipeline means there: the default of the pipeline.
-CARD_VERSION = 4
+#: say its call. So a guidance of None on the card of a pipeline means there: the default of the pipeline. Version 5 may
+#: hold clean runs.
+CARD_VERSION = 5
 #: First noise levels that differ by more than this factor are of another process, shift or grid.
 _FARTHEST = 1.25
 #: Larger levels and weights overflow float32, in which samplers run.
@@ -62,6 +67,8 @@ class Card(documents.Document):
         call: The call of the pipeline; None on cards before version 4, and if no pipeline was calibrated.
         guard: Says which samples the base makes again; None if the table is the base's, on older cards, and if the
             guard was switched off.
+        normal: The statistics of clean runs of the table, which a :class:`~longstride.Monitor` compares with; None on
+            cards before version 5, and if no clean runs were asked for. See :meth:`with_normal`.
     """
 
     format: Literal["longstride-card"] = "longstride-card"
@@ -83,6 +90,7 @@ class Card(documents.Document):
     scheduler: dict[str, Any] | None = None
     call: CallInfo | None = None
     guard: Guard | None = None
+    normal: Normal | None = None
 
     @staticmethod
     def of(
@@ -94,6 +102,7 @@ class Card(documents.Document):
         schedule: Schedule | None,
         report: Report,
         guard: Guard | None = None,
+        normal: Normal | None = None,
     ) -> Card:
         """Card of a calibrated ``table``; used by :func:`longstride.calibrate`."""
         times = None if schedule is None else schedule.time(table.sigmas).tolist()
@@ -113,6 +122,7 @@ class Card(documents.Document):
             end=report.end,
             calls=report.calls,
             guard=guard,
+            normal=normal,
         )
 
     @property
@@ -136,9 +146,24 @@ class Card(documents.Document):
         if self.guard is None or not self.guard.needed:
             return None
         return (
-            "this card is better than its base only with its guard, which runs in longstride.sample and not here: "
-            "calibrate it with guard_share=0, on more samples"
+            "this card is better than its base only with its guard, which runs in longstride.sample, and for pipelines "
+            "in longstride.integrations.pipelines.sample_guarded: use it, or calibrate with guard_share=0"
         )
+
+    def with_normal(self, denoiser: DenoiserLike, noise: Tensor, *, batch_size: int = 64) -> Card:
+        """The same card with the statistics of clean runs, which a :class:`~longstride.Monitor` compares with.
+
+        Args:
+            denoiser: The network as the card was made for it, bound to the conditions of all samples.
+            noise: The first level of :attr:`table` times standard normal noise, shape ``(B, *)``. At least 32 samples;
+                256 are usual. Each costs :attr:`nfe` network calls.
+            batch_size: Most samples per network call.
+
+        Raises:
+            InputError: fewer than 32 runs are finite, or the table makes so many calls that no card can hold their
+                statistics.
+        """
+        return self.model_copy(update={"normal": normal_of(denoiser, noise, self.table, batch_size=batch_size)})
 
     def check_model(self, model: ModelInfo) -> None:
         """Make sure that the card belongs to ``model``.
@@ -172,11 +197,18 @@ class Card(documents.Document):
             raise CardError(
                 f"{where} says nfe = {self.nfe}, but its tables make {[table.nfe for table in tables]} calls"
             )
-        if self.guard is not None and len(self.guard.weights) != len(names(self.nfe)):
+        if self.normal is not None and len(self.normal.centre) != len(names(self.nfe)):
             raise CardError(
-                f"{where} holds a guard of {len(self.guard.weights)} statistics, but a run of {self.nfe} calls has "
+                f"{where} holds clean runs of {len(self.normal.centre)} statistics, but a run of {self.nfe} calls has "
                 f"{len(names(self.nfe))}"
             )
+        if self.guard is not None:
+            calls = min(self.guard.calls or self.nfe, self.nfe)
+            if len(self.guard.weights) != len(names(calls)):
+                raise CardError(
+                    f"{where} holds a guard of {len(self.guard.weights)} statistics, but a run of {calls} calls has "
+                    f"{len(names(calls))}"
+                )
 
 
 def _check_numbers(table: SolverTable) -> None:

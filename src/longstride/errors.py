@@ -9,6 +9,7 @@ __all__ = [
     "CardError",
     "InputError",
     "LongstrideError",
+    "MonitorError",
     "NonFiniteError",
     "StoreError",
     "not_taken",
@@ -40,6 +41,10 @@ class CardError(LongstrideError, ValueError):
 
 class NonFiniteError(LongstrideError, ArithmeticError):
     """Samples hold NaN or infinity; the message names the first network call that returned such an output, if any."""
+
+
+class MonitorError(LongstrideError, RuntimeError):
+    """A monitor with the policy ``"raise"`` found runs that are not like clean runs; the message says which and how."""
 
 
 class StoreError(LongstrideError, OSError):

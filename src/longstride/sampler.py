@@ -79,6 +79,14 @@ class History:
             total.add_(tensor, alpha=weight)
         return total
 
+    def selected(self, index: Tensor) -> History:
+        """The history of some samples, ``(b,)``: a copy."""
+        other = copy(self)
+        other.states = {k: x[index] for k, x in self.states.items()}
+        other.outputs = {k: x[index] for k, x in self.outputs.items()}
+        other._borrowed = [None, None]
+        return other
+
     def copied(self) -> History:
         """The same history; its tensors are shared, and nothing is borrowed."""
         self.own()
@@ -197,7 +205,14 @@ class Run:
             callback: Called after every network call, as in :func:`sample`.
             first: The network's output for :attr:`x`, if it is known.
         """
-        while self.k < self.table.nfe:
+        self.go(self.table.nfe, denoiser, callback, first)
+        return self.x
+
+    def go(
+        self, until: int, denoiser: DenoiserLike, callback: Callback | None = None, first: Tensor | None = None
+    ) -> None:
+        """Make the calls before state ``until``, and go to that state; further arguments as in :meth:`finish`."""
+        while self.k < until:
             k, sigma, x = self.k, self.sigma, self.lend()
             prediction = self.ask(denoiser, x) if first is None else first
             self.see(prediction)
@@ -207,7 +222,16 @@ class Run:
             self.advance()
             if callback is not None and told is not None:  # after the row, which reads the output: it may write
                 callback(k, sigma, *told)
-        return self.x
+
+    def select(self, index: Tensor) -> Run:
+        """The run of some samples alone, to be continued with the network bound to them.
+
+        Args:
+            index: Indices ``(b,)`` of samples, on their device.
+        """
+        other = copy(self)
+        other.history = self.history.selected(index)
+        return other
 
     def fork(self, table: SolverTable) -> Run:
         """This run so far, to be continued by another table; tensors are shared."""

@@ -9,6 +9,7 @@ from typing import Any
 
 from torch import Tensor
 
+from longstride.calibration.acceptance.clean_runs import CLEAN_RUNS, clean_runs
 from longstride.calibration.acceptance.guarding import Guarding, Verdict, guarded
 from longstride.calibration.converged import given, solved
 from longstride.calibration.endpoint.search import check_starts
@@ -66,6 +67,7 @@ def calibrate(
     reference_steps: int = 64,
     sigma_floor: float | None = None,
     batch_size: int | None = None,
+    monitor: int = CLEAN_RUNS,
     model: ModelInfo | None = None,
     seed: int | None = None,
     journal: str | Path | None = None,
@@ -95,6 +97,8 @@ def calibrate(
             Default: the least level of the table, or of the schedule if that is lower.
         batch_size: Most samples per network call; default: all at once. A step of ``"gauss_newton"`` holds the last
             states of a batch once per free number of the table.
+        monitor: Number of clean runs of the table, whose statistics a :class:`~longstride.Monitor` compares with: the
+            samples', and fresh ones if it is larger. Each costs the table's network calls. 0: the card has no monitor.
         model: The card's description of the model; default: unnamed.
         seed: Seed that made ``noise``, for the card.
         journal: Folder where finished units are kept. A calibration that was killed goes on from them, and ends in the
@@ -151,11 +155,12 @@ def calibrate(
     if asked is not None:
         verdict = guarded(samples, found.base, final if end.accepted else found.table, end, asked())
     final, end = verdict.table, verdict.end
+    normal, clean = clean_runs(samples, final, monitor)
     say(1, 1, "checking")
     rows = tuple(replace(row, accepted=final.rows[row.row - 1] != table.rows[row.row - 1]) for row in found.rows)
     said = {**described(chosen), "samples": len(samples), "held_out": samples.held_out, "seed": seed}
-    report = Report(rows, end, samples.total_calls() + verdict.calls, found.search)
-    card = Card.of(final, found.base, way.name, said, about, network.schedule, report, verdict.guard)
+    report = Report(rows, end, samples.total_calls() + verdict.calls + clean, found.search)
+    card = Card.of(final, found.base, way.name, said, about, network.schedule, report, verdict.guard, normal)
     per_step = fit_calls / (len(samples) * (len(table.grid) - 1))
     return Calibration(final, card, rows, end, per_step, report.calls, found.search)
 

@@ -21,7 +21,10 @@ from torch import Tensor
 
 from longstride.arrays import Array
 
-__all__ = ["Loss"]
+__all__ = ["Loss", "relative_scales"]
+
+#: Largest scale of :func:`relative_scales`.
+_HIGHEST = 25.0
 
 
 @dataclass(frozen=True)
@@ -62,3 +65,25 @@ class Loss:
     def mean(self, squared: Array) -> float:
         """Mean loss over squared errors ``(B,)``."""
         return float(self.value(squared).mean())
+
+
+def relative_scales(base: Array, floor: float) -> Array:
+    r"""Scales of squared errors, by which e / s compares a table with its base.
+
+    .. math:: s = \mathrm{clip}(e' / m,\; \phi,\; 25), \qquad m = \mathrm{median}\, e'.
+
+    A sample that the base does well then counts as much as a sample that it does badly. The floor keeps single samples
+    that the base hits by chance from ruling a fit. The few samples that the base loses altogether rule its
+    root-mean-square error. Above five times the base's typical error the scale rises no more, so that a fit minds them.
+
+    Args:
+        base: Squared errors e' of the base, ``(B,)``.
+        floor: Phi, between 0 and 1.
+
+    Returns:
+        Shape ``(B,)``; all are 1 if most errors are 0 or not finite.
+    """
+    level = float(np.median(base))
+    if not 0 < level < np.inf:
+        return np.ones(len(base))
+    return np.clip(np.nan_to_num(base / level, nan=np.inf), floor, _HIGHEST)

@@ -76,6 +76,8 @@ def calibrate_book(
     anchors (:mod:`~longstride.interpolate`), and refined by a few steps on few samples. The gate judges every entry: it
     may keep the best classical solver. All entries of a scale share one reference solution.
 
+    Cards of a book hold no clean runs: give a card to be monitored its own, :meth:`~longstride.Card.with_normal`.
+
     Under ``torchrun`` every process calls this with the same arguments, as with :func:`~longstride.calibrate`.
 
     Args:
@@ -221,6 +223,7 @@ class _Scale:
             reference=self.samples.reference,
             sigma_floor=self.samples.floor,
             batch_size=self.samples.batch_size,
+            monitor=0,
             model=self.info,
             seed=self.seed,
             journal=self._folder(f"anchor-{nfe}"),

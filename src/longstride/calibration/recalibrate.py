@@ -58,6 +58,7 @@ def recalibrate(
     reference_steps: int = 64,
     sigma_floor: float | None = None,
     batch_size: int | None = None,
+    monitor: int | None = None,
     model: ModelInfo | None = None,
     seed: int | None = None,
     journal: str | Path | None = None,
@@ -80,6 +81,7 @@ def recalibrate(
         reference_steps: As in :func:`~longstride.calibrate`.
         sigma_floor: As in :func:`~longstride.calibrate`.
         batch_size: As in :func:`~longstride.calibrate`.
+        monitor: As in :func:`~longstride.calibrate`; default: the number of clean runs of ``card``, or 0.
         model: The new card's description of the model; default: the card's, without the digest of its weights.
         seed: Seed that made ``noise``, for the new card.
         journal: As in :func:`~longstride.calibrate`.
@@ -113,6 +115,7 @@ def recalibrate(
         reference_steps=reference_steps,
         sigma_floor=sigma_floor,
         batch_size=batch_size,
+        monitor=clean_runs_of(card) if monitor is None else monitor,
         model=about,
         seed=seed,
         journal=journal,
@@ -131,6 +134,11 @@ def starts_of(card: Card) -> dict[str, SolverTable]:
 def usual_settings(card: Card) -> dict[str, Any]:
     """Settings that a recalibration takes over from ``card``: the share of its guard."""
     return {"guard_share": 0.0 if card.guard is None else card.guard.share}
+
+
+def clean_runs_of(card: Card) -> int:
+    """Number of clean runs that ``card`` was given."""
+    return 0 if card.normal is None else card.normal.samples
 
 
 def settled(card: Card, comparison: Comparison, result: Calibration) -> Recalibration:

@@ -12,6 +12,7 @@ from longstride.cli.common import Command, Group, console
 from longstride.cli.convert import convert
 from longstride.cli.demo import demo
 from longstride.cli.evaluate import evaluate
+from longstride.cli.poc import poc
 from longstride.cli.recalibrate import recalibrate
 from longstride.cli.rollback import rollback
 from longstride.cli.rollout import rollout
@@ -38,6 +39,7 @@ _COMMANDS = (
     (rollback, "card.json --reason 'odd colours'"),
     (sample, "garments --card card.json --num 20 --compare"),
     (evaluate, "garments --nfe 5,8 --samples 512"),
+    (poc, "garments --quick --out report.html"),
     (convert, "net.pkl net --run-code-in-file"),
 )
 for _command, _example in _COMMANDS:

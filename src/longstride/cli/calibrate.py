@@ -9,6 +9,7 @@ import typer
 
 from longstride.book import CardBook
 from longstride.calibration import Calibration
+from longstride.cli.budgeting import budget_of
 from longstride.cli.common import console, handled
 from longstride.cli.making import Wanted, make
 from longstride.cli.options import (
@@ -31,7 +32,7 @@ from longstride.cli.options import (
     option,
 )
 from longstride.cli.render import book_summary, card_summary
-from longstride.cli.unread import refuse_unread
+from longstride.cli.unread import Case, refuse_unread
 from longstride.cli.whole_pipelines import PipelineOptions, calibrate_whole
 from longstride.cli.written import guidances_of, nfes_of
 from longstride.processes import is_first
@@ -52,6 +53,10 @@ def calibrate(
     device: Device = "cpu",
     as_json: Json = False,
     # Quality and cost
+    budget: Annotated[
+        str | None,
+        option("Network calls or time to spend: 2000, 90s, 20min; starts from universal tables.", "BUDGET", QUALITY),
+    ] = None,
     iterations: Annotated[int | None, option("Most steps of gauss_newton.", "N", QUALITY, min=1)] = None,
     batch: Annotated[
         int | None,
@@ -109,7 +114,8 @@ def calibrate(
     torchrun or accelerate launch the processes share the batches.
     """
     whole = pipeline or prompts is not None
-    refuse_unread(ctx, ["pipeline" if whole else "network"])
+    cases: list[Case] = ["pipeline" if whole else "network"]
+    refuse_unread(ctx, [*cases, "budget"] if budget is not None else cases)
     settings: dict[str, object] = {"iterations": iterations, "window": window, "ridge": ridge}
     settings |= {"directions": directions, "r": r, "substeps": substeps, "fine": fine}
     wanted = Wanted(
@@ -128,10 +134,12 @@ def calibrate(
         seed=seed,
         device=device,
         quiet=as_json,
+        budget=None if budget is None else budget_of(budget),
     )
     if whole:
         card = calibrate_whole(wanted, prompts, PipelineOptions(negative, size, dtype, call_options))
-        _tell(card, out, f"{card.calls:,} calls of the pipeline in samples", as_json=as_json)
+        if is_first():
+            _tell(card, out, f"{card.calls:,} calls of the pipeline in samples", as_json=as_json)
         return
     made = make(wanted)
     if not is_first():

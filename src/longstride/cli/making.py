@@ -4,17 +4,20 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Mapping
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
 from longstride.book import CardBook
 from longstride.calibration import Calibration, calibrate
+from longstride.calibration.acceptance.clean_runs import CLEAN_RUNS
 from longstride.calibration.anchors import anchors_of
+from longstride.calibration.budget import Plan
 from longstride.calibration.endpoint.settings import FITTED, HELD_OUT
 from longstride.calibration.many import calibrate_book
 from longstride.calibration.method import Method, configured
 from longstride.calibration.methods import DEFAULT, method_of
+from longstride.cli.budgeting import Budget, planned, seconds_per_call
 from longstride.cli.common import console, progress_bars, use_device
 from longstride.errors import InputError, unknown
 from longstride.evaluation.contestants import base_table
@@ -25,10 +28,10 @@ from longstride.processes import is_first, join, wait
 from longstride.solvers import SOLVERS
 from longstride.zoo import Model, load_model
 
-__all__ = ["BATCH_SIZE", "Wanted", "check_settings", "make", "tell_of_journal"]
+__all__ = ["BATCH_SIZE", "Wanted", "check_settings", "make", "tell_of_journal", "tell_of_plan"]
 
-#: Most samples per network call.
-BATCH_SIZE = 64
+#: Most samples per network call, and samples of the call that is timed.
+BATCH_SIZE, _TIMED = 64, 8
 
 
 @dataclass(frozen=True)
@@ -53,11 +56,25 @@ class Wanted:
     seed: int
     device: str
     quiet: bool
+    budget: Budget | None = None
+    reference_steps: int = 64
+    monitor: int = CLEAN_RUNS
 
     @property
     def journal(self) -> Path:
         """Where finished batches are kept until the card is written."""
         return self.out.with_name(f".{self.out.name}.unfinished")
+
+    def by(self, plan: Plan) -> Wanted:
+        """The same, as a budget's plan has it; options that were given win."""
+        return replace(
+            self,
+            settings={**plan.settings, **self.settings},
+            batch=plan.fitted,
+            held_out=plan.held_out,
+            reference_steps=plan.reference_steps,
+            monitor=plan.monitor,
+        )
 
     @property
     def many(self) -> bool:
@@ -98,6 +115,7 @@ def make(wanted: Wanted) -> Calibration | CardBook:
     for scale in wanted.guidances:
         loaded.denoiser(range(1), scale)  # refuses what the model cannot do
     check_writable(wanted.out)
+    wanted = _planned(wanted, loaded)
     _tell(wanted)
     done = _make_book(wanted, loaded, last) if wanted.many else _make_card(wanted, loaded, last)
     if is_first():
@@ -105,6 +123,31 @@ def make(wanted: Wanted) -> Calibration | CardBook:
     wait()
     shutil.rmtree(wanted.journal, ignore_errors=True)  # each process its own, if they share no disk
     return done
+
+
+def _planned(wanted: Wanted, model: Model) -> Wanted:
+    """The same with what its budget buys.
+
+    Raises:
+        InputError: the budget is for a book, or too small.
+    """
+    if wanted.budget is None:
+        return wanted
+    guidance = wanted.guidances[0]
+
+    def speed() -> float:
+        seeds, level = seed_range("calibration", wanted.seed, _TIMED), model.schedule.sigma_range[1] / 2
+        return seconds_per_call(model.denoiser(seeds, guidance), model.noise(seeds, level), level)
+
+    plan = planned(wanted.budget, wanted.nfes[0], 1 if guidance is None else 2, speed)
+    tell_of_plan(plan, quiet=wanted.quiet)
+    return wanted.by(plan)
+
+
+def tell_of_plan(plan: Plan, *, quiet: bool) -> None:
+    """What a budget buys, before it is spent."""
+    if not quiet and is_first():
+        console.print(f"within the budget: {plan}", highlight=False)
 
 
 def _checked(wanted: Wanted) -> LastLevel:
@@ -125,6 +168,8 @@ def _checked(wanted: Wanted) -> LastLevel:
     configured(way, base, wanted.settings)
     if wanted.many and not way.many:
         raise InputError(f"a book of several settings is made by method {DEFAULT!r}, not by {way.name!r}")
+    if wanted.many and wanted.budget is not None:
+        raise InputError("a budget is for one number of calls and one guidance scale at a time: drop --budget")
     if wanted.many and wanted.base != "ddim":
         raise InputError("a book starts from every classical solver: drop --solver")
     return final_level(wanted.final)
@@ -163,7 +208,8 @@ def _tell(wanted: Wanted) -> None:
     else:
         per_call = 1 if wanted.guidances == [None] else 2
         settings = configured(wanted.way, wanted.base, wanted.settings)
-        cost = wanted.way.cost(wanted.nfes[0], fitted, held_out, settings, per_call)
+        known = wanted.budget is not None  # the plan has told it
+        cost = "" if known else wanted.way.cost(wanted.nfes[0], fitted, held_out, settings, per_call)
         what += f": {cost}" if cost else ""
     console.print(what, highlight=False)
     tell_of_journal(wanted.journal)
@@ -187,6 +233,8 @@ def _make_card(wanted: Wanted, model: Model, last: LastLevel) -> Calibration:
             table,
             method=wanted.method,
             held_out=held_out,
+            reference_steps=wanted.reference_steps,
+            monitor=wanted.monitor,
             batch_size=wanted.batch_size or BATCH_SIZE,
             model=model.info(guidance),
             seed=wanted.seed,

@@ -11,7 +11,17 @@ from longstride.errors import InputError
 __all__ = ["UNREAD", "Case", "Unread", "refuse_unread"]
 
 #: What decides which options a command reads.
-Case = Literal["pipeline", "network", "card of a network", "no card", "one row", "cards only", "errors only"]
+Case = Literal[
+    "pipeline",
+    "network",
+    "card of a network",
+    "no card",
+    "one row",
+    "cards only",
+    "errors only",
+    "outcome",
+    "budget",
+]
 
 
 @dataclass(frozen=True)
@@ -44,6 +54,7 @@ UNREAD: dict[str, tuple[Unread, ...]] = {
             "for a whole pipeline: its own scheduler chooses the levels",
         ),
         Unread("pipeline", ("solver",), "for a whole pipeline: its calibration starts from DDIM on its levels"),
+        Unread("budget", ("batch", "held_out", "iterations", "method"), "beside --budget, which chooses them"),
     ),
     "recalibrate": (
         Unread(
@@ -79,6 +90,13 @@ UNREAD: dict[str, tuple[Unread, ...]] = {
         Unread("cards only", ("grid", "final"), "for cards alone: each has its own levels"),
         Unread("errors only", ("features", "real"), "without Fréchet distances (--dimensions 0)"),
         Unread("no card", ("any_model",), "without --card"),
+    ),
+    "poc": (
+        Unread(
+            "outcome",
+            ("nfe", "today_sampler", "today_nfe", "quick", "guidance", "seed", "device", "samples"),
+            "beside --from: the outcome was measured before",
+        ),
     ),
 }
 

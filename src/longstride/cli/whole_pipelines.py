@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import math
 import shutil
 import sys
+import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from importlib import import_module
 from pathlib import Path
@@ -17,13 +19,15 @@ import torch
 from longstride.calibration import Calibration
 from longstride.calibration.endpoint.settings import HELD_OUT, fitted_samples
 from longstride.calibration.method import configured
+from longstride.cli.budgeting import planned
 from longstride.cli.call_options import CallOptions, call_options, taken_by
 from longstride.cli.common import console, progress_bars, use_device
-from longstride.cli.making import Wanted, check_settings, tell_of_journal
+from longstride.cli.making import Wanted, check_settings, tell_of_journal, tell_of_plan
 from longstride.cli.pipeline_errors import refusals
 from longstride.cli.written import size_of
 from longstride.errors import InputError, unknown
 from longstride.files import check_writable
+from longstride.processes import is_first, join, wait
 from longstride.table import SolverTable
 
 __all__ = ["PipelineOptions", "calibrate_whole", "fit_whole", "load_pipeline", "prompts_in"]
@@ -130,7 +134,9 @@ def load_pipeline(source: str, device: str, dtype: str) -> Any:
 def calibrate_whole(wanted: Wanted, prompts: Path | None, options: PipelineOptions) -> Calibration:
     """Calibrate a pipeline and write its card; arguments and errors are those of :func:`fit_whole`."""
     result = fit_whole(wanted, prompts, options)
-    result.card.save(wanted.out)
+    if is_first():
+        result.card.save(wanted.out)
+    wait()
     shutil.rmtree(wanted.journal, ignore_errors=True)
     return result
 
@@ -142,7 +148,7 @@ def fit_whole(
     *,
     starts: Mapping[str, SolverTable] | None = None,
 ) -> Calibration:
-    """Calibrate a pipeline.
+    """Calibrate a pipeline; processes that a launcher started share the units.
 
     Args:
         wanted: What was asked for; the grid and the base solver are the pipeline's.
@@ -156,23 +162,31 @@ def fit_whole(
     from longstride.integrations.anatomy import takes
     from longstride.integrations.pipelines import calibrate_pipeline
 
-    device = use_device(wanted.device)
     if wanted.many:
         raise InputError("a pipeline is calibrated for one number of calls and one guidance scale at a time")
     check_settings(wanted)
     nfe, guidance = wanted.nfes[0], wanted.guidances[0]
-    samples, held_out = wanted.batch or fitted_samples(nfe), wanted.held_out or HELD_OUT
     texts = None if prompts is None else prompts_in(prompts)
     call = options.call
     check_writable(wanted.out)
-    pipeline = load_pipeline(wanted.model, device, options.dtype)
+    join(wanted.device)
+    pipeline = load_pipeline(wanted.model, use_device(wanted.device), options.dtype)
     # Prompts and classes have defaults of their own in a calibration.
     own_choice: dict[str, Any] = {name: True for name in ("prompt", "class_labels") if name in takes(pipeline)}
     options.check(pipeline, **own_choice, guidance_scale=guidance)
+    if wanted.budget is not None:
+        plan = planned(wanted.budget, nfe, 1, lambda: _seconds_per_call(pipeline, nfe, texts, call.shared))
+        tell_of_plan(plan, quiet=wanted.quiet)
+        wanted = wanted.by(plan)
+        wanted = replace(wanted, batch_size=wanted.batch_size or math.gcd(plan.fitted, plan.held_out, 8))
+    samples, held_out = wanted.batch or fitted_samples(nfe), wanted.held_out or HELD_OUT
     own = configured(wanted.way, None, wanted.settings)
-    if not wanted.quiet:
+    if not wanted.quiet and is_first():
         what = f"{type(pipeline).__name__}: fitting {samples} samples and holding out {held_out}"
-        cost = wanted.way.cost(nfe, samples, held_out, own, 1)  # a call of the pipeline counts one, guided or not
+        known = wanted.budget is not None
+        cost = (
+            "" if known else wanted.way.cost(nfe, samples, held_out, own, 1)
+        )  # a call of the pipeline counts one, guided or not
         what += f", {cost}" if cost else ""
         console.print(what, highlight=False)
         tell_of_journal(wanted.journal)
@@ -193,7 +207,17 @@ def fit_whole(
             seed=wanted.seed,
             options=call.shared,
             method=wanted.way,
+            reference_steps=wanted.reference_steps,
+            monitor=None if wanted.budget is None else wanted.monitor,
             journal=wanted.journal,
             progress=lambda done, total, what: say(what, done, total),
             **further,
         )
+
+
+def _seconds_per_call(pipeline: Any, nfe: int, texts: Sequence[str] | None, shared: Mapping[str, Any]) -> float:
+    """Seconds of a network call: those of an ordinary call of the pipeline for one sample, over its steps."""
+    asked = {**shared, **({} if texts is None else {"prompt": texts[0]})}
+    begin = time.perf_counter()
+    pipeline(num_inference_steps=nfe, **asked)
+    return (time.perf_counter() - begin) / nfe

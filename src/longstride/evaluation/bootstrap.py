@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from statistics import NormalDist
 from typing import Any, TypeVar
 
@@ -124,12 +125,15 @@ def bootstrap_samples(
     return _interval(lambda number: statistic(samples.repeat(times[number][index], axis=0)), drawn.shape, level)
 
 
+@lru_cache(maxsize=2)  # a study asks for the same draws again and again, and they take longer than the statistics
 def _draws(groups: int, replicates: int, seed: int) -> Array:
     """How often each replicate drew each group, ``(1 + replicates, groups)``; the first row is every group once."""
     if groups < 1 or replicates < 2:
         raise InputError(f"a bootstrap needs groups and two replicates or more, got {groups} and {replicates}")
     chosen = np.random.default_rng(seed).multinomial(groups, np.full(groups, 1 / groups), size=replicates)
-    return np.concatenate([np.ones((1, groups)), chosen])
+    drawn: Array = np.concatenate([np.ones((1, groups)), chosen])
+    drawn.flags.writeable = False
+    return drawn
 
 
 def _interval(statistic: Callable[[int], float], shape: tuple[int, ...], level: float) -> Interval:

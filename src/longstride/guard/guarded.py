@@ -10,7 +10,9 @@ from torch import Tensor
 
 from longstride.course import Course
 from longstride.errors import InputError
+from longstride.guard.monitor import Monitor
 from longstride.guard.score import Guard
+from longstride.guard.seen import Seen
 from longstride.guard.statistics import Recorder
 from longstride.network import as_network
 from longstride.sampler import Callback, DenoiserLike, Run
@@ -45,60 +47,92 @@ class Guarded:
         flagged: Which samples the base made, ``(B,)``, on the CPU.
         scores: Scores of the samples, ``(B,)`` in float64 on the CPU; empty without a guard.
         calls: Network calls per sample, samples that were made again included; a guided pair counts as one.
+        seen: What the monitor saw; None without a monitor.
     """
 
     samples: Tensor
     flagged: Tensor
     scores: Tensor
     calls: float
+    seen: Seen | None = None
 
 
 @torch.inference_mode()
 def sample_guarded(
-    denoiser: DenoiserLike, noise: Tensor, card: HasGuard, *, callback: Callback | None = None
+    denoiser: DenoiserLike,
+    noise: Tensor,
+    card: HasGuard,
+    *,
+    monitor: Monitor | None = None,
+    callback: Callback | None = None,
 ) -> Guarded:
     """Draw samples with a card; its base makes flagged samples again.
 
-    A sample is flagged if its score exceeds the card's threshold, or if it or a statistic of its run is not finite. The
-    base makes all flagged samples together, from their own noise, with the network bound to them. They are the base's
-    samples bit for bit, as the base makes them from that noise in a batch of their own. In a batch of another size some
-    networks round differently.
+    A sample is flagged if its score exceeds the card's threshold, or if it or a statistic of its run is not finite, or
+    if a monitor with the policy ``"fallback"`` says so. A guard that looks early stops the runs of flagged samples, and
+    the others go on without them; beside a monitor all runs go on, since it compares whole runs. The base makes all
+    flagged samples together, from their own noise, with the network bound to them. Its first call is not made again if
+    that call has a known output. They are the base's samples bit for bit, as the base makes them from that noise, but
+    for the rounding of a network in a batch of another size.
 
     Args:
         denoiser: See :func:`~longstride.sampler.sample`. Conditions with one entry per sample must be those of a
             :class:`~longstride.Denoiser`, which can be bound to some samples.
         noise: First states ``(B, *)``.
         card: A card.
-        callback: Called after every network call of the card's table; not in the run of the base.
+        monitor: A monitor of this card, which judges the runs. Default: none.
+        callback: Called after every network call of the card's table, with the samples that still run; not in the run
+            of the base.
 
     Raises:
-        InputError: ``noise`` is no floating-point tensor with a first axis of samples, or the denoiser returned another
-            shape.
-        NonFiniteError: the base's samples, or samples without a guard, hold NaN or infinity.
+        InputError: ``noise`` is no floating-point tensor with a first axis of samples, the denoiser returned another
+            shape, or the monitor is of another table.
+        MonitorError: the monitor's policy is ``"raise"``, and it raised an alarm.
+        NonFiniteError: the base's samples, or samples without a guard and a monitor, hold NaN or infinity.
     """
     guard, table = card.guard, card.table
     if not isinstance(noise, Tensor) or not noise.is_floating_point() or noise.ndim == 0 or len(noise) == 0:
         found = f"{noise.dtype} of shape {tuple(noise.shape)}" if isinstance(noise, Tensor) else type(noise).__name__
         raise InputError(f"noise must be a floating-point tensor (B, ...) for a card, got {found}")
-    if guard is None:
+    if monitor is not None:
+        monitor.check_table(table)
+    if guard is None and monitor is None:
         samples = sample_table(denoiser, noise, table, callback=callback)
         return Guarded(samples, torch.zeros(len(noise), dtype=torch.bool), torch.empty(0), float(table.nfe))
     recorder, network = Recorder(table), as_network(denoiser)
+    base, known = card.base_table, None
+    shared = not network.positional and (table.sigmas[0], table.alphas[0]) == (base.sigmas[0], base.alphas[0])
 
     def see(k: int, sigma: float, x: Tensor, prediction: Tensor) -> None:
+        nonlocal known
         recorder(k, sigma, x, prediction)
+        if k == 0 and shared:
+            known = prediction.clone()  # a network may reuse the memory of its output
         if callback is not None:
             callback(k, sigma, x, prediction)
 
-    samples = Run(noise, table).finish(denoiser, see)
-    scores = torch.from_numpy(guard.scores(recorder.read()))
-    flagged = (scores > guard.threshold) | ~torch.isfinite(samples.flatten(1)).all(1).cpu()
+    run, look = Run(noise, table), table.nfe if guard is None or monitor is not None else guard.calls or table.nfe
+    run.go(look, network, see)
+    statistics = recorder.read(look)
+    scores = torch.empty(0) if guard is None else torch.from_numpy(guard.scores(statistics))
+    flagged = torch.zeros(len(noise), dtype=torch.bool) if guard is None else scores > guard.threshold
+    early = look < table.nfe
+    on = (~flagged if early else torch.ones_like(flagged)).nonzero()[:, 0].to(noise.device)
+    samples = torch.empty_like(noise)
+    if len(on):
+        some = len(on) < len(noise)
+        samples[on] = (run.select(on) if some else run).finish(network.select(on) if some else network, callback)
+    calls = look * len(noise) + (table.nfe - look) * len(on)
+    flagged |= ~torch.isfinite(samples.flatten(1)).all(1).cpu() & torch.isin(torch.arange(len(noise)), on.cpu())
+    seen = None if monitor is None else monitor.see(statistics, torch.isfinite(samples.flatten(1)).all(1).cpu().numpy())
+    if seen is not None:
+        flagged |= torch.from_numpy(seen.again)
     again = flagged.nonzero()[:, 0].to(noise.device)
     if len(again):
-        samples = samples.clone()
-        samples[again] = sample_table(network.select(again), noise[again], card.base_table)
-    calls = table.nfe + card.base_table.nfe * len(again) / len(noise)
-    return Guarded(samples, flagged, scores, calls)
+        first = None if known is None or not torch.isfinite(known[again]).all() else known[again]
+        samples[again] = sample_table(network.select(again), noise[again], base, first=first)
+        calls += (base.nfe - (first is not None)) * len(again)
+    return Guarded(samples, flagged, scores, calls / len(noise), seen)
 
 
 def sample(

@@ -1,11 +1,17 @@
 r"""The guard of a card: a score that predicts how much worse than with the base a sample will be, and its threshold.
 
-The score is a ridge regression of :math:`\log(e / e')` on statistics of the run of the calibrated table
-(:mod:`~longstride.guard.statistics`), where e is the error of a sample with the table and e' with the base. Each
-statistic is centred at its median, divided by its median absolute deviation, and cut to four of these on either side.
-Leave-one-out errors choose the penalty. The threshold is a quantile of leave-one-out scores, as in conformal
-prediction: about the declared share of fresh samples exceeds it. It is raised to where a sample has a chance of one in
-twenty to be bad, more than twice as far off as with the base: no other sample is worth the calls.
+The score is a ridge regression of :math:`\tanh(\log(e / e') - \log 2)` on statistics of the first calls of a run of the
+calibrated table (:mod:`~longstride.guard.statistics`), where e is the error of a sample with the table and e' with the
+base. It is 0 where a sample is just bad, twice as far off as with the base. How good a good sample is, or how bad a bad
+one, counts little. Each statistic is centred at its median, divided by its median absolute deviation, and cut to four
+of these on either side. Leave-one-out errors choose the penalty.
+
+A guard looks once, after some call m. A sample that is flagged there has cost m calls. The base saves the first of its
+own calls, which is the same. So m - 1 calls are lost per flagged sample: the earlier the guard looks, the more samples
+it can afford to flag. For every m as many samples are flagged as the declared further calls pay for. The guard looks
+after the call where the leave-one-out scores flag the samples that are worst in sum. The threshold is a quantile of
+these scores, as in conformal prediction: about the declared share of fresh samples exceeds it. It is raised to where a
+sample has a chance of one in two hundred to be bad: no other sample is worth the calls.
 
 Distances from the bulk of all samples (the largest robust z, the robust Mahalanobis distance) were tried in its place.
 They flag samples that are hard for the base, too, which the table improves most: at a share of 3 % they gave nearly
@@ -26,6 +32,7 @@ from pydantic import ConfigDict
 
 from longstride.arrays import Array
 from longstride.errors import InputError
+from longstride.guard.statistics import names
 from longstride.reports import Finite
 
 __all__ = ["FACTOR", "FEWEST", "Guard", "fit_guard", "log_ratios"]
@@ -33,7 +40,11 @@ __all__ = ["FACTOR", "FEWEST", "Guard", "fit_guard", "log_ratios"]
 #: A sample is bad if it is more than so many times as far off as with the base.
 FACTOR = 2.0
 #: Least chance to be bad of a sample that is made again.
-_CHANCE = 0.05
+_CHANCE = 0.005
+#: Largest share of samples that are made again, however little they cost.
+_MOST = 0.25
+#: A sample that is farther off than so many times the base's error counts as so far off, where calls are compared.
+_WORST = 8.0
 
 #: Fewer samples fit no score.
 FEWEST = 8
@@ -54,6 +65,7 @@ class Guard:
         offset: Score of a sample whose statistics are at the medians.
         threshold: Samples with a larger score are made again by the base.
         share: Declared share of such samples; fewer are made again if few can be bad.
+        calls: Number of network calls after which the guard looks; None: those of a whole run.
         needed: Whether the gate refused the table without its guard: where no sample can be made again, the base is the
             table to use.
     """
@@ -67,22 +79,27 @@ class Guard:
     threshold: Finite
     share: Finite
     needed: bool = False
+    calls: int | None = None
 
     def __post_init__(self) -> None:
         if not len(self.centre) == len(self.scale) == len(self.weights) or not all(x > 0 for x in self.scale):
             raise InputError("a guard needs as many medians, positive deviations and weights")
         if not 0 < self.share < 1:
             raise InputError(f"a guard's share must lie between 0 and 1, got {self.share}")
+        if self.calls is not None and (self.calls < 1 or len(self.weights) != len(names(self.calls))):
+            raise InputError(f"a guard that looks after {self.calls} calls does not have {len(self.weights)} weights")
 
     def scores(self, statistics: Array) -> Array:
-        """Predicted log ratio of the errors of the table and the base, ``(B,)``; infinite for statistics with NaN.
+        """Scores, ``(B,)``: above 0 for samples that are likely bad; infinite for statistics with NaN.
 
         Args:
-            statistics: Shape ``(B, F)``.
+            statistics: Shape ``(B, F)``; of a guard that looks early, those of a longer run may follow.
 
         Raises:
             InputError: another number of statistics.
         """
+        if self.calls is not None and statistics.ndim == 2:
+            statistics = statistics[:, : len(self.weights)]
         if statistics.ndim != 2 or statistics.shape[1] != len(self.weights):
             raise InputError(f"expected statistics (B, {len(self.weights)}), got {statistics.shape}")
         with np.errstate(over="ignore", invalid="ignore"):  # a score that overflows flags its sample
@@ -106,45 +123,79 @@ def log_ratios(squared: Array, base: Array) -> Array:
     return np.clip(0.5 * (np.log(np.maximum(safe, tiny)) - np.log(np.maximum(base, tiny))), -_LARGEST, _LARGEST)
 
 
-def fit_guard(statistics: Array, ratios: Array, share: float) -> Guard | None:
+def fit_guard(statistics: Array, ratios: Array, share: float, nfe: int | None = None) -> Guard | None:
     """Fit a guard; None for fewer than :data:`FEWEST` samples with finite statistics.
 
     Args:
         statistics: Statistics of runs of the calibrated table, ``(B, F)``.
         ratios: :func:`log_ratios` of these samples, ``(B,)``.
-        share: Share of samples that may be made again, between 0 and 1.
+        share: With ``nfe``, network calls that may be added, over those of the table; else share of samples that may be
+            made again. Between 0 and 1.
+        nfe: Network calls of the table: the guard may look after any of them. Default: it looks at ``statistics`` as a
+            whole.
     """
     whole = np.isfinite(statistics).all(1)
     statistics, ratios = statistics[whole], ratios[whole]
     if len(ratios) < FEWEST:
         return None
-    centre = np.median(statistics, axis=0)
-    spread = 1.4826 * np.median(np.abs(statistics - centre), axis=0)
-    scale = np.where(spread > 1e-9 * (1 + np.abs(centre)), spread, 1.0)
-    scaled = _scaled(statistics, centre, scale)
-    middle, mean = scaled.mean(0), float(ratios.mean())
-    u, s, v = np.linalg.svd(scaled - middle, full_matrices=False)
-    along, apart = u.T @ (ratios - mean), ratios - mean
-    best = (math.inf, 0.0, apart)
-    for penalty in _PENALTIES.tolist():
-        kept = s**2 / (s**2 + penalty)
-        leverage = (u**2 @ kept) + 1 / len(ratios)
-        residuals = (apart - u @ (kept * along)) / np.maximum(1 - leverage, 1e-9)
-        if (found := float(np.mean(residuals**2))) < best[0]:
-            best = (found, penalty, residuals)
-    _, penalty, residuals = best
-    weights = v.T @ (s / (s**2 + penalty) * along)
-    alone = np.sort(ratios - residuals)  # the score of each sample by a fit without it
-    rank = min(math.ceil((len(alone) + 1) * (1 - share)), len(alone))
-    worth = math.log(FACTOR) - float(np.quantile(residuals, 1 - _CHANCE))
-    return Guard(
-        centre=tuple(centre.tolist()),
-        scale=tuple(scale.tolist()),
-        weights=tuple(weights.tolist()),
-        offset=float(mean - middle @ weights),
-        threshold=max(float(alone[rank - 1]), worth),
-        share=share,
-    )
+    if nfe is None:
+        return _Look(statistics, ratios).guard(share, None)
+    found: list[tuple[float, Guard]] = []
+    for calls in range(1, nfe + 1):
+        look = _Look(statistics[:, : len(names(calls))], ratios)
+        most = share * nfe / (calls - 1) if calls > 1 else 1.0
+        guard = look.guard(min(most, _MOST), calls)
+        excess = np.minimum(np.exp(ratios), _WORST) - 1
+        found.append((float(excess[look.alone > guard.threshold].sum()), guard))
+    return max(found, key=lambda one: one[0])[1]  # of equals the first: it costs least
+
+
+class _Look:
+    """A ridge regression on the statistics that a guard sees.
+
+    Args:
+        statistics: Finite statistics ``(B, F)``.
+        ratios: Log ratios of errors ``(B,)``.
+
+    Attributes:
+        alone: Scores of the samples ``(B,)``, each by a fit without it.
+    """
+
+    def __init__(self, statistics: Array, ratios: Array) -> None:
+        wanted = np.tanh(ratios - math.log(FACTOR))
+        self.centre = np.median(statistics, axis=0)
+        spread = 1.4826 * np.median(np.abs(statistics - self.centre), axis=0)
+        self.scale = np.where(spread > 1e-9 * (1 + np.abs(self.centre)), spread, 1.0)
+        scaled = _scaled(statistics, self.centre, self.scale)
+        middle, mean = scaled.mean(0), float(wanted.mean())
+        u, s, v = np.linalg.svd(scaled - middle, full_matrices=False)
+        along, apart = u.T @ (wanted - mean), wanted - mean
+        best = (math.inf, 0.0, apart)
+        for penalty in _PENALTIES.tolist():
+            kept = s**2 / (s**2 + penalty)
+            leverage = (u**2 @ kept) + 1 / len(wanted)
+            residuals = (apart - u @ (kept * along)) / np.maximum(1 - leverage, 1e-9)
+            if (found := float(np.mean(residuals**2))) < best[0]:
+                best = (found, penalty, residuals)
+        _, penalty, self.residuals = best
+        self.weights = v.T @ (s / (s**2 + penalty) * along)
+        self.offset = float(mean - middle @ self.weights)
+        self.alone = wanted - self.residuals
+
+    def guard(self, share: float, calls: int | None) -> Guard:
+        """The guard that flags a share of samples."""
+        ordered = np.sort(self.alone)
+        rank = min(math.ceil((len(ordered) + 1) * (1 - share)), len(ordered))
+        worth = -float(np.quantile(self.residuals, 1 - _CHANCE))
+        return Guard(
+            centre=tuple(self.centre.tolist()),
+            scale=tuple(self.scale.tolist()),
+            weights=tuple(self.weights.tolist()),
+            offset=self.offset,
+            threshold=max(float(ordered[rank - 1]), worth),
+            share=share,
+            calls=calls,
+        )
 
 
 def _scaled(statistics: Array, centre: Array, scale: Array) -> Array:

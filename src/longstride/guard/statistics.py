@@ -105,15 +105,19 @@ class Recorder:
         self._change = changes[-1] if len(changes) else None
         self._states, self._predictions = [], []
 
-    def read(self) -> Array:
+    def read(self, calls: int | None = None) -> Array:
         """The statistics, shape ``(B, F)``, in the order of :func:`names`; NaN in place of what is not finite.
 
+        Args:
+            calls: Number of calls so far; default: those of a whole run. The statistics are the first of a whole run's.
+
         Raises:
-            InputError: the run has not ended.
+            InputError: the run has made another number of calls.
         """
-        nfe = self.table.nfe
+        nfe = self.table.nfe if calls is None else calls
         if self.calls != nfe:
-            raise InputError(f"expected the {nfe} network calls of a whole run, got {self.calls}")
+            told = "of a whole run" if calls is None else "so far"
+            raise InputError(f"expected the {nfe} network calls {told}, got {self.calls}")
         if self._states:
             self._fold()
         n = self._entries

@@ -17,8 +17,10 @@ from longstride.card_parts import LevelData
 from longstride.errors import CardError, InputError
 from longstride.families import told_levels
 from longstride.integrations.plan import Plan, plan_of_table
+from longstride.integrations.recorded import Role
 from longstride.integrations.run_levels import LevelRequest, Levels, levels_of
 from longstride.integrations.scheduler_settings import SchedulerSettings
+from longstride.nodes import Nodes
 
 __all__ = ["other_settings", "plan_of_card"]
 
@@ -37,7 +39,9 @@ _ONE_VALUE = (
 )
 
 
-def plan_of_card(loaded: Card | CardBook, settings: SchedulerSettings, request: LevelRequest, levels: Levels) -> Plan:
+def plan_of_card(
+    loaded: Card | CardBook, settings: SchedulerSettings, request: LevelRequest, levels: Levels, role: Role = "alone"
+) -> Plan:
     """The plan of a card for a run.
 
     Args:
@@ -45,6 +49,7 @@ def plan_of_card(loaded: Card | CardBook, settings: SchedulerSettings, request: 
         settings: Settings of the scheduler; ``guidance_scale`` among them chooses the card.
         request: What the pipeline asks for.
         levels: Levels that the classical solver would visit.
+        role: Whether flagged samples are made again, or the base makes them.
 
     Raises:
         CardError: the card is for another run. The message says what differs.
@@ -57,7 +62,7 @@ def plan_of_card(loaded: Card | CardBook, settings: SchedulerSettings, request: 
     guidance = settings.config.get("guidance_scale")
     chosen = _of_book(loaded, nfe, guidance) if isinstance(loaded, CardBook) else _checked(loaded, nfe, guidance)
     card = chosen.near if isinstance(chosen, Unjudged) else chosen
-    if card.needs_guard:
+    if card.needs_guard and role == "alone":
         raise CardError(card.needs_guard)
     if differing := other_settings(card, settings.config):
         raise CardError(f"this {kind} was calibrated with {differing[0]}")
@@ -67,7 +72,25 @@ def plan_of_card(loaded: Card | CardBook, settings: SchedulerSettings, request: 
     _check_start(float(plan.ratios[0]), float(wanted[0]), kind)
     shape = chosen.model.shape
     note = chosen.note if isinstance(chosen, Unjudged) else ""
-    return replace(plan, shape=None if shape is None else tuple(shape), note=note)
+    if role == "base":
+        plan = _plan_of_base(card, plan, settings)
+    made = chosen if isinstance(chosen, Card) else None
+    return replace(plan, shape=None if shape is None else tuple(shape), note=note, card=made)
+
+
+def _plan_of_base(card: Card, plan: Plan, settings: SchedulerSettings) -> Plan:
+    """The plan of a card's base, with the times that the pipeline has at its levels.
+
+    Raises:
+        CardError: the pipeline has other times at the levels of the card's table.
+    """
+    told = settings.times_of(Nodes(plan.table.alphas, plan.table.sigmas).ratios[:-1])
+    if not np.allclose(told, plan.times, rtol=1e-3, atol=1e-3 * float(np.abs(plan.times).max())):
+        raise CardError(
+            "the base of this card cannot make samples again here: its network times are not those of the pipeline"
+        )
+    base = card.base_table
+    return plan_of_table(base, settings.times_of(Nodes(base.alphas, base.sigmas).ratios[:-1]), settings)
 
 
 def _cards_of(loaded: Card | CardBook) -> list[Card]:

@@ -32,6 +32,7 @@ class Counterpart:
         levels_class: Name of the class whose levels the solver visits if ``scheduler_class`` is None.
         options: How diffusers' class reads the solver's options from its settings.
         defaults: Settings of which diffusers' class has another default than ``levels_class``.
+        settings: Settings that win over those of a configuration, because the solver needs them.
         clips: Whether diffusers' class clamps clean predictions if ``clip_sample`` is set.
         one_call: Whether the solver makes exactly one network call per level.
         continues_as: Solver that replaces this one in a run that begins in the middle. None: the solver itself.
@@ -41,6 +42,7 @@ class Counterpart:
     levels_class: str = "DDIMScheduler"
     options: Options = _no_options
     defaults: Mapping[str, Any] = field(default_factory=dict)
+    settings: Mapping[str, Any] = field(default_factory=dict)
     clips: bool = True
     one_call: bool = False
     continues_as: str | None = None
@@ -124,6 +126,15 @@ def _pndm_options(config: Mapping[str, Any], nodes: Nodes) -> dict[str, Any]:
     return {"start": "improved_euler" if _asked(config, "skip_prk_steps", False) else "runge_kutta"}
 
 
+def _universal_options(config: Mapping[str, Any], nodes: Nodes) -> dict[str, Any]:
+    """Guidance scale, and the data's scale where the settings tell it: EDM says it, and clamped samples are pixels."""
+    clipped = 0.5 if config.get("clip_sample") else None
+    return {
+        "data_std": config.get("sigma_data") or clipped,
+        "guidance": _asked(config, "guidance_scale", 1.0),
+    }
+
+
 # diffusers' classes of the exponential solvers, PNDM's and iPNDM's do not know clip_sample.
 _MULTISTEP = Counterpart("DPMSolverMultistepScheduler", options=_multistep_options, clips=False, one_call=True)
 _SINGLESTEP = Counterpart("DPMSolverSinglestepScheduler", options=_singlestep_options(2), clips=False)
@@ -146,4 +157,8 @@ COUNTERPARTS: dict[str, Counterpart] = {
     "dpmpp_2m": _MULTISTEP,
     "dpmpp_3m": _MULTISTEP,
     "unipc": Counterpart("UniPCMultistepScheduler", options=_unipc_options, clips=False, one_call=True),
+    # It visits levels of its own between the two ends, and needs the first: "leading" times begin below it.
+    "longstride": Counterpart(
+        options=_universal_options, settings={"timestep_spacing": "trailing"}, one_call=True, continues_as="unipc"
+    ),
 }

@@ -30,6 +30,7 @@ from longstride.integrations.noising import Noising
 from longstride.integrations.origins import READABLE
 from longstride.integrations.others_own import OthersOwn
 from longstride.integrations.plan import Plan, classical_plan
+from longstride.integrations.recorded import Recorded
 from longstride.integrations.run_levels import LevelRequest, Levels, levels_of
 from longstride.integrations.saved import ConfiguredScheduler
 from longstride.integrations.scheduler_settings import SchedulerSettings
@@ -50,7 +51,7 @@ _UNTAKEN = {
 _RESUMING = threading.Lock()
 
 
-class LongstrideScheduler(Noising, Facts, OthersOwn, ConfiguredScheduler):
+class LongstrideScheduler(Recorded, Noising, Facts, OthersOwn, ConfiguredScheduler):
     """Any longstride table as a diffusers scheduler; see the module.
 
     A setting that is None means what it means to diffusers' own scheduler of the solver.
@@ -130,7 +131,12 @@ class LongstrideScheduler(Noising, Facts, OthersOwn, ConfiguredScheduler):
             InputError: the solver cannot use the levels, or the card is for another kind of network.
         """
         request = LevelRequest.of(num_inference_steps, timesteps, sigmas, mu)
-        key = (request, str(device), repr(sorted(vars(self.config).items())))  # assigned settings are attributes
+        key = (
+            request,
+            str(device),
+            self._role,
+            repr(sorted(vars(self.config).items())),
+        )  # assigned settings are attributes
         setup = self._setups.get(key)
         if setup is None:
             setup = self._setup_of(request, device)
@@ -156,7 +162,7 @@ class LongstrideScheduler(Noising, Facts, OthersOwn, ConfiguredScheduler):
         if self._card is None:
             return None
         try:
-            plan = plan_of_card(self._card, settings, request, levels)
+            plan = plan_of_card(self._card, settings, request, levels, self._role)
         except CardError as error:
             self._refuse(str(error))
             return None
@@ -243,7 +249,10 @@ class LongstrideScheduler(Noising, Facts, OthersOwn, ConfiguredScheduler):
             self._watch.compare(model_output)
         # Pipelines of EDM's class read the clean prediction from the tuple; others unpack one state.
         shown = return_dict or self.process in PRECONDITIONED
-        state, clean = self._stepper.step(model_output, timestep, sample, self.threshold, self._begin, shown=shown)
+        records = (self._recorder, self._judge)
+        state, clean = self._stepper.step(
+            model_output, timestep, sample, self.threshold, self._begin, records, shown=shown
+        )
         if return_dict:
             return DDIMSchedulerOutput(prev_sample=state, pred_original_sample=clean)
         return (state, clean) if shown else (state,)

@@ -48,10 +48,13 @@ class Call:
         assert probe.channel is not None
         self.probe, self.channel = probe, probe.channel
         casts = [(kind, torch.get_autocast_dtype(kind)) for kind in ("cpu", "cuda") if torch.is_autocast_enabled(kind)]
+        gpu = torch.cuda.current_device() if torch.cuda.is_initialized() else None  # type: ignore[no-untyped-call]
 
         def run() -> None:
             try:
-                with ExitStack() as stack:  # a thread begins without the caller's autocast
+                with ExitStack() as stack:  # a thread begins without the caller's autocast, and on the first GPU
+                    if gpu is not None:
+                        torch.cuda.set_device(gpu)
                     for kind, dtype in casts:
                         stack.enter_context(torch.autocast(kind, dtype))
                     self.channel.begin()

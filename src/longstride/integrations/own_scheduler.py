@@ -120,7 +120,8 @@ def own_scheduler(config: Mapping[str, Any], solver: str, process: Process) -> A
         InputError: ``levels`` names no scheduler of diffusers.
     """
     name = _class_name(config, solver, process)
-    given = {**counterpart_of(solver).defaults, **{key: value for key, value in config.items() if value is not None}}
+    counterpart, said = counterpart_of(solver), {key: value for key, value in config.items() if value is not None}
+    given = {**counterpart.defaults, **said, **counterpart.settings}
     scheduler = _made(name, given)
     missing = [setting for setting in _OF_TABLES if given.get(setting) and setting not in scheduler.config]
     if missing and hasattr(scheduler, "alphas_cumprod"):

@@ -22,10 +22,11 @@ from longstride.integrations.anatomy import takes
 from longstride.integrations.guidance_seen import GuidanceWatch
 from longstride.integrations.made_for import denoisers_of, made_for
 from longstride.integrations.pipeline_denoiser import PipelineDenoiser
+from longstride.integrations.sample_guarded import sample_guarded
 from longstride.integrations.use_card import use_card
 from longstride.zoo.text import as_prompts
 
-__all__ = ["calibrate_pipeline", "use_card"]
+__all__ = ["calibrate_pipeline", "sample_guarded", "use_card"]
 
 #: Samples per call of a pipeline, if nobody says how many. It is halved until a batch fits into memory.
 _BATCH_SIZE = 8
@@ -50,6 +51,7 @@ def calibrate_pipeline(
     per_sample: Mapping[str, Sequence[Any]] | None = None,
     scheduler: Mapping[str, Any] | None = None,
     method: str | Method = "gauss_newton",
+    monitor: int | None = None,
     journal: str | Path | None = None,
     progress: Progress | None = None,
     **settings: Any,
@@ -72,6 +74,8 @@ def calibrate_pipeline(
             pictures, or tensors ``(N, *)``: ``{"image": pictures, "control_image": maps}``.
         scheduler: Settings in place of the pipeline's, such as ``{"timestep_spacing": "trailing"}``.
         method: As in :func:`longstride.calibrate`.
+        monitor: As in :func:`longstride.calibrate`; default: as many as there are samples, since some pipelines cannot
+            start from other noise than their own.
         journal: As in :func:`longstride.calibrate`: a calibration that was killed goes on.
         progress: As in :func:`longstride.calibrate`.
         **settings: Settings of the method.
@@ -121,6 +125,7 @@ def calibrate_pipeline(
             method=method,
             held_out=held_out,
             batch_size=network.batch_size,
+            monitor=total if monitor is None else monitor,
             model=made.model,
             seed=seed,
             journal=None if journal is None else Path(journal) / network.calls.arguments.identity,

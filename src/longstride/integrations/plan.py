@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from functools import cached_property
 
 import numpy as np
 
 from longstride.arrays import Array
+from longstride.card import Card
 from longstride.errors import InputError
 from longstride.families import told_levels
 from longstride.integrations.run_levels import Levels
@@ -30,6 +32,7 @@ class Plan:
         settings: Settings of the scheduler.
         shape: Shape of one state that the plan is for, or None if it is for every shape.
         note: Origin of a table that no gate has judged; empty for others.
+        card: The card whose table it is, or None.
 
     Raises:
         InputError: the network predicts something that the process does not allow.
@@ -41,6 +44,7 @@ class Plan:
     settings: SchedulerSettings
     shape: tuple[int, ...] | None = None
     note: str = ""
+    card: Card | None = None
 
     def __post_init__(self) -> None:
         _ = self.clean  # an impossible prediction is refused here, not in the middle of a run
@@ -133,7 +137,11 @@ def _call_times(table: SolverTable, levels: Levels, settings: SchedulerSettings)
 
     A call at one of the levels has its time. A call at an inner stage has the schedule's.
     """
-    at_level = dict(zip(table.grid, levels.times.tolist(), strict=False))
+    at_level = {
+        state: time
+        for state, time, sigma in zip(table.grid, levels.times.tolist(), levels.sigmas.tolist(), strict=False)
+        if math.isclose(table.sigmas[state], sigma, rel_tol=1e-9)  # a solver may visit levels of its own
+    }
     known = dict(zip(levels.sigmas.tolist(), levels.times.tolist(), strict=False))
     found, whole = [], levels.whole
     for call, (alpha, sigma) in enumerate(zip(table.alphas[:-1].tolist(), table.sigmas[:-1].tolist(), strict=True)):

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from longstride.errors import InputError
+from longstride.guard import Recorder
 from longstride.integrations.setups import Setup
 from longstride.predictions import combined
 from longstride.sampler import Run
@@ -31,6 +32,8 @@ class _Standing:
         given: State that the last step returned.
         version: Version of ``given`` when it was returned; -1 if the tensor does not tell its version.
         followed: Value of :attr:`Stepper.prepared` at the start of a run that follows another thread's setup.
+        recorder: Records the run, or None.
+        verdict: What came of the records of a run that has ended, or None.
     """
 
     def __init__(self) -> None:
@@ -42,6 +45,8 @@ class _Standing:
         self.given: Tensor | None = None
         self.version = -1
         self.followed = 0
+        self.recorder: Recorder | None = None
+        self.verdict: Any = None
 
     def give(self, x: Tensor) -> Tensor:
         """Remember a state that is returned, ``(B, *)``, and return it."""
@@ -56,7 +61,7 @@ class _Standing:
     def reset(self, setup: Setup) -> None:
         """Follow ``setup`` from its beginning."""
         self.setup, self.run, self.begin, self.offset, self.given = setup, None, None, 0, None
-        self.end = None
+        self.end = self.recorder = self.verdict = None
 
     @property
     def index(self) -> int | None:
@@ -67,6 +72,7 @@ class _Standing:
         """The same standing, to be continued by itself; tensors are shared, because rows write into none."""
         other = copy(self)
         other.run = None if self.run is None else self.run.fork(self.run.table)
+        other.recorder = None  # runs that part ways have no records
         return other
 
 
@@ -83,6 +89,10 @@ class _Local(threading.local):
 
 #: The begin of a run: its table, from the setup, the call that the run begins with, and the shape of its state.
 Begin = Callable[[Setup, int, torch.Size], SolverTable]
+
+
+#: Makes the recorder of a run, or None; and judges the records of a run with its last state.
+Records = tuple[Callable[[Setup, SolverTable], Recorder | None], Callable[[Setup, Recorder, Tensor], Any]]
 
 
 class Stepper:
@@ -159,6 +169,11 @@ class Stepper:
         for standing in (self._here, self._compiled):
             standing.reset(setup)
 
+    @property
+    def verdict(self) -> Any:
+        """What came of the records of this thread's last run; None if it has none, or has not ended."""
+        return self._here.verdict
+
     def begin_with(self, call: int) -> None:
         """Let the next run begin with a call.
 
@@ -219,6 +234,7 @@ class Stepper:
         sample: Tensor,
         threshold: Callable[[Tensor], Tensor] | None,
         begin: Begin,
+        records: Records | None = None,
         *,
         shown: bool = True,
     ) -> tuple[Tensor, Tensor]:
@@ -230,6 +246,7 @@ class Stepper:
             sample: State that the network saw, shape ``(B, *)``. It may have been changed since the last step.
             threshold: Applied to the clean prediction, or None; it makes a new tensor.
             begin: Makes the table of a run.
+            records: Makes the recorder of a run, and judges what it has recorded; None: no run is recorded.
             shown: Whether the pipeline gets the clean prediction, and so may write into it.
 
         Returns:
@@ -245,7 +262,8 @@ class Stepper:
         if run is None:
             call = self.first(timestep)
             run = here.run = Run(sample, begin(setup, call, sample.shape))
-            here.offset = call
+            here.offset, here.verdict = call, None
+            here.recorder = None if records is None else records[0](setup, run.table)
         elif run.k == run.table.nfe:
             raise InputError(f"all {setup.plan.calls} calls of this run are made: call set_timesteps for another")
         elif sample.dtype == run.history.dtype or not here.unchanged(sample):
@@ -262,5 +280,10 @@ class Stepper:
         fresh = weights != (0, 1) or clean.dtype != output.dtype or threshold is not None
         clean = clean if threshold is None else threshold(clean)
         run.see(clean, fresh=fresh and not shown)
+        if here.recorder is not None:
+            here.recorder(run.k, run.sigma, sample, clean)
         run.advance()
+        if here.recorder is not None and records is not None and run.k == run.table.nfe:
+            recorder, here.recorder = here.recorder, None
+            here.verdict = records[1](setup, recorder, run.x)
         return here.give(run.x), clean

@@ -1,4 +1,4 @@
-"""Every classical solver, one file per paper: a builder turns grid levels into a :class:`~longstride.SolverTable`."""
+"""Every solver, one file per paper: a builder turns grid levels into a :class:`~longstride.SolverTable`."""
 
 from __future__ import annotations
 
@@ -18,9 +18,10 @@ from longstride.solvers.dpm_singlestep import dpm_solver_2, dpm_solver_3, dpmpp_
 from longstride.solvers.heun import heun
 from longstride.solvers.registry import Solver, Variant
 from longstride.solvers.unipc import unipc
+from longstride.solvers.universal import longstride
 from longstride.table import SolverTable
 
-__all__ = ["SOLVERS", "VARIANTS", "Solver", "Variant", "build", "steps_for_nfe"]
+__all__ = ["CLASSICAL_SOLVERS", "SOLVERS", "VARIANTS", "Solver", "Variant", "build", "steps_for_nfe"]
 
 #: Every solver by name. To add a solver, write a builder and add an entry here.
 SOLVERS: dict[str, Solver] = {
@@ -38,7 +39,10 @@ SOLVERS: dict[str, Solver] = {
     "dpmpp_2m": Solver(dpmpp_2m, "DPM-Solver++ 2M", starts={"dpmpp_2m": {}}),
     "dpmpp_3m": Solver(dpmpp_3m, "DPM-Solver++ 3M", starts={"dpmpp_3m": {}}),
     "unipc": Solver(unipc, "UniPC", starts={f"unipc{order}": {"order": order} for order in (2, 3)}),
+    "longstride": Solver(longstride, "Universal", own_levels=True),
 }
+#: The solvers that visit the levels they are given.
+CLASSICAL_SOLVERS: dict[str, Solver] = {name: one for name, one in SOLVERS.items() if not one.own_levels}
 #: Solvers with options, by name: ``unipc3`` is UniPC of order 3.
 VARIANTS: dict[str, Variant] = {
     key: one
@@ -55,7 +59,7 @@ def build(
     schedule: Schedule | None = None,
     **options: Any,
 ) -> SolverTable:
-    """The table of a classical solver on given levels.
+    """The table of a solver on given levels.
 
     Args:
         name: One of :data:`SOLVERS`.

@@ -32,19 +32,21 @@ class Variant:
 
 @dataclass(frozen=True)
 class Solver:
-    """A classical solver: a call with nodes and options builds a table.
+    """A solver: a call with nodes and options builds a table.
 
     Attributes:
         builder: From :class:`~longstride.Nodes` and options to a table.
         label: Label for people.
         starts: Options of the variants that calibrations start from, by name; each makes one network call per step.
         grid: Name of the grid that its paper uses it on, or None for the model's usual grid.
+        own_levels: Whether it visits levels of its own between the two ends of a grid.
     """
 
     builder: Callable[..., SolverTable]
     label: str
     starts: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     grid: str | None = None
+    own_levels: bool = False
 
     def __call__(self, *args: Any, **options: Any) -> SolverTable:
         return self.builder(*args, **options)

@@ -17,6 +17,7 @@ from longstride.zoo.conditioning import ClassLabels, Conditioning, Unconditional
 from longstride.zoo.edm import EDMPreconditioning
 from longstride.zoo.folder import Folder
 from longstride.zoo.model import BUNDLED, Model
+from longstride.zoo.own import is_own, load_own
 from longstride.zoo.pictures import PictureDecoder
 from longstride.zoo.text import Prompts, TextEncoder, as_prompts
 
@@ -65,7 +66,8 @@ def load_model(
     Args:
         source: A name, a folder in diffusers layout, or a hub id such as ``"google/ddpm-cifar10-32"``. Names are
             ``"garments"`` and ``"garments_flow"`` (inside the package), ``"cifar10"`` (in the source repository), and
-            ``"galaxy:NAME"`` (needs galaxygrad installed). Weights are read from safetensors only.
+            ``"galaxy:NAME"`` (needs galaxygrad installed). ``"module:attribute"`` names a model of your own code,
+            which is imported; device and dtype are then its own. Weights are read from safetensors only.
         device: Device of the network.
         dtype: Precision of the weights; a VAE stays in float32.
         prompts: For a model that takes prompts: seed ``n`` draws the prompt ``n mod len(prompts)``. By default the 16
@@ -80,6 +82,8 @@ def load_model(
     given = as_prompts(prompts)
     if name.startswith("galaxy:"):
         model = _load_galaxy(name, device, dtype)
+    elif is_own(name):
+        model = load_own(name)
     else:
         model = _load_folder(name, _find(name), device, dtype)
     return model if prompts is None and not negative else model.with_prompts(given, negative)

@@ -47,7 +47,7 @@ class Guarding:
     """What is asked of a guard.
 
     Attributes:
-        share: Declared share of samples that are made again; 0: no guard.
+        share: Network calls that samples made again may add, over those of the table; 0: no guard.
         tail: Share of bad samples that is to be claimed as the most.
         added: Most fresh samples, per sample of the calibration; 0: none, and no claim.
         margin: Margin of the gate on the root-mean-square error.
@@ -132,7 +132,7 @@ def guarded(samples: Samples, base: SolverTable, calibrated: SolverTable, end: E
         return plain
     numbers = samples.units.all if _whole(samples) else samples.units.held_out
     own = _runs(samples, numbers, calibrated, kept)
-    guard = fit_guard(own.statistics, log_ratios(own.squared, own.base), asked.share)
+    guard = fit_guard(own.statistics, log_ratios(own.squared, own.base), asked.share, calibrated.nfe)
     if guard is None:
         return plain
     seen, calls, count = own.of(slice(-samples.held_out, None)), 0, asked.look(len(samples))
@@ -145,7 +145,7 @@ def guarded(samples: Samples, base: SolverTable, calibrated: SolverTable, end: E
         if begin or report.share <= asked.tail:
             break
         own = own.joined(fresh)
-        guard = fit_guard(own.statistics, log_ratios(own.squared, own.base), asked.share) or guard
+        guard = fit_guard(own.statistics, log_ratios(own.squared, own.base), asked.share, calibrated.nfe) or guard
     reason = objection(seen.guarded(guard), seen.base, asked.margin)
     if reason:
         reason = f"with its guard, on {len(seen.base)} held-out and fresh samples: {reason}"

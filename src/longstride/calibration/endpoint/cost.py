@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from longstride.calibration.acceptance.clean_runs import CLEAN_RUNS
 from longstride.calibration.endpoint.settings import GaussNewtonSettings
 from longstride.calibration.reference.trajectory import FINE
 from longstride.calibration.starts.classical import most_starts
 from longstride.calibration.starts.dynamic_programming import TRAJECTORIES
+from longstride.calibration.starts.universal import most_universal_starts
 
-__all__ = ["last_steps", "most_calls", "most_whole_fits", "whole_fit_samples"]
+__all__ = ["jacobian_calls", "last_steps", "most_calls", "most_whole_fits", "whole_fit_samples"]
 
 
 def whole_fit_samples(fitted: int, settings: GaussNewtonSettings) -> list[int]:
@@ -30,8 +32,9 @@ def last_steps(fitted: int, settings: GaussNewtonSettings) -> int:
     return settings.iterations - len(whole_fit_samples(fitted, settings))
 
 
-def _step_calls(nfe: int, settings: GaussNewtonSettings) -> int:
+def jacobian_calls(nfe: int, settings: GaussNewtonSettings | None = None) -> int:
     """Network calls per sample of a Jacobian, the run of the table itself included: about ``K³ / 6``."""
+    settings = settings or GaussNewtonSettings()
     reach = settings.window or nfe
     return nfe + sum((min(k, reach) + settings.levels + settings.column) * (nfe - k) for k in range(1, nfe))
 
@@ -40,7 +43,7 @@ def most_whole_fits(nfe: int, fitted: int, held_out: int, settings: GaussNewtonS
     """Most whole fits: one, and as many further fits as ``final_calls`` pay for."""
     sizes, few = whole_fit_samples(fitted, settings), min(settings.scout_samples, fitted)
     # A short fit on all samples of a step leaves no new samples: the step makes a model of its own.
-    jacobian = (sizes[-1] - few or sizes[-1]) * _step_calls(nfe, settings)
+    jacobian = (sizes[-1] - few or sizes[-1]) * jacobian_calls(nfe, settings)
     trials = (sum(sizes) + len(sizes) * held_out) * nfe
     return 1 + min(max(settings.scouts - 1, 0), settings.final_calls // (jacobian + trials))
 
@@ -63,14 +66,23 @@ def most_calls(nfe: int, fitted: int, held_out: int, settings: GaussNewtonSettin
     seen = finals * len(sizes) * (sizes[-1] + 2 * held_out) + settings.scouts * few + 4 * held_out
     seen += last * (fitted + 2 * held_out)
     tried = (most_starts() * few * nfe + (FINE + 1) * TRAJECTORIES) if settings.scouts else few * nfe
+    tried += most_universal_starts() * few * nfe if settings.universal else 0
     solved = (fitted + held_out + 8) * reference_steps
     guard = _guard_calls(nfe, fitted + held_out, settings, reference_steps)
-    return steps * _step_calls(nfe, settings) + 2 * seen * nfe + tried + solved + 12 * held_out * nfe + guard
+    return (
+        steps * jacobian_calls(nfe, settings)
+        + 2 * seen * nfe
+        + tried
+        + solved
+        + 12 * held_out * nfe
+        + guard
+        + CLEAN_RUNS * nfe
+    )
 
 
 def _guard_calls(nfe: int, samples: int, settings: GaussNewtonSettings, reference_steps: int) -> int:
-    """Most network calls of the guard, in samples: its fit, and its fresh samples."""
+    """Most network calls of the guard, in samples: scales of its fits, its own fit, and its fresh samples."""
     if not settings.guard_share:
         return 0
     fresh = 2 * settings.guarding().look(samples)
-    return 2 * nfe * (samples + fresh) + reference_steps * (fresh + 8 * bool(fresh))
+    return nfe * (3 * samples + 2 * fresh) + reference_steps * (fresh + 8 * bool(fresh))

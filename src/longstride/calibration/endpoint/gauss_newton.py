@@ -52,15 +52,15 @@ from longstride.calibration.prefix_runs import PrefixRuns
 from longstride.calibration.samples import Samples
 from longstride.calibration.units import Batch
 from longstride.errors import InputError
-from longstride.journal import table_digest
+from longstride.journal import digest, table_digest
 from longstride.parameters import Parameters
 from longstride.reports import Errors, Iteration
 from longstride.table import SolverTable
 
-__all__ = ["GaussNewton"]
+__all__ = ["TRIALS", "GaussNewton"]
 
 #: Trials of a step, each more damped than the one before, until the objective falls.
-_TRIALS = 6
+TRIALS = 6
 #: A step that gains less than this part of the objective is the last.
 _LEAST_GAIN = 1e-2
 
@@ -77,6 +77,7 @@ class GaussNewton(Measurements):
         fitted: Numbers of the fitted units to use; default: all fitted units.
         watched: Numbers of the units that choose among iterates; default: the held-out units. With the fitted units
             themselves, the held-out samples stay unseen for a later comparison.
+        scales: See :class:`Measurements`.
     """
 
     def __init__(
@@ -89,8 +90,9 @@ class GaussNewton(Measurements):
         ridge: float = 0.0,
         fitted: Sequence[int] | None = None,
         watched: Sequence[int] | None = None,
+        scales: Array | None = None,
     ) -> None:
-        super().__init__(samples, parameters, residual)
+        super().__init__(samples, parameters, residual, scales)
         self.robust, self.ridge = robust, ridge
         self.fitted = samples.units.fitted if fitted is None else list(fitted)
         self.held_out = samples.units.held_out if watched is None else list(watched)
@@ -105,7 +107,7 @@ class GaussNewton(Measurements):
             loss: The loss.
             center: Free numbers that the ridge pulls to, shape ``(p,)``.
         """
-        rows = self.last_rows(table, self.fitted) if self.residual.plain else None
+        rows = self.last_rows(table, self.fitted).over(self.scales_of(self.fitted)) if self.residual.plain else None
         if rows is None or not np.isfinite(rows.squared).all():
             return table
         terms = Terms.of(table, self.parameters)
@@ -141,14 +143,17 @@ class GaussNewton(Measurements):
             ends = runs.ends(moved, self.samples.batch_size)
             here = self.residual(runs.end)
             left = self.residual(self.samples.targets(batch)) - here
-            weight = loss.root_weight(double(left).square().sum(1))[:, None].to(left)
+            squared = double(left).square().sum(1)
+            scales = torch.from_numpy(self.scales[batch.numbers]).to(squared)
+            weight = (loss.root_weight(squared / scales) / scales.sqrt())[:, None].to(left)
             ends.reverse()  # ends are popped, so that none is held beside its quotient
             quotients = iter([(self.residual(ends.pop()) - here) * (weight / h) for h in steps[free]])
             zero, left = torch.zeros_like(left), left * weight
             columns = [next(quotients) if may else zero for may in free]
             return [NormalEquations.of([one[part] for one in columns], left[part]).pack() for part in batch.slices]
 
-        name = f"jacobian/{self.residual.name}/{loss.c2:.12e}/{table_digest(table)[:20]}"
+        told = f"{self.residual.name}/{digest(self.scales)[:12]}/{loss.c2:.12e}"
+        name = f"jacobian/{told}/{table_digest(table)[:20]}"
         parts = self.samples.map(name, numbers, products, lambda b: (p * p + p + 2,))
         return NormalEquations.unpack(np.sum(parts, axis=0), p)
 
@@ -222,7 +227,7 @@ class GaussNewton(Measurements):
     ) -> tuple[SolverTable, Array, float] | None:
         """A table with an objective below ``before``, its errors and the damping of its step; None if trials fail."""
         equations = model.equations.pulled(self.ridge, model.at - center)
-        for _ in range(_TRIALS):
+        for _ in range(TRIALS):
             trial = self.solved(self.parameters.moved(table, equations.solve(damping)), loss, center)
             new = self.errors(trial, self.fitted)
             if np.isfinite(new).all() and loss.mean(new[:, 0]) < before:

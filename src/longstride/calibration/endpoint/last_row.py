@@ -139,6 +139,10 @@ class LastRows:
         gram = packed[:, :square].reshape(-1, terms, terms)
         return LastRows(gram, packed[:, square:-1], packed[:, -1])
 
+    def over(self, scales: Array) -> LastRows:
+        """Inner products in units of ``scales``, ``(B,)``."""
+        return LastRows(self.gram / scales[:, None, None], self.moment / scales[:, None], self.squared / scales)
+
     def moved(self, by: Array) -> LastRows:
         """Inner products at the weights ``w_0 + by``, with ``by`` of shape ``(t,)``."""
         if not by.any():

@@ -33,10 +33,18 @@ class Measurements:
         samples: All samples, with their reference solution.
         parameters: The free numbers.
         residual: The feature map.
+        scales: Squared size that the squared residual of every sample is told in, shape ``(B,)``; default: 1.
     """
 
-    def __init__(self, samples: Samples, parameters: Parameters, residual: Residual) -> None:
+    def __init__(
+        self, samples: Samples, parameters: Parameters, residual: Residual, scales: Array | None = None
+    ) -> None:
         self.samples, self.parameters, self.residual = samples, parameters, residual
+        self.scales = np.ones(len(samples)) if scales is None else scales
+
+    def scales_of(self, numbers: Sequence[int]) -> Array:
+        """Scales of the samples of some units."""
+        return np.concatenate([self.scales[self.samples.units.slices[n]] for n in numbers])
 
     def errors(self, table: SolverTable, numbers: Sequence[int]) -> Array:
         """Squared residual and squared error of every sample of some units, shape ``(B, 2)``; infinite for NaN.
@@ -47,7 +55,7 @@ class Measurements:
         table = self.parameters.prepared(table)
         if self.residual.plain:
             squared = self.last_rows(table, numbers).squared
-            return np.stack([squared, squared], 1)
+            return np.stack([squared / self.scales_of(numbers), squared], 1)
 
         def measure(batch: Batch) -> list[Array]:
             with torch.inference_mode():
@@ -55,7 +63,8 @@ class Measurements:
             return batch.split(self._squared(end, self.samples.targets(batch)))
 
         name = f"errors/{self.residual.name}/{table_digest(table)[:20]}"
-        return np.concatenate(self.samples.map(name, numbers, measure, lambda b: (b, 2), again=True))
+        found = np.concatenate(self.samples.map(name, numbers, measure, lambda b: (b, 2), again=True))
+        return found / np.stack([self.scales_of(numbers), np.ones(len(found))], 1)
 
     def _squared(self, samples: Tensor, target: Tensor) -> Array:
         features = double(self.residual(samples) - self.residual(target)).square().sum(1)

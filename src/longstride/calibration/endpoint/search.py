@@ -19,6 +19,7 @@ from dataclasses import replace
 import numpy as np
 import torch
 
+from longstride.arrays import Array
 from longstride.calibration.endpoint.cost import last_steps, most_whole_fits, whole_fit_samples
 from longstride.calibration.endpoint.fits import FIRST_DAMPING, Fit, Quadratic
 from longstride.calibration.endpoint.gauss_newton import GaussNewton
@@ -26,8 +27,10 @@ from longstride.calibration.endpoint.residuals import Residual, balanced
 from longstride.calibration.endpoint.select import best_whole_fit
 from longstride.calibration.endpoint.settings import GaussNewtonSettings
 from longstride.calibration.endpoint.short_fits import ShortFits, Starts, chosen_starts, ranked, short_fits
+from longstride.calibration.loss import relative_scales
 from longstride.calibration.samples import Samples
 from longstride.calibration.starts.classical import classical_starts
+from longstride.calibration.starts.universal import universal_starts
 from longstride.errors import InputError
 from longstride.parameters import Parameters
 from longstride.reports import Errors, Search, WholeFit
@@ -48,6 +51,7 @@ class Fits:
     def __init__(self, samples: Samples, nfe: int, settings: GaussNewtonSettings) -> None:
         self.samples, self.settings = samples, settings
         self.parameters = Parameters(nfe, levels=settings.levels, column=settings.column, window=settings.window)
+        self.scales: Array | None = None
 
     def on(self, samples: int, residual: Residual) -> GaussNewton:
         """The fit on the first ``samples`` fitted samples, in whole units."""
@@ -58,6 +62,7 @@ class Fits:
             robust=self.settings.robust,
             ridge=self.settings.ridge,
             fitted=self.samples.units.first(samples),
+            scales=self.scales,
         )
 
     def starts(self, tables: Mapping[str, SolverTable], foreign: Sequence[str] = ()) -> tuple[Starts, Residual]:
@@ -67,14 +72,21 @@ class Fits:
             tables: Tables by name.
             foreign: Names of the tables that are not classical.
         """
-        found = ranked(self.on(self.settings.scout_samples, Residual()), tables, foreign)
+        plain = self.on(self.settings.scout_samples, Residual())
+        found = ranked(plain, tables, foreign)
+        if self.settings.guard_share and self.settings.guard_floor is not None:
+            squared = plain.errors(found.tables[found.base], self.samples.units.all)[:, 1]
+            self.scales = relative_scales(squared, self.settings.guard_floor)
         return found, balanced(self.settings.residual, self.samples, found.tables[found.base])
 
     def bound(self, base: SolverTable) -> float:
         """Largest root-mean-square error on held-out samples that the gate accepts against ``base``.
 
-        A few samples can raise this error while the mean loss falls. Last steps prefer tables within the bound.
+        A few samples can raise this error while the mean loss falls. Last steps prefer tables within the bound. With a
+        guard there is no bound: the base makes such samples again, and the guard is judged on more samples.
         """
+        if self.settings.guard_share:
+            return float("inf")
         plain = self.on(self.settings.scout_samples, Residual())
         return (1 + self.settings.margin) * Errors.of(plain.errors(base, plain.held_out)[:, 1]).rmse
 
@@ -160,6 +172,8 @@ def _candidates(
         if any(table.distance(other) == 0 for other in classical.values()):
             del found["given"]  # the given table is a classical start, and would be tried twice
         found |= classical
+    if settings.universal:
+        found |= universal_starts(samples, table)
     return found
 
 

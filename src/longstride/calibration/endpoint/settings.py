@@ -28,6 +28,7 @@ class GaussNewtonSettings:
             all samples, each with a Jacobian of its own.
         scouts: Number of starts that short fits go on from; 1: there is no short fit. 0: no classical solver is tried,
             and the passed tables are the only starts.
+        universal: Whether universal tables are starts, too.
         scout_iterations: Steps of a short fit.
         scout_samples: Number of samples that rank the starts, and that short fits see.
         final_calls: Most network calls, in samples, of whole fits after the first; 0: there is one whole fit.
@@ -45,15 +46,19 @@ class GaussNewtonSettings:
             :func:`longstride.calibration.acceptance.gate.judge`.
         stability: Largest gain that the gate accepts, as a multiple of the base's gain; see
             :mod:`longstride.calibration.acceptance.stability`.
-        guard_share: Declared share of samples that the guard lets the base make again; 0: no guard. See
-            :mod:`longstride.calibration.acceptance.guarding`.
+        guard_share: Network calls that the guard may add, where the base makes samples again, over those of the table;
+            0: no guard. See :mod:`longstride.calibration.acceptance.guarding`.
         guard_tail: Share of samples of which it is to be claimed that no more are more than twice as far off as with
             the base; fresh samples are added for this claim.
         guard_added: Most fresh samples, per sample of the calibration; 0: none, and nothing is claimed.
+        guard_floor: With a guard, fits take the squared error of a sample in units of the base's, at least this part of
+            the base's median squared error (:func:`~longstride.calibration.loss.relative_scales`). So they avoid being
+            much worse than the base anywhere. None: plain errors.
     """
 
     iterations: int = 4
     scouts: int = 3
+    universal: bool = False
     scout_iterations: int = 1
     scout_samples: int = 16
     final_calls: int = 6_000
@@ -69,6 +74,7 @@ class GaussNewtonSettings:
     guard_share: float = 0.0
     guard_tail: float = 0.02
     guard_added: float = 3.0
+    guard_floor: float | None = 0.1
 
     def __post_init__(self) -> None:
         counts = (self.iterations, self.scout_iterations, self.scout_samples, self.final_samples)
@@ -82,6 +88,8 @@ class GaussNewtonSettings:
             raise InputError(
                 f"expected residual to be a function from samples (B, *) to features (B, F), got {self.residual!r}"
             )
+        if self.guard_floor is not None and not 0 < self.guard_floor <= 1:
+            raise InputError(f"expected guard_floor in (0, 1], or None, got {self.guard_floor}")
         self.guarding()
 
     def guarding(self) -> Guarding:

@@ -14,10 +14,10 @@ from longstride.calibration.loss import Loss
 from longstride.errors import InputError
 from longstride.table import SolverTable
 
-__all__ = ["ShortFits", "Starts", "chosen_starts", "ranked", "short_fits"]
+__all__ = ["STRONG", "ShortFits", "Starts", "chosen_starts", "ranked", "short_fits"]
 
 #: How many of the best classical tables are compared on held-out samples.
-_STRONG = 4
+STRONG = 4
 #: A short fit from another start ranks before the fit from the base if its objective is below this part of the
 #: latter's. Short fits on a few samples scatter by about as much. A fit from the base seldom spoils samples that the
 #: base does well, and the gate compares both.
@@ -80,7 +80,7 @@ def ranked(newton: GaussNewton, tables: Mapping[str, SolverTable], foreign: Sequ
     if not squared:
         raise InputError("no classical solver ends in finite samples on this network: check its schedule and precision")
     errors = {key: float(np.sqrt(found.mean())) for key, found in squared.items()}
-    few = [key for key in errors if key not in foreign][:_STRONG]
+    few = [key for key in errors if key not in foreign][:STRONG]
     newton.measure([tables[key] for key in few], newton.held_out)
     finite = _squared(newton, {key: tables[key] for key in few}, newton.held_out)
     order = iter([*finite, *(key for key in few if key not in finite)])

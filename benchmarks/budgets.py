@@ -1,0 +1,97 @@
+"""Quality against the budget of a calibration, from universal tables that never saw the network."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+from unittest.mock import patch
+
+import numpy as np
+
+from benchmarks.networks.members import MEMBERS, Member
+from benchmarks.networks.solved import Solved
+from benchmarks.universal import FRESH
+from longstride.arrays import Array
+from longstride.calibration import calibrate
+from longstride.calibration.budget import Plan, plan_for
+from longstride.cores.core import Core
+from longstride.files import write_atomically
+
+__all__ = ["BUDGETS", "NETWORKS", "measure", "summary"]
+
+#: Network calls, references included; the last is the default calibration.
+BUDGETS = (500.0, 1000.0, 2000.0, 5000.0, 10000.0, math.inf)
+#: Networks of five kinds of data, two of them guided.
+NETWORKS = ("hsc32", "garments_flow", "small_digits", "flower", "china", "wine", "digits@3", "digits@7.5", "wine@3")
+_FRESH = 256
+_FAILED = 1e6
+
+
+def measure(
+    calls: Sequence[int], cores: Callable[[Member, int], Core | None], folder: Path, out: Path, names: Sequence[str]
+) -> None:
+    """Calibrate every network within every budget, and measure on fresh noise.
+
+    Args:
+        calls: Numbers of network calls.
+        cores: The core that was fitted without a network.
+        folder: Where solutions are kept.
+        out: The results file; what it holds is not measured again.
+        names: Networks.
+    """
+    results: dict[str, Any] = json.loads(out.read_text()) if out.is_file() else {}
+    for name in names:
+        member = MEMBERS[name]
+        fresh = Solved(member, range(FRESH, FRESH + _FRESH), False, folder)
+        for nfe in calls:
+            core = cores(member, nfe)
+            line = results.setdefault(name, {}).setdefault(str(nfe), {})
+            if core is None:
+                continue
+            if "universal" not in line:
+                line["universal"] = _errors(fresh.squared(fresh.core(core)))
+            for budget in BUDGETS:
+                key = "default" if math.isinf(budget) else f"{budget:.0f}"
+                if key not in line:
+                    line[key] = _calibrated(fresh, core, budget, nfe)
+                    print(name, nfe, key, line[key], flush=True)
+                    write_atomically(out, (json.dumps(results, indent=1) + "\n").encode())
+
+
+def _calibrated(fresh: Solved, core: Core, budget: float, nfe: int) -> dict[str, Any]:
+    member, model = fresh.member, fresh.model
+    w = 1.0 if member.guidance is None else member.guidance
+    try:
+        plan: Plan = plan_for(budget, nfe, 1 if member.guidance is None else 2)
+    except ValueError:
+        return {"calls": 0}
+    like = fresh.classical_table("ddim@log_snr", nfe)
+    seeds = range(plan.samples)
+    with patch("longstride.cores.choice._cores", lambda: {(nfe, core.start, w): core}):
+        result = calibrate(
+            model.denoiser(seeds, member.guidance),
+            model.noise(seeds, float(like.sigmas[0])),
+            like,
+            held_out=plan.held_out,
+            reference_steps=plan.reference_steps,
+            monitor=0,
+            batch_size=64,
+            **plan.settings,
+        )
+    found = _errors(fresh.squared(result.table))
+    return {**found, "calls": result.calls, "accepted": result.end.accepted, "reason": result.end.reason}
+
+
+def _errors(squared: Array) -> dict[str, Any]:
+    finite = np.nan_to_num(squared, nan=_FAILED, posinf=_FAILED)
+    return {"rmse": float(np.sqrt(finite.mean())), "median": float(np.sqrt(np.median(finite)))}
+
+
+def summary(results: dict[str, Any], nfe: int, key: str, kind: str = "rmse") -> tuple[float, float, int]:
+    """Geometric mean and worst of the error over that of the default calibration, and the number of networks."""
+    lines = [one[str(nfe)] for one in results.values() if str(nfe) in one]
+    ratios = [one[key][kind] / one["default"][kind] for one in lines if kind in one.get(key, {}) and "default" in one]
+    return (math.exp(float(np.mean(np.log(ratios)))), max(ratios), len(ratios)) if ratios else (math.nan, math.nan, 0)

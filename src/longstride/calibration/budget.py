@@ -1,0 +1,116 @@
+"""Calibrations that fit a budget: samples, steps and the reference solution, chosen for a number of network calls.
+
+The ladder of plans was measured on the networks of ``python -m benchmarks budgets``; ``docs/universal.md`` shows what
+each plan reached. All plans start from universal tables. The largest plan is the default calibration.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from longstride.calibration.acceptance.clean_runs import CLEAN_RUNS
+from longstride.calibration.acceptance.gate import FEWEST
+from longstride.calibration.endpoint.cost import jacobian_calls, most_calls
+from longstride.calibration.endpoint.gauss_newton import TRIALS
+from longstride.calibration.endpoint.settings import HELD_OUT, GaussNewtonSettings, fitted_samples
+from longstride.calibration.endpoint.short_fits import STRONG
+from longstride.calibration.starts.universal import most_universal_starts
+from longstride.errors import InputError
+
+__all__ = ["LADDER", "Plan", "plan_for"]
+
+#: Samples on which the error of the reference solution is estimated.
+_CHECKED = 8
+#: Plans from the cheapest: fitted samples, held-out samples, steps, steps of the reference solution, and the ridge.
+LADDER: tuple[tuple[int, int, int, int, float], ...] = (
+    (4, FEWEST, 1, 12, 0.1),
+    (6, FEWEST, 1, 16, 0.1),
+    (8, FEWEST, 1, 20, 0.03),
+    (8, FEWEST, 2, 20, 0.03),
+    (12, FEWEST, 2, 24, 0.03),
+    (16, FEWEST, 2, 24, 0.03),
+    (16, 12, 3, 32, 0.01),
+    (24, 12, 3, 32, 0.01),
+    (32, 16, 3, 40, 0.003),
+    (48, 16, 3, 48, 0.001),
+    (64, 24, 4, 64, 0.0003),
+    (96, 32, 4, 64, 0.0001),
+)
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What a budget buys.
+
+    Attributes:
+        nfe: Network calls K of the table.
+        fitted: Samples that are fitted.
+        held_out: Samples that decide.
+        reference_steps: Steps of the reference solution.
+        calls: Network calls at most, in samples.
+        settings: Settings of the method.
+        monitor: Clean runs for the card's monitor: none within a budget, which has better uses for calls.
+    """
+
+    nfe: int
+    fitted: int
+    held_out: int
+    reference_steps: int
+    calls: int
+    settings: Mapping[str, Any] = field(default_factory=dict)
+    monitor: int = 0
+
+    @property
+    def samples(self) -> int:
+        """Samples in all."""
+        return self.fitted + self.held_out
+
+    def __str__(self) -> str:
+        steps = self.settings.get("iterations", GaussNewtonSettings().iterations)
+        return (
+            f"{self.fitted} samples to fit in {steps} step{'s' * (steps > 1)}, {self.held_out} that decide, a "
+            f"reference of {self.reference_steps} steps: at most {self.calls:,} network calls"
+        )
+
+
+def plan_for(budget: float, nfe: int, per_call: int = 1) -> Plan:
+    """The largest plan within a budget.
+
+    Args:
+        budget: Network calls, in samples, references included.
+        nfe: Network calls K of the table.
+        per_call: Network calls of one sample and step: 2 for a guided pair.
+
+    Raises:
+        InputError: the budget is below the cheapest plan.
+    """
+    plans = [_plan(nfe, per_call, *rung) for rung in LADDER]
+    fitted, settings = fitted_samples(nfe), GaussNewtonSettings()
+    default = most_calls(nfe, fitted, HELD_OUT, settings) * per_call
+    plans.append(Plan(nfe, fitted, HELD_OUT, 64, default, monitor=CLEAN_RUNS))
+    affordable = [plan for plan in plans if plan.calls <= budget]
+    if not affordable:
+        raise InputError(
+            f"a budget of {budget:,.0f} network calls is below one step of a calibration for {nfe} calls, "
+            f"{plans[0].calls:,}: give more, or use the universal table as it is (solver 'longstride', "
+            "longstride.universal), which costs nothing"
+        )
+    return affordable[-1]
+
+
+def _plan(nfe: int, per_call: int, fitted: int, held_out: int, steps: int, reference: int, ridge: float) -> Plan:
+    settings = {
+        "iterations": steps,
+        "scouts": 0,
+        "universal": True,
+        "scout_samples": fitted,
+        "final_samples": fitted,
+        "ridge": ridge,
+    }
+    solved = (fitted + held_out) * reference + _CHECKED * (reference // 2)
+    starts = ((most_universal_starts() + 1) * fitted + STRONG * held_out) * nfe
+    fit = steps * (fitted * (jacobian_calls(nfe) + TRIALS * nfe) + held_out * nfe)
+    gate = (2 + 2 * 2) * held_out * nfe  # the table and its base: errors, and the gain by two runs each
+    return Plan(nfe, fitted, held_out, reference, (solved + starts + fit + gate) * per_call, settings)

@@ -1,0 +1,73 @@
+"""Universal tables as starts of fits: at the data's scale, and at a finer and a coarser scale.
+
+The scale that suits a network best is not always the standard deviation of its data: pictures with a dark background
+and a few bright objects want levels that lie higher, even pictures levels that lie lower. A few samples tell.
+"""
+
+from __future__ import annotations
+
+from longstride.calibration.samples import Samples
+from longstride.calibration.starts.classical import CLASSICAL, classical_tables
+from longstride.cores.choice import calls, closest_start
+from longstride.errors import InputError
+from longstride.nodes import Nodes
+from longstride.schedule import Schedule
+from longstride.solvers import SOLVERS
+from longstride.table import SolverTable
+
+__all__ = ["PARTS", "most_universal_starts", "scaled_tables", "universal_starts"]
+
+#: Scales that are tried, as multiples of the data's standard deviation.
+PARTS = (0.5, 1.0, 2.0)
+#: Guidance scales that are tried where the network does not tell its own.
+_SCALES = (1.0, 7.5)
+
+
+def most_universal_starts() -> int:
+    """Most universal starts."""
+    return len(PARTS) * len(_SCALES)
+
+
+def scaled_tables(
+    like: SolverTable, schedule: Schedule | None, std: float, guidance: float, floor: float | None = None
+) -> dict[float, SolverTable]:
+    """Universal tables between the ends of a table, by their scale over ``std``; none where there is none.
+
+    Args:
+        like: Gives the calls and the two ends.
+        schedule: The network's schedule, or None.
+        std: Standard deviation of the data.
+        guidance: Guidance scale; 1 without guidance.
+        floor: Least positive level, for tables that end at sigma 0.
+    """
+    spaced = classical_tables(like, schedule, floor, solvers={"ddim": CLASSICAL["ddim"]})
+    if like.nfe not in calls() or not spaced:
+        return {}
+    ends = next(iter(spaced.values()))
+    nodes, found = Nodes(ends.alphas, ends.sigmas, schedule), {}
+    for part in PARTS:
+        if float(nodes.ratios[0]) < closest_start() * part * std:
+            continue
+        try:
+            found[part] = SOLVERS["longstride"](nodes, data_std=part * std, guidance=guidance)
+        except InputError:  # the ends do not enclose its levels
+            continue
+    return found
+
+
+def universal_starts(samples: Samples, like: SolverTable) -> dict[str, SolverTable]:
+    """Universal tables between the ends of a table, by name; none where there is no universal table.
+
+    Args:
+        samples: The samples, with their reference solution, whose standard deviation is the data's.
+        like: Gives the calls and the two ends.
+    """
+    if samples.reference is None:
+        return {}
+    network, std = samples.network, float(samples.reference.samples.float().std())
+    found = {}
+    for scale in _SCALES if network.guidance is None else (network.guidance,):
+        guided = f", guidance {scale:g}" if network.guidance is None and scale != 1 else ""
+        for part, table in scaled_tables(like, network.schedule, std, scale, samples.floor).items():
+            found[f"longstride@{part:g} std{guided}"] = table
+    return found

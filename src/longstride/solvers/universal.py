@@ -1,0 +1,67 @@
+"""The universal solver: a table that was fitted on many networks at once, for a network that nobody calibrated."""
+
+from __future__ import annotations
+
+import math
+import warnings
+
+from longstride.cores.choice import calls, chosen_core, closest_start
+from longstride.errors import InputError
+from longstride.families import Family
+from longstride.nodes import Nodes
+from longstride.solvers.unipc import unipc
+from longstride.table import SolverTable
+
+__all__ = ["longstride", "usual_std"]
+
+#: Order of UniPC where there is no universal table.
+_ORDER = 3
+
+
+def usual_std(family: Family) -> float:
+    """Standard deviation of the data where nobody says another: 1/2 for EDM's ``ve``, 1 for latents of the others."""
+    return 0.5 if family == "ve" else 1.0
+
+
+def longstride(nodes: Nodes, data_std: float | None = None, guidance: float = 1.0) -> SolverTable:
+    r"""A universal table between the first and the last level.
+
+    It visits levels of its own: of ``nodes`` the number of steps and the two ends count. The levels lie at multiples
+    of ``data_std``. Where there is no universal table, UniPC of order 3 runs on the given levels, with a warning: for
+    fewer or more calls than tables were fitted for, and for a run that starts in the middle.
+
+    Args:
+        nodes: ``(alpha, sigma)`` from noisy to clean, each ``(N + 1,)``; the last sigma may be 0.
+        data_std: Standard deviation of the data; default: :func:`usual_std` of the schedule's family.
+        guidance: Guidance scale; 1 without guidance.
+
+    Returns:
+        A table with ``nfe = N``.
+
+    Raises:
+        InputError: a standard deviation that is not positive, or a guidance scale that is not finite.
+
+    References:
+        Shaul et al., Bespoke non-stationary solvers, 2024, for the family of tables. https://arxiv.org/abs/2403.01329
+    """
+    family = nodes.family if nodes.schedule is None else nodes.schedule.family
+    std = usual_std(family) if data_std is None else float(data_std)
+    if not 0 < std < math.inf or not math.isfinite(guidance):
+        raise InputError(
+            f"expected a positive data_std and a finite guidance, got {data_std} and {guidance}: data_std is the "
+            "standard deviation of the data, such as 0.5 for pictures in [-1, 1] and 1 for latents"
+        )
+    start, end = float(nodes.ratios[0]), float(nodes.ratios[-1])
+    known = calls()
+    why = ""
+    if nodes.steps not in known:
+        why = f"there are universal tables of {known[0]} to {known[-1]} calls, not of {nodes.steps}"
+    elif start < closest_start() * std:
+        why = f"a start at sigma / alpha = {start:.3g} is too near for a universal table"
+    if why:
+        warnings.warn(f"{why}: unipc of order {_ORDER} runs in its place", stacklevel=2)
+        return unipc(nodes, order=_ORDER)
+    core = chosen_core(nodes.steps, start / std, guidance)
+    return core.table(
+        data_std=std, start=start, end=end, family=nodes.family, options={"data_std": std, "guidance": guidance}
+    )

@@ -1,0 +1,65 @@
+"""A sampler for a network that nobody calibrated: a table that was fitted on many networks at once."""
+
+from __future__ import annotations
+
+import math
+
+from longstride.cores.choice import calls, closest_start
+from longstride.errors import InputError
+from longstride.grid import LastLevel, grid
+from longstride.nodes import Nodes
+from longstride.schedule import Schedule
+from longstride.solvers.universal import longstride, usual_std
+from longstride.table import SolverTable
+
+__all__ = ["universal"]
+
+
+def universal(
+    nfe: int,
+    *,
+    schedule: Schedule,
+    data_std: float | None = None,
+    guidance: float | None = None,
+    sigma_max: float | None = None,
+    final: LastLevel = "zero",
+) -> SolverTable:
+    """A table for any network of a schedule, without calibration.
+
+    The tables were fitted on many networks at once; ``docs/universal.md`` names them, and shows what to expect on
+    others. Levels lie at multiples of the standard deviation of the data.
+
+    Args:
+        nfe: Network calls.
+        schedule: The network's schedule.
+        data_std: Standard deviation of the data; default: 1/2 for EDM, and 1, that of latents, for other schedules.
+            Pictures in [-1, 1] have about 1/2.
+        guidance: Guidance scale, or None.
+        sigma_max: First level, in the schedule's frame; default: the schedule's.
+        final: What the last level is: 0, or the schedule's least level.
+
+    Raises:
+        InputError: no table makes so many calls or starts so near; or an impossible standard deviation or scale. The
+            message says what to run instead.
+
+    Examples:
+        >>> import longstride as ls
+        >>> table = ls.universal(6, schedule=ls.Schedule.flow())
+        >>> table.nfe, table.alphas[0], table.sigmas[-1]
+        (6, 0.0, 0.0)
+    """
+    levels = grid("log_snr", nfe, schedule=schedule, sigma_max=sigma_max, final=final)
+    std = usual_std(schedule.family) if data_std is None else data_std
+    known = calls()
+    if nfe not in known:
+        raise InputError(
+            f"universal tables make {known[0]} to {known[-1]} network calls, got {nfe}: use "
+            "longstride.build('unipc', ..., order=3) in their place"
+        )
+    nodes = Nodes.of(levels, None, schedule)
+    if math.isfinite(std) and std > 0 and float(nodes.ratios[0]) < closest_start() * std:
+        raise InputError(
+            f"universal tables start at sigma / alpha of at least {closest_start():.3g} times the standard deviation "
+            f"of the data, got {float(nodes.ratios[0]) / std:.3g} times: use longstride.build('unipc', ..., order=3)"
+        )
+    return longstride(nodes, data_std=std, guidance=1.0 if guidance is None else guidance)

@@ -1,0 +1,236 @@
+"""Fit universal tables: one core of every number of calls, start and guidance, on all networks.
+
+    python -m training.universal fit --calls 5 --start own --guidance 1     # minutes to an hour on one core
+    python -m training.universal fit --calls 5 --fold 0                     # without every fourth network
+    python -m training.universal export --calls 3 4 5 6 7 8 9 10 11 12      # into the package
+    python -m training.universal try --calls 4 5 6 8 10 12                  # each network by a table without it
+
+A fit goes on from its last step if the same command is given again. Networks that others trained lie in a folder of
+their own (``--zoo``); the galaxy networks need ``galaxygrad``, mixtures need ``scikit-learn``.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import time
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from benchmarks import budgets
+from benchmarks.networks.joint import Goal, Joint, core_of, numbers_of
+from benchmarks.networks.members import MEMBERS, Member, guided
+from benchmarks.networks.solved import NEAR, Solved
+from benchmarks.universal import measure
+from longstride.cores.choice import chosen_core
+from longstride.cores.core import UNIT, Core
+from longstride.errors import InputError
+from longstride.files import write_atomically
+from longstride.grid import grid
+from longstride.interpolate import fill_nfe
+from longstride.solvers import VARIANTS, build
+from longstride.table import SolverTable
+
+WORK = Path("training/work/universal")
+EXPORTED = Path("src/longstride/cores/cores.json")
+OWN = 80.0
+#: Networks that no table is fitted on: large ones of a kind that others stand for.
+_ASIDE = {"roman120", "ztf64", "hsc64", "quasar72"}
+#: Scale of the levels of pictures of a few bright objects on a dark ground, over the data's standard deviation, which
+#: says little of them.
+_DARK = 2.0
+#: Classical tables that a fit may start from.
+_STARTS = (
+    ("ipndm3", "log_snr"),
+    ("ipndm3", "karras"),
+    ("ipndm2", "log_snr"),
+    ("unipc2", "log_snr"),
+    ("unipc2", "flow"),
+    ("ipndm3", "flow"),
+)
+
+
+def start_of(start: str) -> float:
+    """First level of a core."""
+    return OWN if start == "own" else NEAR * UNIT
+
+
+def chosen(guidance: float, start: str, fold: int | None) -> list[Member]:
+    """The networks of a fit."""
+    every = guided(None if guidance == 1 else guidance)
+    every = [one for one in every if one.name not in _ASIDE and (start == "near" or one.start is None)]
+    return [one for n, one in enumerate(every) if fold is None or n % 4 != fold]
+
+
+def starts(nfe: int, start: str, lower: dict[int, Core]) -> dict[str, Core]:
+    """Classical tables as cores, and one filled in between a core of fewer calls and a classical table of many."""
+    first, found = start_of(start), {}
+
+    def classical(solver: str, spacing: str, calls: int) -> SolverTable:
+        if spacing == "flow":
+            part = np.linspace(first / (1 + first), 0.1, calls)
+            levels = np.append(part / (1 - part), 0.0)
+        else:
+            levels = grid(spacing, calls, sigma_min=0.06 if spacing == "karras" else 0.1, sigma_max=first)
+        return build(VARIANTS[solver].solver, levels, **VARIANTS[solver].options)
+
+    for solver, spacing in _STARTS:
+        found[f"{solver}@{spacing}"] = core_of_table(classical(solver, spacing, nfe))
+    if below := [calls for calls in lower if calls < nfe]:
+        least = lower[max(below)].table(data_std=UNIT, start=first)
+        anchors = {least.nfe: least, 4 * nfe: classical("unipc2", "log_snr", 4 * nfe)}
+        try:
+            found["filled"] = core_of_table(fill_nfe(anchors, nfe))
+        except InputError as error:
+            print(f"not filled: {error}", flush=True)
+    return found
+
+
+def core_of_table(table: SolverTable) -> Core:
+    """A table of the ratio frame, on data of standard deviation 1/2, as a core."""
+    return Core(float(table.sigmas[0]), table.sigmas[1:-1], np.tril(table.b[1:], -1))
+
+
+def cores(start: str, guidance: float, fold: int | None) -> dict[int, Core]:
+    """Finished cores by their number of calls."""
+    found = {}
+    end = "" if fold is None else f"-fold{fold}"
+    for file in (WORK / "cores").glob(f"{start}-w{guidance:g}-k*{end}.json"):
+        calls = file.stem.removeprefix(f"{start}-w{guidance:g}-k").removesuffix(end)
+        if calls.isdigit():
+            kept = json.loads(file.read_text())
+            if kept.get("finished"):
+                found[int(calls)] = core_of(np.array(kept["numbers"]), int(calls), start_of(start))
+    return found
+
+
+def fit(nfe: int, start: str, guidance: float, fold: int | None, steps: int, q: float, part: float) -> None:
+    """One fit, from its last step if there is one."""
+    name = f"{start}-w{guidance:g}-k{nfe}" + ("" if fold is None else f"-fold{fold}")
+    file = WORK / "cores" / f"{name}.json"
+
+    def say(text: str) -> None:
+        print(f"{time.strftime('%H:%M:%S')} {name}: {text}", flush=True)
+
+    if file.is_file() and json.loads(file.read_text()).get("finished"):
+        return
+    goals = []
+    for one in chosen(guidance, start, fold):
+        solved = Solved(one, range(one.samples), start == "near", WORK / "samples")
+        scale = _DARK if one.kind == "galaxies" and start == "own" else 1.0
+        goals.append(Goal.of(solved, nfe, max(4, round(part * one.samples)), scale))
+    joint = Joint(goals, start_of(start), q, say)
+    done = json.loads(file.read_text()) if file.is_file() else None
+    if done is None:
+        tables = starts(nfe, start, cores(start, guidance, fold))
+        if guidance != 1 and nfe in (plain := cores(start, 1.0, fold)):
+            tables["unguided"] = plain[nfe]
+        losses = {key: joint.aggregate(joint.losses(core)) for key, core in tables.items()}
+        best = min(losses, key=lambda key: losses[key])
+        say(
+            f"start {best}: "
+            + ", ".join(f"{key} {loss:.2f}" for key, loss in sorted(losses.items(), key=lambda x: x[1])[:4])
+        )
+        done = {"numbers": numbers_of(tables[best]).tolist(), "steps": 0, "start": best}
+
+    def keep(numbers: np.ndarray, losses: np.ndarray) -> None:
+        done["numbers"], done["steps"] = numbers.tolist(), done["steps"] + 1
+        done["losses"] = {goal.solved.member.name: float(loss) for goal, loss in zip(goals, losses, strict=True)}
+        file.parent.mkdir(parents=True, exist_ok=True)
+        write_atomically(file, json.dumps(done).encode())
+
+    left = steps - done["steps"]
+    if left > 0:
+        joint.fit(np.array(done["numbers"]), nfe, left, keep=keep)
+        done["finished"] = True
+        write_atomically(file, json.dumps(done).encode())
+    say(str({key: round(value, 3) for key, value in done["losses"].items()}))
+
+
+def export(calls: list[int], file: Path) -> None:
+    """Write the finished cores as the data of the package; a number of calls between two fits is filled in."""
+    found, networks = [], {}
+    for start in ("own", "near"):
+        for w in (1.0, 3.0, 7.5):
+            known = cores(start, w, None)
+            networks[f"{start}, guidance {w:g}"] = sorted(one.name for one in chosen(w, start, None))
+            for nfe in calls:
+                core = known[nfe] if nfe in known else _filled(known, nfe)
+                weights = core.weights[np.tril_indices(nfe, -1)]
+                found.append(
+                    {
+                        "nfe": nfe,
+                        "start": core.start,
+                        "guidance": w,
+                        "levels": [float(f"{x:.6g}") for x in core.levels],
+                        "weights": [round(x, 6) for x in weights.tolist()],
+                    }
+                )
+    text = json.dumps({"format": 1, "networks": networks, "cores": found})
+    write_atomically(file, (text.replace('{"nfe"', '\n{"nfe"') + "\n").encode())
+
+
+def _filled(known: dict[int, Core], nfe: int) -> Core:
+    """A core between two fits; beyond the last fit, between it and a classical table."""
+    tables = {k: core.table(data_std=UNIT, start=core.start) for k, core in known.items()}
+    if nfe > max(known):
+        start = next(iter(known.values())).start
+        levels = grid("log_snr", 4 * nfe, sigma_min=0.1, sigma_max=start)
+        tables[4 * nfe] = build("ipndm", levels, order=3)
+    return core_of_table(fill_nfe(tables, nfe))
+
+
+def left_out(member: Member, nfe: int) -> Core | None:
+    """The core that was fitted without a network: of its fold, or of all others if it stands aside."""
+    w = 1.0 if member.guidance is None else member.guidance
+    order = [one.name for one in chosen(w, "own", None)]
+    fold = order.index(member.name) % 4 if member.name in order else None
+    return cores("own", w, fold).get(nfe)
+
+
+def try_out(calls: list[int], near: bool, names: list[str] | None, out: Path) -> None:
+    """Measure the cores on all networks."""
+
+    def shipped(member: Member, nfe: int, start: float) -> Core:
+        return chosen_core(nfe, start, 1.0 if member.guidance is None else member.guidance)
+
+    def never(member: Member, nfe: int) -> Core | None:
+        return left_out(member, nfe) if not near else None
+
+    measure(near, calls, never, shipped, WORK / "samples", out, names)
+
+
+def main() -> None:
+    """The command."""
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser.add_argument("action", choices=["fit", "export", "try", "budgets"])
+    parser.add_argument("--calls", type=int, nargs="+", default=[5])
+    parser.add_argument("--start", choices=["own", "near"], default="own")
+    parser.add_argument("--guidance", type=float, default=1.0)
+    parser.add_argument("--fold", type=int, default=None)
+    parser.add_argument("--steps", type=int, default=8)
+    parser.add_argument("--q", type=float, default=3.0)
+    parser.add_argument("--part", type=float, default=1.0, help="part of the samples that is used")
+    parser.add_argument("--names", nargs="+", help="networks to try; default: all")
+    parser.add_argument("--out", type=Path, default=Path("benchmarks/results/universal.json"))
+    given = parser.parse_args()
+    torch.set_num_threads(1)
+    torch.set_grad_enabled(False)
+    assert MEMBERS
+    if given.action == "export":
+        export(given.calls, EXPORTED)
+        return
+    if given.action == "try":
+        try_out(given.calls, given.start == "near", given.names, given.out)
+        return
+    if given.action == "budgets":
+        budgets.measure(given.calls, left_out, WORK / "samples", given.out, given.names or budgets.NETWORKS)
+        return
+    for nfe in given.calls:
+        fit(nfe, given.start, given.guidance, given.fold, given.steps, given.q, given.part)
+
+
+if __name__ == "__main__":
+    main()
