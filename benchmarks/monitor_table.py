@@ -21,7 +21,7 @@ _NAMES = {
 }
 #: Faults that make other pictures from the same noise.
 _OTHER = ("one class", "half of the classes")
-#: Curves of a panel: those of the faults that are caught least.
+#: Curves of a panel: those of the faults that are neither always nor never caught.
 _CURVES = 5
 _COLORS = ("#1f6fb2", "#c1121f", "#2f855a", "#b7791f", "#6b46c1")
 
@@ -141,6 +141,11 @@ def _partial(file: Path) -> str:
     )
 
 
+def _from_half(faults: dict[str, Any], label: str) -> float:
+    curve = faults[label]["curve"]
+    return abs(sum(curve) / len(curve) - 0.5)
+
+
 def draw_monitor(results: Path, pictures: Path) -> list[Path]:
     """Draw the curves, if there are results.
 
@@ -158,8 +163,8 @@ def draw_monitor(results: Path, pictures: Path) -> list[Path]:
     )
     for ax, (name, one) in zip(axes[0], networks.items(), strict=True):
         clean = [max(share, 0.5 / found["clean_windows"]) for share in one["curve"]]
-        least = sorted(one["faults"], key=lambda label: sum(one["faults"][label]["curve"]))[:_CURVES]
-        for label, color in zip(least, _COLORS, strict=False):
+        between = sorted(one["faults"], key=partial(_from_half, one["faults"]))[:_CURVES]
+        for label, color in zip(between, _COLORS, strict=False):
             ax.plot(clean, one["faults"][label]["curve"], label=label, color=color, lw=1.4)
         ax.axvline(found["declared"], color="#999999", lw=0.8, ls=(0, (4, 2)), zorder=0)
         ax.set_xscale("log")
@@ -167,7 +172,7 @@ def draw_monitor(results: Path, pictures: Path) -> list[Path]:
         ax.set_title(_NAMES[name], fontsize=9)
         ax.set_xlabel("false alarms", fontsize=8.5)
         ax.tick_params(labelsize=7.5)
-        ax.legend(fontsize=7, frameon=False, loc="lower right")
+        ax.legend(fontsize=7, frameon=False, loc="best")
         for side in ("top", "right"):
             ax.spines[side].set_visible(False)
     axes[0][0].set_ylabel(f"caught windows of {found['window']}", fontsize=8.5)
