@@ -12,7 +12,7 @@ assumptions, each with its source.
 from __future__ import annotations
 
 import json
-import time
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
@@ -95,6 +95,8 @@ NETWORKS: dict[str, Assumed] = {
 
 #: What is counted of a process.
 _WHAT = ("samples", "launches")
+#: A denoiser that is known in closed form, and costs next to nothing.
+EXACT = "two_modes"
 #: More than there are units.
 _APART = 10_000
 
@@ -119,31 +121,25 @@ def counted(
         **options: Of :func:`longstride.calibrate`.
 
     Returns:
-        ``calls``, in samples; ``own_seconds`` and ``network_seconds`` of this process, in processor time; ``kinds`` of
-        work, with calls and the most units of a piece; ``paths``, for every number of processes the samples and the
-        launches of the slowest process, summed over all pieces.
+        ``calls``, in samples; ``pieces`` of work, those of a kind and a number of units together; ``paths``, for every
+        number of processes the samples and the launches of the slowest process, summed over all pieces.
     """
     import longstride as ls
     from longstride.calibration.samples import Samples
 
-    seen, imagined, clock = list[int](), list[bool](), {"network": 0.0, "aside": 0.0}
+    seen, imagined = list[int](), list[bool]()
 
     network = denoiser.model
 
     def watched(x: Any, *args: Any, **kwargs: Any) -> Any:
         seen.append(len(x))
-        if imagined:  # what others would compute is counted, and not computed
-            return x
-        begin = time.process_time()
-        found = network(x, *args, **kwargs)
-        clock["network"] += time.process_time() - begin
-        return found
+        # What others would compute is counted, and not computed.
+        return x if imagined else network(x, *args, **kwargs)
 
     denoiser.model = watched
     plain, pieces = Samples.local, list[dict[str, Any]]()
 
     def local(self: Samples, name: str, numbers: Sequence[int], function: Any, **how: Any) -> Any:
-        begin = time.process_time()
         imagined.append(True)
         missing = [n for n in numbers if f"{name}/{n}" not in self.ledger.held]
         paths = {}
@@ -158,32 +154,25 @@ def counted(
                 each.append((sum(seen), len(seen)))
             paths[size] = [max(one[n] for one in each) for n in (0, 1)]
         pieces.append({"kind": name.partition("/")[0], "units": len(missing), "paths": paths})
-        clock["aside"] += time.process_time() - begin
         imagined.clear()
         seen.clear()
         found = plain(self, name, numbers, function, **how)
         pieces[-1]["calls"] = sum(seen)
         return found
 
-    begin = time.process_time()
     with mock.patch.object(Samples, "local", local):
         result = ls.calibrate(denoiser, noise, table, **options)
-    own = time.process_time() - begin - clock["aside"] - clock["network"]
-    kinds: dict[str, dict[str, int]] = {}
+    kinds = Counter[tuple[str, int]]()
     for piece in pieces:
-        one = kinds.setdefault(piece["kind"], {"calls": 0, "units": 0})
-        one["calls"] += piece["calls"]
-        one["units"] = max(one["units"], piece["units"])
-    assert sum(one["calls"] for one in kinds.values()) == result.calls
+        kinds[piece["kind"], piece["units"]] += piece["calls"]
+    assert sum(kinds.values()) == result.calls
     paths = [
         {"processes": size, **{what: sum(p["paths"][size][n] for p in pieces) for n, what in enumerate(_WHAT)}}
         for size in processes
     ]
     return {
         "calls": result.calls,
-        "own_seconds": own,
-        "network_seconds": clock["network"],
-        "kinds": kinds,
+        "pieces": [{"kind": kind, "units": n, "calls": calls} for (kind, n), calls in kinds.items() if calls],
         "paths": paths,
     }
 
@@ -213,18 +202,22 @@ def _counted_on(model: str, nfe: int) -> dict[str, Any]:
     import torch
 
     import longstride as ls
+    from benchmarks import small_work
     from longstride.calibration.endpoint.settings import HELD_OUT, fitted_samples
     from longstride.evaluation.contestants import base_table
     from longstride.evaluation.seeds import seed_range
 
     torch.set_num_threads(1)
-    loaded, fitted = ls.load_model(model), fitted_samples(nfe)
-    table = base_table(loaded.schedule, "ddim", nfe)
-    seeds = seed_range("calibration", 0, fitted + HELD_OUT)
-    noise = loaded.noise(seeds, table.sigmas[0])
+    fitted = fitted_samples(nfe)
+    if model == EXACT:
+        table, denoiser, noise = small_work.table(nfe), small_work.network(), small_work.noise(fitted + HELD_OUT)
+    else:
+        loaded, seeds = ls.load_model(model), seed_range("calibration", 0, fitted + HELD_OUT)
+        table = base_table(loaded.schedule, "ddim", nfe)
+        denoiser, noise = loaded.denoiser(seeds), loaded.noise(seeds, table.sigmas[0])
     about = {"model": model, "nfe": nfe, "fitted": fitted, "held_out": HELD_OUT, "batch_size": 64}
     options: dict[str, Any] = {"held_out": HELD_OUT, "batch_size": 64, "seed": 0, "monitor": 0}
-    return {**about, **counted(loaded.denoiser(seeds), noise, table, **options)}
+    return {**about, **counted(denoiser, noise, table, **options)}
 
 
 def _speeds(texts: Sequence[str]) -> dict[str, Assumed]:
@@ -251,7 +244,7 @@ def _speeds(texts: Sequence[str]) -> dict[str, Assumed]:
 @handled
 def scale(
     out: Annotated[Path, option("Results; counts in it are kept.", "FILE")] = Path("benchmarks/results/scale.json"),
-    model: Annotated[str, option("Network whose calibration is counted, as in calibrate.", "MODEL")] = "galaxy:hsc32",
+    model: Annotated[str, option(f"Whose calibration is counted: {EXACT}, or as in calibrate.", "MODEL")] = EXACT,
     seconds: Annotated[
         list[str] | None, option("Seconds per network call of a network in place of its source's.", "NAME=SECONDS")
     ] = None,

@@ -29,8 +29,9 @@ _PIECES = {
 def scale_sections(file: Path) -> dict[str, Callable[[], str]]:
     """What can be said of the results file, by the names of its markers."""
     content = json.loads(file.read_text(encoding="utf-8"))
-    tables = {"bounds": _bounds, "pieces": _pieces, "paths": _paths, "speeds": _speeds, "times": _times, "own": _own}
-    return {f"scale:{name}": partial(write, content) for name, write in tables.items()}
+    tables = {"bounds": _bounds, "pieces": _pieces, "paths": _paths, "speeds": _speeds, "times": _times}
+    found = {f"scale:{name}": partial(write, content) for name, write in tables.items()}
+    return {**found, "scale:limit": partial(_limit, file)}
 
 
 def _run(content: dict[str, Any]) -> dict[str, Any]:
@@ -53,9 +54,9 @@ def _bounds(content: dict[str, Any]) -> str:
 def _pieces(content: dict[str, Any]) -> str:
     """Where the calls go, and how many processes can share a piece."""
     run = _run(content)
-    found = sorted(run["kinds"].items(), key=lambda item: -item[1]["calls"])
-    rows = [(_PIECES[name], f"{one['calls'] / run['calls']:.1%}", one["units"]) for name, one in found]
-    return markdown_table(("work", "of all calls", "processes that can share it"), rows)
+    pieces = sorted(run["pieces"], key=lambda one: (-one["units"], -one["calls"]))
+    rows = [(_PIECES[one["kind"]], one["units"], f"{one['calls'] / run['calls']:.1%}") for one in pieces]
+    return markdown_table(("work", "units, and processes that can share it", "of all calls"), rows)
 
 
 def _paths(content: dict[str, Any]) -> str:
@@ -88,7 +89,12 @@ def _times(content: dict[str, Any]) -> str:
         many = max(path["processes"] for path in run["paths"])
         apart = many * 3600 / (run["calls"] * speed)
         evaluations = [_seconds(path * speed) for path in paths.values()]
-        cells = (*cards, f"{apart:.3g}", f"{one['evaluation']['samples']:,}", *evaluations)
+        cells = (
+            *cards,
+            f"{apart:,.0f}" if apart >= 100 else f"{apart:.1f}",
+            f"{one['evaluation']['samples']:,}",
+            *evaluations,
+        )
         rows.append((one["name"], *cells))
     numbers = [path["processes"] for path in run["paths"]]
     cards = [f"a card, {n} GPU{'s' * (n > 1)}" for n in numbers]
@@ -110,11 +116,20 @@ def _seconds(value: float) -> str:
     raise AssertionError
 
 
-def _own(content: dict[str, Any]) -> str:
-    """How much of a calibration is not the network."""
-    rows = []
-    for run in sorted(content["calibrations"], key=lambda run: int(run["nfe"])):
-        each = 1e6 * run["own_seconds"] / run["calls"]
-        rows.append((run["nfe"], f"{run['network_seconds']:.1f}", f"{run['own_seconds']:.1f}", f"{each:.0f}"))
-    head = ("calls of the sampler", "network, s", "all else, s", "all else, µs per call and sample")
-    return markdown_table(head, rows)
+def _limit(file: Path) -> str:
+    """What was measured of whole calibrations, beside the time of their network calls alone."""
+    measured = json.loads(file.with_name("calibration_time.json").read_text(encoding="utf-8"))
+    each = measured["ms_per_call_and_sample"] / 1000
+    rows = [
+        (row["nfe"], f"{row['calls']:,}", f"{row['calls'] * each:.0f}", row["processes"], f"{row['seconds']:.0f}")
+        for row in measured["rows"]
+    ]
+    head = (
+        "calls of the sampler",
+        "network calls",
+        "these alone, in one process, s",
+        "processes",
+        "whole, s",
+    )
+    note = f"(garments, {measured['cores']} cores, `python -m benchmarks.calibration_time`)"
+    return f"{markdown_table(head, rows)}\n\n{note}"

@@ -35,4 +35,4 @@ def test_what_has_no_scale_is_refused() -> None:
         ls.measure_std(lambda x, sigma: 0 * x, 80 * torch.randn(2, 3), table)
     near = ls.build("ddim", ls.grid("karras", 5, sigma_min=0.1, sigma_max=2.0))
     with pytest.raises(ls.InputError, match="no universal table of 5 calls between these levels"):
-        ls.measure_std(scaled(1.0), 2 * torch.randn(2, 3), near)
+        ls.measure_std(scaled(1.0), 2 * torch.randn(3, 500, dtype=torch.float64), near)

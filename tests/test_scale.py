@@ -26,7 +26,7 @@ def found():
 
 
 def test_one_process_makes_all_calls(found) -> None:
-    assert found["paths"][0]["samples"] == found["calls"] == sum(kind["calls"] for kind in found["kinds"].values())
+    assert found["paths"][0]["samples"] == found["calls"] == sum(piece["calls"] for piece in found["pieces"])
 
 
 def test_a_piece_takes_as_long_as_its_slowest_process(found) -> None:
@@ -34,13 +34,12 @@ def test_a_piece_takes_as_long_as_its_slowest_process(found) -> None:
     one, two, three, many = (path["samples"] for path in found["paths"])
     assert two < one
     assert many == three == two  # the first process has the first unit of either kind, however many share
-    reference = found["kinds"]["reference"]
-    assert reference == {"calls": 24 * 12, "units": 3}
+    assert {"kind": "reference", "units": 3, "calls": 24 * 12} in found["pieces"]
 
 
 def test_units_that_nobody_else_can_take_bound_the_speed(found) -> None:
     """More processes than units change nothing; the slowest process has at least one unit of every piece."""
-    least = sum(kind["calls"] / kind["units"] for kind in found["kinds"].values())
+    least = sum(piece["calls"] / piece["units"] for piece in found["pieces"])
     assert all(least <= path["samples"] <= found["calls"] for path in found["paths"])
 
 

@@ -143,9 +143,9 @@ class GaussNewton(Measurements):
             ends = runs.ends(moved, self.samples.batch_size)
             here = self.residual(runs.end)
             left = self.residual(self.samples.targets(batch)) - here
-            scales = torch.from_numpy(self.scales[batch.numbers]).to(left.device)
-            weight = loss.root_weight(double(left).square().sum(1) / scales) / scales.sqrt()
-            weight = weight[:, None].to(left)
+            squared = double(left).square().sum(1)
+            scales = torch.from_numpy(self.scales[batch.numbers]).to(squared)
+            weight = (loss.root_weight(squared / scales) / scales.sqrt())[:, None].to(left)
             ends.reverse()  # ends are popped, so that none is held beside its quotient
             quotients = iter([(self.residual(ends.pop()) - here) * (weight / h) for h in steps[free]])
             zero, left = torch.zeros_like(left), left * weight
