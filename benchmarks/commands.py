@@ -28,7 +28,7 @@ app = typer.Typer(
     "Two processes share the work under [bold]torchrun --nproc-per-node 2 -m benchmarks paper[/].",
 )
 
-app.command(cls=Command, epilog="Example: python -m benchmarks scale --seconds SDXL=0.05")(scale)
+app.command(cls=Command, epilog="Example: python -m benchmarks scale --seconds SDXL=0.05")(handled(scale))
 
 Out = Annotated[Path, option("Folder for results; finished batches are kept in work/ in it.", "FOLDER")]
 Quick = Annotated[bool, typer.Option("--quick", help="Few samples: ten minutes on two cores, figures without weight.")]

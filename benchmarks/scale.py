@@ -20,8 +20,8 @@ from pathlib import Path
 from typing import Annotated, Any
 from unittest import mock
 
-from longstride.cli.common import handled
-from longstride.cli.options import option
+import typer
+
 from longstride.errors import InputError, unknown
 
 __all__ = ["NETWORKS", "PROCESSES", "Assumed", "counted", "evaluation_path", "scale"]
@@ -241,12 +241,16 @@ def _speeds(texts: Sequence[str]) -> dict[str, Assumed]:
     return found
 
 
-@handled
 def scale(
-    out: Annotated[Path, option("Results; counts in it are kept.", "FILE")] = Path("benchmarks/results/scale.json"),
-    model: Annotated[str, option(f"Whose calibration is counted: {EXACT}, or as in calibrate.", "MODEL")] = EXACT,
+    out: Annotated[Path, typer.Option(help="Results; counts in it are kept.", metavar="FILE")] = Path(
+        "benchmarks/results/scale.json"
+    ),
+    model: Annotated[
+        str, typer.Option(help=f"Whose calibration is counted: {EXACT}, or as in calibrate.", metavar="MODEL")
+    ] = EXACT,
     seconds: Annotated[
-        list[str] | None, option("Seconds per network call of a network in place of its source's.", "NAME=SECONDS")
+        list[str] | None,
+        typer.Option(help="Seconds per network call of a network in place of its source's.", metavar="NAME=SECONDS"),
     ] = None,
 ) -> None:
     """What calibration and evaluation take on 1, 8 and 64 GPUs, at assumed network speeds.

@@ -21,7 +21,7 @@ from benchmarks.networks.members import MEMBERS, Member
 from benchmarks.networks.solved import Solved
 from longstride.arrays import Array
 from longstride.calibration.reference.solve import solve_reference
-from longstride.calibration.scale import ROUGH
+from longstride.calibration.scale import ROUGH, chosen
 from longstride.calibration.starts.universal import PARTS
 from longstride.cores.core import Core
 from longstride.errors import LongstrideError
@@ -89,14 +89,13 @@ def _part(solved: Solved, core: Core) -> float:
     few = slice(0, _FEW)
     denoiser, noise = solved.denoiser.select(few), solved.noise[few]
     rough = solve_reference(denoiser, noise, solved.core(core), steps=ROUGH, check_samples=0)
-    scores = {}
+    squared = {}
     for part in PARTS:
         try:
-            ends = sample(denoiser, noise, solved.core(core, part))
-            scores[part] = float(np.log(np.maximum(_mean_square(ends - rough.samples), 1e-30)).mean())
+            squared[part] = _mean_square(sample(denoiser, noise, solved.core(core, part)) - rough.samples)
         except LongstrideError:  # the start is too near for this scale
             continue
-    return min(scores, key=lambda part: scores[part])
+    return chosen(squared)
 
 
 def _mean_square(x: Tensor) -> Array:

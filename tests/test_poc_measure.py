@@ -47,15 +47,13 @@ def model(place: Path) -> Any:
 @pytest.fixture(scope="module")
 def whole(model: Any, tmp_path_factory: pytest.TempPathFactory) -> tuple[Outcome, Path, int]:
     """An outcome that was measured without a stop, its folder, and the network's runs while it was calibrated."""
-    folder, passes, calibrating = tmp_path_factory.mktemp("poc"), [0], [True]
-    hook = model.network.register_forward_hook(
-        lambda module, given, made: passes.__setitem__(0, passes[0] + calibrating[0] * len(given[0]))
-    )
+    folder, passes = tmp_path_factory.mktemp("poc"), [0]
 
-    def say(what: str, done: int, total: int) -> None:
-        calibrating[0] = calibrating[0] and what not in ("teacher", "evaluating")
+    def count(module: Any, given: Any, made: Any) -> None:
+        passes[0] += 0 if (folder / "cards.json").exists() else len(given[0])
 
-    found = run_poc(model, ASKED, folder, say=say)
+    hook = model.network.register_forward_hook(count)
+    found = run_poc(model, ASKED, folder)
     hook.remove()
     return found, folder, passes[0]
 
@@ -94,8 +92,8 @@ def test_errors_and_distances_are_those_that_one_would_measure_by_hand(model, wh
 
 def test_the_passes_of_the_calibration_are_counted(whole):
     outcome, _, passes = whole
-    probes = 12  # one run for every journal, by which it knows its network
-    assert abs(passes - outcome.cost.passes) <= probes
+    others = 40  # the check of the reference solution, and a run by which every journal knows its network
+    assert 0 <= passes - outcome.cost.passes <= others < 0.02 * passes
 
 
 @pytest.mark.parametrize("stop", ["calibrating", "evaluating", "timing"])

@@ -39,7 +39,7 @@ BABEL = re.compile(r"\b(sek|min|h|t|d|tagoj?|horoj?|minutoj?|sekundoj?|novembro|
 class Page(HTMLParser):
     """What a reader sees: texts, what a screen reader says, and the numbers with their keys."""
 
-    SILENT = ("style", "script", "code", "pre", "title")
+    SILENT = ("style", "script", "code", "pre")
 
     def __init__(self, text: str) -> None:
         super().__init__()
@@ -157,8 +157,8 @@ def test_numbers_are_those_of_the_data_in_the_page():
             write = (
                 language.percent if key.startswith("worse") else language.whole if key == "calls" else language.number
             )
-            assert text == (write(expected[key]) if (key, rmse) != ("ratio", expected["rmse"]) else text)
-            assert text.strip(), key
+            itself = key == "ratio" and one["calls"] == 20
+            assert text == ("1" if itself else write(expected[key])), key
         if one["calls"] != 20:
             pairs = np.stack([errors**2, today**2], axis=1)
             found = group_bootstrap(lambda s: float(np.sqrt(s[0] / s[1])), pairs, replicates=2000, level=1 - 0.05 / 4)
@@ -258,6 +258,6 @@ def test_an_unknown_language_and_a_missing_extra(monkeypatch: pytest.MonkeyPatch
 
 
 def test_a_damaged_catalogue_is_named(tmp_path: Path):
-    (tmp_path / "ja.po").write_text('msgid "a"\nmsgstr "b\n')
+    (tmp_path / "ja.po").write_text("no catalogue\n")
     with pytest.raises(InputError, match="the catalogue .*ja.po is damaged"):
         load_language("ja", tmp_path)

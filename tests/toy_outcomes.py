@@ -81,7 +81,14 @@ def made(
         return tuple(float(f"{calls * seconds * one:.6g}") for one in 1 + 0.02 * clock.random(10))
 
     def one(name: str, label: str, kind: str, size: float, calls: int) -> Sampler:
-        errors = list(_errors(today * size * (8 / calls) ** slope, 10 + calls + len(name), common, spread))
+        errors = list(
+            _errors(
+                today * size * (8 / calls) ** slope,
+                10 + calls + len(name) + 1000 * (name == "unipc3_log_snr"),
+                common,
+                spread,
+            )
+        )
         if kind == "calibrated":
             for n in range(tail):
                 errors[n] = round(5 * reference[n], 6)

@@ -2,8 +2,8 @@
 
     python -m training.universal fit --calls 5 --start own --guidance 1     # minutes to an hour on one core
     python -m training.universal fit --calls 5 --fold 0                     # without every fourth network
-    python -m training.universal export --calls 3 4 5 6 7 8 9 10 11 12      # into the package
-    python -m training.universal try --calls 4 5 6 8 10 12                  # each network by a table without it
+    python -m training.universal export --calls 3 4 5 6 7 8 9      # into the package
+    python -m training.universal try --calls 5 8                  # each network by a table without it
 
 A fit goes on from its last step if the same command is given again. Networks that others trained lie in a folder of
 their own (``--zoo``); the galaxy networks need ``galaxygrad``, mixtures need ``scikit-learn``.
@@ -33,7 +33,8 @@ from longstride.interpolate import fill_nfe
 from longstride.solvers import VARIANTS, build
 from longstride.table import SolverTable
 
-WORK = Path("training/work/universal")
+#: Solutions of samples, which can be made again, and the fits.
+WORK, CORES = Path("training/work/universal"), Path("training/cores")
 EXPORTED = Path("src/longstride/cores/cores.json")
 OWN = 80.0
 #: Networks that no table is fitted on: large ones of a kind that others stand for.
@@ -97,7 +98,7 @@ def cores(start: str, guidance: float, fold: int | None) -> dict[int, Core]:
     """Finished cores by their number of calls."""
     found = {}
     end = "" if fold is None else f"-fold{fold}"
-    for file in (WORK / "cores").glob(f"{start}-w{guidance:g}-k*{end}.json"):
+    for file in (CORES).glob(f"{start}-w{guidance:g}-k*{end}.json"):
         calls = file.stem.removeprefix(f"{start}-w{guidance:g}-k").removesuffix(end)
         if calls.isdigit():
             kept = json.loads(file.read_text())
@@ -109,7 +110,7 @@ def cores(start: str, guidance: float, fold: int | None) -> dict[int, Core]:
 def fit(nfe: int, start: str, guidance: float, fold: int | None, steps: int, q: float, part: float) -> None:
     """One fit, from its last step if there is one."""
     name = f"{start}-w{guidance:g}-k{nfe}" + ("" if fold is None else f"-fold{fold}")
-    file = WORK / "cores" / f"{name}.json"
+    file = CORES / f"{name}.json"
 
     def say(text: str) -> None:
         print(f"{time.strftime('%H:%M:%S')} {name}: {text}", flush=True)

@@ -9,6 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from longstride.arrays import Array
 from longstride.calibration.reference.solve import solve_reference, squared_errors
 from longstride.calibration.starts.universal import scaled_tables
 from longstride.errors import InputError
@@ -16,8 +17,10 @@ from longstride.network import as_network
 from longstride.sampler import DenoiserLike, sample
 from longstride.table import SolverTable
 
-__all__ = ["ROUGH", "DataScale", "measure_std"]
+__all__ = ["ROUGH", "DataScale", "chosen", "measure_std"]
 
+#: Another scale than 1 must lower the mean logarithm of the errors by as much.
+_CLEAR = -0.25
 #: Steps of the rough solution.
 ROUGH = 16
 
@@ -43,9 +46,9 @@ class DataScale:
 def measure_std(denoiser: DenoiserLike, noise: Tensor, table: SolverTable) -> DataScale:
     """Choose the scale of universal tables for a network, by a few samples.
 
-    A rough solution of the samples has some standard deviation. Of this, its half and its double, the scale is taken
-    whose universal table comes nearest to the rough solution, by the mean logarithm of the errors. Three samples at 5
-    network calls cost 93 calls. The scale then serves every number of calls.
+    A rough solution of the samples has some standard deviation. Its half or its double takes its place if the universal
+    table of that scale comes clearly nearer to the rough solution; see :func:`chosen`. Three samples at 5 network calls
+    cost 93 calls. The scale then serves every number of calls.
 
     Args:
         denoiser: The network, bound to the conditions of the samples.
@@ -69,7 +72,23 @@ def measure_std(denoiser: DenoiserLike, noise: Tensor, table: SolverTable) -> Da
             f"there is no universal table of {table.nfe} calls between these levels: take longstride.universal(5, "
             "schedule=...) as table"
         )
-    squared = {part * std: squared_errors(sample(network, noise, one), rough.samples) for part, one in tables.items()}
-    scores = {scale: float(np.log(np.maximum(found, 1e-30)).mean()) for scale, found in squared.items()}
-    errors = {scale: float(np.sqrt(found.mean())) for scale, found in squared.items()}
-    return DataScale(min(scores, key=lambda scale: scores[scale]), std, errors, network.calls - before)
+    squared = {part: squared_errors(sample(network, noise, one), rough.samples) for part, one in tables.items()}
+    errors = {part * std: float(np.sqrt(found.mean())) for part, found in squared.items()}
+    return DataScale(chosen(squared) * std, std, errors, network.calls - before)
+
+
+def chosen(squared: Mapping[float, Array]) -> float:
+    r"""The scale that is clearly better than 1, or 1.
+
+    With squared errors e of a scale, and e' of the scale 1, it needs :math:`e_n < e'_n` for every sample, and a mean of
+    :math:`\tfrac12 \log (e_n / e'_n)` below -0.25. A few samples and a rough solution tell no more.
+
+    Args:
+        squared: Squared errors ``(B,)`` by scale over the standard deviation; without a scale of 1 the least mean
+            logarithm decides.
+    """
+    logs = {part: 0.5 * np.log(np.maximum(found, 1e-30)) for part, found in squared.items()}
+    usual = logs.get(1.0)
+    ways = {part: found if usual is None else found - usual for part, found in logs.items()}
+    clear = {part: way.mean() for part, way in ways.items() if usual is None or (way.max() < 0 and way.mean() < _CLEAR)}
+    return min(clear, key=lambda part: clear[part]) if clear else 1.0

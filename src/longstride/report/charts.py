@@ -17,6 +17,7 @@ from longstride.evaluation.bootstrap import Interval
 from longstride.evaluation.plots import log_axes, pyplot
 from longstride.report.language import Language
 from longstride.report.numbers import Numbers
+from longstride.report.words import label_of
 
 __all__ = ["Look", "Series", "curve", "marker_of", "series_of"]
 
@@ -57,12 +58,10 @@ class Series:
     """One curve.
 
     Attributes:
-        label: Name for people.
         look: How it is drawn.
         points: The numbers at every number of calls, rising.
     """
 
-    label: str
     look: Look
     points: tuple[Numbers, ...]
 
@@ -76,7 +75,7 @@ def series_of(found: Sequence[Numbers], today: tuple[str, int]) -> list[Series]:
     for name in sorted(names, key=lambda name: order.get(name, 3)):
         points = sorted((one for one in found if one.sampler.name == name), key=lambda one: one.sampler.calls)
         look = (_OURS, _BEST, _TODAY)[order[name]] if name in order else next(others)
-        series.append(Series(points[0].sampler.label, look, tuple(points)))
+        series.append(Series(look, tuple(points)))
     return series
 
 
@@ -138,7 +137,7 @@ def _draw(
         fill = look.color if look.filled else "white"
         plot([x], [y.value], marker=look.marker, ms=6, color=look.color, mfc=fill, ls="", gid=f"{place}-p{x}")
         calls = language.text("{calls} calls", calls=x)
-        titles[f"{place}-p{x}"] = f"{one.label}, {calls}: {language.interval(y)}"
+        titles[f"{place}-p{x}"] = f"{label_of(one.points[0].sampler, language)}, {calls}: {language.interval(y)}"
 
 
 def _inline(svg: str, name: str, titles: dict[str, str]) -> str:

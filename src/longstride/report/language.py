@@ -62,7 +62,7 @@ def load_language(code: str, folder: Path = CATALOGUES) -> Language:
                 catalogue = catalogues.read_po(opened, locale=code, abort_invalid=True)
             buffer = io.BytesIO()
             binary.write_mo(buffer, catalogue)
-        except (OSError, ValueError) as error:
+        except (OSError, ValueError, catalogues.PoFileError) as error:
             raise InputError(f"the catalogue {file} is damaged: {error}") from None
         buffer.seek(0)
         translations = GNUTranslations(buffer)
