@@ -142,7 +142,7 @@ def _partial(file: Path) -> str:
 
 
 def _from_half(faults: dict[str, Any], label: str) -> float:
-    curve = faults[label]["curve"]
+    curve: list[float] = faults[label]["curve"]
     return abs(sum(curve) / len(curve) - 0.5)
 
 
