@@ -8,35 +8,29 @@ from __future__ import annotations
 
 import os
 import platform
-import time
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
+from collections.abc import Callable
+from dataclasses import replace
 from datetime import datetime
-from functools import cached_property
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
 
-from longstride.arrays import Array
 from longstride.book import CardBook, load_book
 from longstride.calibration.many import calibrate_book
 from longstride.card import Card
 from longstride.card_parts import How
 from longstride.errors import InputError, NonFiniteError
-from longstride.evaluation.bootstrap import Interval, group_bootstrap
 from longstride.evaluation.contestants import base_table, card_label, contestant
-from longstride.evaluation.features import Extractor, load_features
-from longstride.evaluation.frechet import FeatureSpace, Moments, frechet_distance
-from longstride.evaluation.measure import Key, Measurer, Tally
-from longstride.evaluation.runner import measure_source, space_of
+from longstride.evaluation.features import load_features
+from longstride.evaluation.measure import Key
 from longstride.evaluation.seeds import seed_range
 from longstride.evaluation.source import NetworkSource
 from longstride.journal import Journal
 from longstride.processes import is_first, wait
 from longstride.report.asked import Asked
 from longstride.report.decision import decide
+from longstride.report.evaluation import Evaluation
 from longstride.report.outcome import (
     Calibrated,
     Cost,
@@ -44,7 +38,6 @@ from longstride.report.outcome import (
     Figures,
     Machine,
     Outcome,
-    Sampler,
     Subject,
     save_outcome,
 )
@@ -57,8 +50,6 @@ from longstride.zoo.model import Model
 __all__ = ["run_poc"]
 
 Say = Callable[[str, int, int], None]
-#: Replicates of a bootstrap of Fréchet distances.
-_REPLICATES = 200
 
 
 def run_poc(
@@ -103,7 +94,7 @@ def run_poc(
         tables = _tables(model, asked, today, book)
         source = NetworkSource(model, asked.guidance, study.reference_steps, today, study.grid)
         work = Journal(folder / "evaluation", {"model": model.fingerprint, **asked.identity()})
-        found = _Evaluation(source, asked, tables, work, extractor, say)
+        found = Evaluation(source, asked, tables, work, extractor, say)
         outcome = replace(outcome, samplers=found.samplers(), counts=found.counts(outcome.counts))
         chosen = decide(outcome).closest
         if chosen is not None:
@@ -240,133 +231,3 @@ def _tables(model: Model, asked: Asked, today: SolverTable, book: CardBook) -> d
             break  # a process without such levels
         tables.setdefault(("unipc3_log_snr", table.nfe), table)
     return tables
-
-
-@dataclass(frozen=True)
-class _Evaluation:
-    """Errors, distances and seconds of all samplers."""
-
-    source: NetworkSource
-    asked: Asked
-    tables: Mapping[Key, SolverTable]
-    journal: Journal
-    extractor: Extractor | None
-    say: Say
-
-    @property
-    def _seeds(self) -> range:
-        return seed_range("evaluation", self.asked.seed, self.asked.effort.samples)
-
-    @cached_property
-    def _space(self) -> FeatureSpace | None:
-        if self.extractor is None:
-            return None
-        return space_of(self.source, self.asked.study, self.journal, self.extractor)
-
-    def counts(self, planned: Counts) -> Counts:
-        """The planned counts with the reference's calls and error."""
-        measurer = self._measurer()
-        error = measurer.reference_error(self._seeds, self.asked.effort.batch)
-        return replace(planned, reference_error=error if np.isfinite(error) else None)
-
-    def _measurer(self) -> Measurer:
-        return Measurer(
-            source=self.source,
-            extractor=self.extractor,
-            space=self._space,
-            journal=self.journal,
-            say=lambda what, done, total: None,
-        )
-
-    def samplers(self) -> tuple[Sampler, ...]:
-        """All samplers with everything that was measured of them."""
-        study = self.asked.study
-        names = {name: None for name, _ in self.tables}
-        measure_source(
-            self.source,
-            study,
-            self.tables,
-            names,
-            self.journal,
-            self.extractor,
-            space=self._space,
-            others=False,
-            tails=False,
-            say=self.say,
-        )
-        teacher, tallies = self._measurer().contest(self._seeds, study.batch_size, self.tables)  # all parts are there
-        seconds = self._seconds()
-        first = next(iter(self.tables))
-        return tuple(self._sampler(key, tally, tallies[first], teacher, seconds) for key, tally in tallies.items())
-
-    def _sampler(
-        self, key: Key, tally: Tally, today: Tally, teacher: Tally, seconds: Mapping[Key, tuple[float, ...]]
-    ) -> Sampler:
-        name, calls = key
-        errors = np.sqrt(np.concatenate(tally.squared))
-        distance = change = None
-        if self.asked.effort.dimensions:
-            distance = _distance(tally, teacher)
-            change = None if tally is today else _distance(tally, teacher, today)
-        return Sampler(
-            name=name,
-            label=card_label("unipc3@log_snr") if name == "unipc3_log_snr" else card_label(name),
-            kind="calibrated" if name == "calibrated" else "today" if name == self.asked.today else "classical",
-            calls=calls,
-            errors=tuple(float(f"{error:.6g}") for error in errors),
-            distance=distance,
-            distance_change=change,
-            seconds=seconds.get(key, ()),
-        )
-
-    def _seconds(self) -> dict[Key, tuple[float, ...]]:
-        """Seconds per picture of today's sampler and the calibrated ones; in every round all take turns."""
-        timed = [key for key in self.tables if key[0] == "calibrated"]
-        timed.insert(0, next(iter(self.tables)))
-        effort = self.asked.effort
-        batch = self.source.batch(self._seeds[: min(effort.batch, effort.samples)])
-        warm = False
-        rounds = []
-        for number in range(effort.rounds):
-            place = f"timing/{number}"
-            if (kept := self.journal.get(place)) is None:
-                if not warm:
-                    batch.drawn(self.tables[timed[-1]])
-                    warm = True
-                kept = {"seconds": np.array([_timed(batch, self.tables[key], self.source.device) for key in timed])}
-                self.journal.put(place, kept)
-            rounds.append(kept["seconds"])
-            self.say("timing", number + 1, effort.rounds)
-        size = min(effort.batch, effort.samples)
-        values = np.stack(rounds) / size
-        return {key: tuple(float(f"{one:.6g}") for one in values[:, n]) for n, key in enumerate(timed)}
-
-
-def _timed(batch: Any, table: SolverTable, device: torch.device) -> float:
-    """Seconds that a batch takes."""
-    _finished(device)
-    begun = time.perf_counter()
-    batch.drawn(table)
-    _finished(device)
-    return time.perf_counter() - begun
-
-
-def _finished(device: torch.device) -> None:
-    """Wait for the accelerator."""
-    if device.type == "cuda":
-        torch.cuda.synchronize(device)
-    elif device.type == "mps":
-        torch.mps.synchronize()
-
-
-def _distance(tally: Tally, teacher: Tally, today: Tally | None = None) -> Interval:
-    """Fréchet distance to the converged samples, or how much larger it is than today's."""
-    dimensions, sets = teacher.coordinates.shape[1], [one for one in (tally, teacher, today) if one is not None]
-    packed: Array = np.stack([one.moments for one in sets], axis=1)
-
-    def value(sums: Array) -> float:
-        moments = [Moments.unpack(part, dimensions) for part in sums]
-        found = frechet_distance(moments[0], moments[1])
-        return found if today is None else found - frechet_distance(moments[2], moments[1])
-
-    return group_bootstrap(value, packed, replicates=_REPLICATES)
