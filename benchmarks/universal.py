@@ -32,9 +32,8 @@ from longstride.network import in_batches
 from longstride.sampler import sample
 from longstride.table import SolverTable
 
-__all__ = ["CALLS", "FRESH", "measure", "ratios", "summary"]
+__all__ = ["FRESH", "measure", "ratios", "summary"]
 
-CALLS = (4, 5, 6, 8, 10, 12)
 #: First seed of noise that no fit saw.
 FRESH = 10**6
 #: Samples by milliseconds per call and sample.

@@ -9,7 +9,7 @@ from typing import Any
 
 from benchmarks import budgets
 from benchmarks.markdown import markdown_table
-from benchmarks.universal import CALLS, ratios, summary
+from benchmarks.universal import ratios, summary
 
 __all__ = ["budget_table", "universal_tables"]
 
@@ -24,14 +24,15 @@ def _pair(found: Mapping[str, Any]) -> str:
 
 
 def _overview(networks: Mapping[str, Any], rival: str) -> str:
+    calls = sorted({int(key) for one in networks.values() for key in one if key.isdigit()})
     rows = list[list[object]]()
     for measure, shown in _MEASURES.items():
         for kind, label in _KINDS.items():
-            pairs = [_pair(summary(networks, nfe, measure, f"{kind}/{rival}")) for nfe in CALLS]
+            pairs = [_pair(summary(networks, nfe, measure, f"{kind}/{rival}")) for nfe in calls]
             rows.append([f"{shown}, {label}", *pairs])
-    counts = [summary(networks, nfe, "rmse", f"left_out/{rival}")["networks"] for nfe in CALLS]
+    counts = [summary(networks, nfe, "rmse", f"left_out/{rival}")["networks"] for nfe in calls]
     rows.append(["networks", *counts])
-    return markdown_table(["network calls", *CALLS], rows)
+    return markdown_table(["network calls", *calls], rows)
 
 
 def _every(networks: Mapping[str, Any], nfe: int) -> str:
