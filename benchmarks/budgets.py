@@ -23,7 +23,7 @@ from longstride.files import write_atomically
 __all__ = ["BUDGETS", "NETWORKS", "measure", "summary"]
 
 #: Network calls, references included; the last is the default calibration.
-BUDGETS = (500.0, 1000.0, 2000.0, 5000.0, 10000.0, math.inf)
+BUDGETS = (1000.0, 2000.0, 3000.0, 5000.0, 10000.0, math.inf)
 #: Networks of five kinds of data, two of them guided.
 NETWORKS = ("hsc32", "garments_flow", "small_digits", "flower", "china", "wine", "digits@3", "digits@7.5", "wine@3")
 _FRESH = 256

@@ -21,20 +21,22 @@ from longstride.errors import InputError
 
 __all__ = ["LADDER", "Plan", "plan_for"]
 
+#: A reference solution has at least so many steps per network call of the table: a table is fitted to its errors, too.
+_FINER = 4
 #: Samples on which the error of the reference solution is estimated.
 _CHECKED = 8
 #: Plans from the cheapest: fitted samples, held-out samples, steps, steps of the reference solution, and the ridge.
 LADDER: tuple[tuple[int, int, int, int, float], ...] = (
-    (4, FEWEST, 1, 12, 0.1),
-    (6, FEWEST, 1, 16, 0.1),
-    (8, FEWEST, 1, 20, 0.03),
-    (8, FEWEST, 2, 20, 0.03),
-    (12, FEWEST, 2, 24, 0.03),
-    (16, FEWEST, 2, 24, 0.03),
-    (16, 12, 3, 32, 0.01),
-    (24, 12, 3, 32, 0.01),
-    (32, 16, 3, 40, 0.003),
-    (48, 16, 3, 48, 0.001),
+    (4, FEWEST, 1, 24, 0.1),
+    (6, FEWEST, 1, 32, 0.1),
+    (8, FEWEST, 1, 40, 0.03),
+    (8, FEWEST, 2, 48, 0.03),
+    (12, FEWEST, 2, 64, 0.03),
+    (16, FEWEST, 2, 64, 0.03),
+    (16, 12, 3, 64, 0.01),
+    (24, 12, 3, 64, 0.01),
+    (32, 16, 3, 64, 0.003),
+    (48, 16, 3, 64, 0.001),
     (64, 24, 4, 64, 0.0003),
     (96, 32, 4, 64, 0.0001),
 )
@@ -109,6 +111,7 @@ def _plan(nfe: int, per_call: int, fitted: int, held_out: int, steps: int, refer
         "final_samples": fitted,
         "ridge": ridge,
     }
+    reference = max(reference, _FINER * nfe)
     solved = (fitted + held_out) * reference + _CHECKED * (reference // 2)
     starts = ((most_universal_starts() + 1) * fitted + STRONG * held_out) * nfe
     fit = steps * (fitted * (jacobian_calls(nfe) + TRIALS * nfe) + held_out * nfe)
