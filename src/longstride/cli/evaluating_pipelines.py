@@ -72,11 +72,11 @@ def evaluate_whole(asked: Measuring, prompts: Path | None, options: PipelineOpti
         InputError: no such pipeline, options that it refuses, or contestants that are no solvers.
     """
     _check(asked)
-    device = use_device(asked.device)
     texts = None if prompts is None else prompts_in(prompts)
     _ = options.call
     check_writable(asked.out / "results.json", new_folders=True)
     join(asked.device)
+    device = use_device(asked.device)  # of this process
     pipeline = load_pipeline(asked.model, device, options.dtype)
     source = _source(asked, pipeline, texts, options)
     entered, bases = _samplers(asked, source)
