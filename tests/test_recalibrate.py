@@ -82,7 +82,7 @@ def test_a_guarded_card_gets_a_new_guard(found):
     guarded = ls.calibrate(networked(Mixture()), noise_of(96), ls.build("ddim", SIGMAS), guard_share=0.05).card
     result = ls.recalibrate(guarded, networked(MOVED), HANDFUL)
     assert result.verdict == "improved"
-    assert result.card.guard.share == 0.05
+    assert result.card.settings["guard_share"] == 0.05
     assert result.card.guard != guarded.guard
 
 

@@ -132,8 +132,8 @@ def starts_of(card: Card) -> dict[str, SolverTable]:
 
 
 def usual_settings(card: Card) -> dict[str, Any]:
-    """Settings that a recalibration takes over from ``card``: the share of its guard."""
-    return {"guard_share": 0.0 if card.guard is None else card.guard.share}
+    """Settings that a recalibration takes over from ``card``: the calls that its guard may add."""
+    return {"guard_share": 0.0 if card.guard is None else card.settings.get("guard_share", card.guard.share)}
 
 
 def clean_runs_of(card: Card) -> int:

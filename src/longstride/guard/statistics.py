@@ -121,7 +121,7 @@ class Recorder:
         if self._states:
             self._fold()
         n = self._entries
-        found = torch.cat([part for kind in _FIRST for part in self._sums[kind]]).double().cpu().numpy()
+        found = torch.cat([part for kind in _FIRST for part in self._sums[kind]]).detach().double().cpu().numpy()
         found = np.where(np.isfinite(found), found, np.nan)
         statistics, places = np.empty((found.shape[1], len(found))), _places(nfe)
         sums, begin = dict[str, Array](), 0

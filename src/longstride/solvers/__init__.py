@@ -21,7 +21,16 @@ from longstride.solvers.unipc import unipc
 from longstride.solvers.universal import longstride
 from longstride.table import SolverTable
 
-__all__ = ["CLASSICAL_SOLVERS", "SOLVERS", "VARIANTS", "Solver", "Variant", "build", "steps_for_nfe"]
+__all__ = [
+    "CLASSICAL_SOLVERS",
+    "SOLVERS",
+    "VARIANTS",
+    "Solver",
+    "Variant",
+    "build",
+    "classical_solvers",
+    "steps_for_nfe",
+]
 
 #: Every solver by name. To add a solver, write a builder and add an entry here.
 SOLVERS: dict[str, Solver] = {
@@ -41,8 +50,15 @@ SOLVERS: dict[str, Solver] = {
     "unipc": Solver(unipc, "UniPC", starts={f"unipc{order}": {"order": order} for order in (2, 3)}),
     "longstride": Solver(longstride, "Universal", own_levels=True),
 }
-#: The solvers that visit the levels they are given.
-CLASSICAL_SOLVERS: dict[str, Solver] = {name: one for name, one in SOLVERS.items() if not one.own_levels}
+
+
+def classical_solvers() -> dict[str, Solver]:
+    """The solvers that visit the levels they are given, by name; those that were added since are among them."""
+    return {name: one for name, one in SOLVERS.items() if not one.own_levels}
+
+
+#: The same, as the package has them.
+CLASSICAL_SOLVERS = classical_solvers()
 #: Solvers with options, by name: ``unipc3`` is UniPC of order 3.
 VARIANTS: dict[str, Variant] = {
     key: one

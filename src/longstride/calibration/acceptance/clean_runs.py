@@ -54,6 +54,7 @@ def clean_runs(samples: Samples, table: SolverTable, count: int) -> tuple[Normal
 
 
 def _statistics(samples: Samples, table: SolverTable) -> Array:
+    @torch.inference_mode()
     def run(batch: Batch) -> list[Array]:
         recorder = Recorder(table)
         Run(batch.noise, table).finish(batch.network, recorder)

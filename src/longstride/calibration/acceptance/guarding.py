@@ -174,6 +174,7 @@ def _runs(samples: Samples, numbers: list[int], table: SolverTable, base: Solver
     """Runs of a table and of its base on some units."""
     width = len(names(table.nfe)) + 2
 
+    @torch.inference_mode()
     def run(batch: Batch) -> list[Array]:
         recorder, targets = Recorder(table), samples.targets(batch)
         ends = [Run(batch.noise, table).finish(batch.network, recorder), Run(batch.noise, base).finish(batch.network)]

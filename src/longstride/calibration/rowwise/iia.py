@@ -34,7 +34,7 @@ from longstride.errors import InputError, unknown
 from longstride.reports import RowReport
 from longstride.sampler import Run, sample
 from longstride.schedule import Schedule
-from longstride.solvers import CLASSICAL_SOLVERS
+from longstride.solvers import classical_solvers
 from longstride.table import SolverTable
 
 __all__ = ["PUBLISHED", "IIASettings", "Published", "calibrate_iia", "fine_step"]
@@ -71,8 +71,8 @@ class IIASettings:
             raise InputError(f"expected r >= 0, substeps >= 1 and a finite ridge >= 0, got {self}")
         if self.directions not in DIRECTIONS:
             raise unknown("family of directions", self.directions, DIRECTIONS)
-        if self.fine != "base" and self.fine not in CLASSICAL_SOLVERS:
-            raise unknown("fine solver", self.fine, ("base", *CLASSICAL_SOLVERS))
+        if self.fine != "base" and self.fine not in classical_solvers():
+            raise unknown("fine solver", self.fine, ("base", *classical_solvers()))
         if self.trajectory not in get_args(Trajectory):
             raise unknown("trajectory", self.trajectory, get_args(Trajectory))
 
@@ -130,12 +130,12 @@ def fine_step(
     for chosen in (options, {}) if options else ({},):
         for steps in range(budget, 0, -1):
             try:
-                fine = CLASSICAL_SOLVERS[name](refine(table, start, k, steps, floor, schedule), **chosen)
+                fine = classical_solvers()[name](refine(table, start, k, steps, floor, schedule), **chosen)
             except InputError:  # too few levels for this solver
                 continue
             if fine.nfe <= budget:
                 return fine
-    return CLASSICAL_SOLVERS["ddim"](refine(table, start, k, budget, floor))
+    return classical_solvers()["ddim"](refine(table, start, k, budget, floor))
 
 
 class _Targets:
@@ -179,7 +179,7 @@ def calibrate_iia(
         InputError: the base is no classical solver, and no other solver is named for the fine steps.
         NonFiniteError: the network returned NaN or infinity.
     """
-    if settings.fine == "base" and table.name not in CLASSICAL_SOLVERS:
+    if settings.fine == "base" and table.name not in classical_solvers():
         raise InputError(f"{table.name} is no classical solver, which fine steps need: say fine='ddim' or another one")
     targets = _Targets(table, settings, samples.floor, samples.network.schedule)
 
