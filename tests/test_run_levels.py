@@ -13,6 +13,7 @@ from scheduler_runs import difference, noise, run
 
 import longstride as ls
 from longstride.integrations.diffusers import LongstrideScheduler
+from longstride.solvers import CLASSICAL_SOLVERS
 
 # Diffusers' classes say how they lower the order of their own steps, which nobody takes here.
 pytestmark = pytest.mark.filterwarnings("ignore:.*algorithm_type dpmsolver is deprecated:FutureWarning")
@@ -165,7 +166,7 @@ def test_a_shift_by_resolution_of_given_levels() -> None:
 # Every process
 
 
-@pytest.mark.parametrize("solver", [name for name in ls.SOLVERS if name not in STARTED])
+@pytest.mark.parametrize("solver", [name for name in CLASSICAL_SOLVERS if name not in STARTED])
 @pytest.mark.parametrize(
     ("config", "levels", "times"),
     [

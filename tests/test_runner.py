@@ -63,7 +63,7 @@ def test_guided_calls_are_declared_as_one_and_counted_as_two(model):
 
 
 def test_a_guarded_card_is_measured_with_its_guard_and_at_its_cost(model):
-    """A guard that flags all samples makes a card its base, at twice the calls; without it the card is as before."""
+    """A guard that flags all samples makes a card its base, at nearly twice the calls; without it the card is as before."""
     study = replace(SMALL, contestants=(), nfes=(4,), dimensions=0)
     plain = run_study(model, replace(study, contestants=("iia_ddim",))).cards["iia_ddim", 4]
     count = len(names(4))
@@ -73,7 +73,10 @@ def test_a_guarded_card_is_measured_with_its_guard_and_at_its_cost(model):
     found = run_study(model, study, cards={"mine": card}).results
     assert found.value("mine", 4, "rmse").value == pytest.approx(found.value("mine (base)", 4, "rmse").value)
     assert found.value("mine", 4, "worse_2").value == 0
-    assert [found.value(name, 4, "calls").value for name in ("mine (base)", "mine")] == [4, 8]
+    assert [found.value(name, 4, "calls").value for name in ("mine (base)", "mine")] == [
+        4,
+        7,
+    ]  # the first call is that of both
     free = run_study(model, study, cards={"mine": card}, guarded=False).results
     own = run_study(model, study, cards={"mine": plain}).results
     assert free == own
