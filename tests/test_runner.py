@@ -63,7 +63,7 @@ def test_guided_calls_are_declared_as_one_and_counted_as_two(model):
 
 
 def test_a_guarded_card_is_measured_with_its_guard_and_at_its_cost(model):
-    """A guard that flags all samples makes a card its base, at nearly twice the calls; without it the card is as before."""
+    """A guard that flags all samples makes a card its base, at nearly twice the calls; without it nothing changes."""
     study = replace(SMALL, contestants=(), nfes=(4,), dimensions=0)
     plain = run_study(model, replace(study, contestants=("iia_ddim",))).cards["iia_ddim", 4]
     count = len(names(4))
