@@ -45,7 +45,7 @@ def universal(
     Examples:
         >>> import longstride as ls
         >>> table = ls.universal(6, schedule=ls.Schedule.flow())
-        >>> table.nfe, table.alphas[0], table.sigmas[-1]
+        >>> table.nfe, float(table.alphas[0]), float(table.sigmas[-1])
         (6, 0.0, 0.0)
     """
     levels = grid("log_snr", nfe, schedule=schedule, sigma_max=sigma_max, final=final)
