@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 import longstride as ls
-from benchmarks.digits import load_digits
+from benchmarks.networks.third_party import digits
 from benchmarks.recalibration import changed
 from longstride.errors import InputError
 from longstride.sampler import DenoiserLike
@@ -60,7 +60,7 @@ class Case:
             return ls.load_model(self.source)
         if zoo is None:
             raise InputError("the network digits is in no package: --zoo names the folder that holds digits/")
-        return load_digits(zoo / "digits")
+        return digits(zoo / "digits")
 
 
 #: Settings of a calibration whose table is watched, and not judged.

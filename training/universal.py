@@ -2,11 +2,13 @@
 
     python -m training.universal fit --calls 5 --start own --guidance 1     # minutes to an hour on one core
     python -m training.universal fit --calls 5 --fold 0                     # without every fourth network
-    python -m training.universal export --calls 3 4 5 6 7 8 9      # into the package
-    python -m training.universal try --calls 5 8                  # each network by a table without it
+    python -m training.universal export --calls 3 4 5 6 7 8 9               # into the package
+    python -m training.universal try --calls 5 8                            # each network by a table without it
+    python -m training.universal budgets --calls 5 8                        # calibrations from such tables
 
-A fit goes on from its last step if the same command is given again. Networks that others trained lie in a folder of
-their own (``--zoo``); the galaxy networks need ``galaxygrad``, mixtures need ``scikit-learn``.
+A fit goes on from its last step if the same command is given again. Networks that others trained lie in the folder
+``zoo`` of the checkout (``benchmarks/networks/third_party.py`` says which); the galaxy networks need ``galaxygrad``,
+mixtures need ``scikit-learn``.
 """
 
 from __future__ import annotations
@@ -21,7 +23,7 @@ import torch
 
 from benchmarks import budgets
 from benchmarks.networks.joint import Goal, Joint, core_of, numbers_of
-from benchmarks.networks.members import MEMBERS, Member, guided
+from benchmarks.networks.members import Member, guided
 from benchmarks.networks.solved import NEAR, Solved
 from benchmarks.universal import measure
 from longstride.cores.choice import chosen_core
@@ -35,6 +37,7 @@ from longstride.table import SolverTable
 
 #: Solutions of samples, which can be made again, and the fits.
 WORK, CORES = Path("training/work/universal"), Path("training/cores")
+RESULTS = Path("benchmarks/results")
 EXPORTED = Path("src/longstride/cores/cores.json")
 OWN = 80.0
 #: Networks that no table is fitted on: large ones of a kind that others stand for.
@@ -98,7 +101,7 @@ def cores(start: str, guidance: float, fold: int | None) -> dict[int, Core]:
     """Finished cores by their number of calls."""
     found = {}
     end = "" if fold is None else f"-fold{fold}"
-    for file in (CORES).glob(f"{start}-w{guidance:g}-k*{end}.json"):
+    for file in CORES.glob(f"{start}-w{guidance:g}-k*{end}.json"):
         calls = file.stem.removeprefix(f"{start}-w{guidance:g}-k").removesuffix(end)
         if calls.isdigit():
             kept = json.loads(file.read_text())
@@ -174,12 +177,8 @@ def export(calls: list[int], file: Path) -> None:
 
 
 def _filled(known: dict[int, Core], nfe: int) -> Core:
-    """A core between two fits; beyond the last fit, between it and a classical table."""
+    """A core between two fits."""
     tables = {k: core.table(data_std=UNIT, start=core.start) for k, core in known.items()}
-    if nfe > max(known):
-        start = next(iter(known.values())).start
-        levels = grid("log_snr", 4 * nfe, sigma_min=0.1, sigma_max=start)
-        tables[4 * nfe] = build("ipndm", levels, order=3)
     return core_of_table(fill_nfe(tables, nfe))
 
 
@@ -215,19 +214,19 @@ def main() -> None:
     parser.add_argument("--q", type=float, default=3.0)
     parser.add_argument("--part", type=float, default=1.0, help="part of the samples that is used")
     parser.add_argument("--names", nargs="+", help="networks to try; default: all")
-    parser.add_argument("--out", type=Path, default=Path("benchmarks/results/universal.json"))
+    parser.add_argument("--out", type=Path, help="results file; default: of the action")
     given = parser.parse_args()
     torch.set_num_threads(1)
     torch.set_grad_enabled(False)
-    assert MEMBERS
     if given.action == "export":
         export(given.calls, EXPORTED)
         return
     if given.action == "try":
-        try_out(given.calls, given.start == "near", given.names, given.out)
+        try_out(given.calls, given.start == "near", given.names, given.out or RESULTS / "universal.json")
         return
     if given.action == "budgets":
-        budgets.measure(given.calls, left_out, WORK / "samples", given.out, given.names or budgets.NETWORKS)
+        out = given.out or RESULTS / "budgets.json"
+        budgets.measure(given.calls, left_out, WORK / "samples", out, given.names or budgets.NETWORKS)
         return
     for nfe in given.calls:
         fit(nfe, given.start, given.guidance, given.fold, given.steps, given.q, given.part)

@@ -19,9 +19,7 @@ __all__ = ["MEMBERS", "Member", "guided"]
 
 _GALAXIES = ("hsc32", "ztf32", "hsc64", "ztf64", "lsst60", "quasar72", "roman120")
 #: Folders of third-party networks, and of Fashion-MNIST.
-_ZOO, _DATA = Path("../shared/zoo"), Path("data")
-
-
+_ZOO, _DATA = Path("zoo"), Path("data")
 #: Samples of a fit, by the milliseconds of a call.
 _SAMPLES = ((1.0, 32), (4.0, 24), (8.0, 16), (100.0, 10))
 

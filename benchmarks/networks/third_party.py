@@ -82,7 +82,7 @@ def digits(folder: Path) -> Model:
     """The guided flow on digits, on the scale where alpha = 1; ``folder`` holds ``model.safetensors``."""
     network = _weights(_Digits(), folder)
     schedule = Schedule.edm(sigma_min=0.02, sigma_max=100.0)
-    return Model("digits", network, schedule, "data", (1, 28, 28), ClassLabels(10, 10))
+    return Model("digits", network, schedule, "data", (1, 28, 28), ClassLabels(10, 10, tuple(map(str, range(10)))))
 
 
 def house(folder: Path) -> Model:
