@@ -4,11 +4,12 @@ import numpy as np
 import pytest
 import torch
 
-from benchmarks.networks.joint import Goal, Joint, core_of, numbers_of
+from benchmarks.networks.joint import Goal, Joint
 from benchmarks.networks.members import Member
 from benchmarks.networks.mixtures import mixture
 from benchmarks.networks.solved import Solved
 from longstride.cores import choice
+from longstride.cores.core import Core
 
 RNG = np.random.default_rng(0)
 ROWS = np.concatenate([RNG.normal(size=(150, 3)) @ np.diag([1, 0.3, 0.2]) + 2, RNG.normal(size=(150, 3)) * 0.4 - 2])
@@ -53,13 +54,13 @@ def goal() -> Goal:
 def test_equations_are_those_of_the_loss(goal) -> None:
     """The gradient of the loss is minus twice the moment, as for any sum of squares with weights held."""
     core = choice.chosen_core(4, np.inf, 1.0)
-    numbers = numbers_of(core)
+    numbers = core.numbers
     steps = np.full(len(numbers), 1e-3)
     _, moment, loss = goal.equations(core, numbers, steps)
     assert loss == pytest.approx(goal.loss(core), rel=1e-5)
 
     def shifted(n, h):
-        return goal.loss(core_of(numbers + h * np.eye(len(numbers))[n], 4, core.start))
+        return goal.loss(Core.of(numbers + h * np.eye(len(numbers))[n], 4, core.start))
 
     slope = np.array([(shifted(n, 2e-3) - shifted(n, -2e-3)) / 4e-3 for n in range(len(numbers))])
     assert np.allclose(slope, -2 * moment, rtol=0.05, atol=0.02 * np.abs(slope).max())
@@ -70,7 +71,7 @@ def test_a_fit_lowers_the_aggregate_and_keeps_levels_falling(goal) -> None:
     joint = Joint([goal], 80.0, 4.0, told.append)
     start = choice.chosen_core(4, np.inf, 1.0)
     before = joint.aggregate(joint.losses(start))
-    found = core_of(joint.fit(numbers_of(start), 4, 3), 4, 80.0)
+    found = Core.of(joint.fit(start.numbers, 4, 3), 4, 80.0)
     after = joint.aggregate(joint.losses(found))
     assert after < 0.9 * before
     assert (np.diff(np.concatenate([[80.0], found.levels, [0.0]])) < 0).all()

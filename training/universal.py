@@ -22,7 +22,7 @@ import numpy as np
 import torch
 
 from benchmarks import budgets
-from benchmarks.networks.joint import Goal, Joint, core_of, numbers_of
+from benchmarks.networks.joint import Goal, Joint
 from benchmarks.networks.members import Member, guided
 from benchmarks.networks.solved import NEAR, Solved
 from benchmarks.universal import measure
@@ -106,7 +106,7 @@ def cores(start: str, guidance: float, fold: int | None) -> dict[int, Core]:
         if calls.isdigit():
             kept = json.loads(file.read_text())
             if kept.get("finished"):
-                found[int(calls)] = core_of(np.array(kept["numbers"]), int(calls), start_of(start))
+                found[int(calls)] = Core.of(np.array(kept["numbers"]), int(calls), start_of(start))
     return found
 
 
@@ -137,7 +137,7 @@ def fit(nfe: int, start: str, guidance: float, fold: int | None, steps: int, q: 
             f"start {best}: "
             + ", ".join(f"{key} {loss:.2f}" for key, loss in sorted(losses.items(), key=lambda x: x[1])[:4])
         )
-        done = {"numbers": numbers_of(tables[best]).tolist(), "steps": 0, "start": best}
+        done = {"numbers": tables[best].numbers.tolist(), "steps": 0, "start": best}
 
     def keep(numbers: np.ndarray, losses: np.ndarray) -> None:
         done["numbers"], done["steps"] = numbers.tolist(), done["steps"] + 1

@@ -26,7 +26,7 @@ from longstride.calibration.reference.solve import squared_errors
 from longstride.cores.core import Core
 from longstride.errors import LongstrideError
 
-__all__ = ["Goal", "Joint", "core_of", "numbers_of"]
+__all__ = ["Goal", "Joint"]
 
 #: Steps of the difference quotients of a weight and of the logarithm of a level.
 _WEIGHT, _LEVEL = 2e-3, 1e-2
@@ -38,20 +38,6 @@ _TOGETHER = 256
 _PATIENCE, _LEAST_GAIN = 2, 0.99
 #: Largest change of the logarithm of a level in one step, as a part of the distance to its neighbours.
 _PART = 0.45
-
-
-def numbers_of(core: Core) -> Array:
-    """Free numbers of a core: weights ``b_kj`` with ``j < k - 1`` row by row, then the logarithms of the levels."""
-    rows, columns = np.tril_indices(core.nfe, -1)
-    return np.concatenate([core.weights[rows, columns], np.log(core.levels)])
-
-
-def core_of(numbers: Array, nfe: int, start: float) -> Core:
-    """The core with these free numbers."""
-    rows, columns = np.tril_indices(nfe, -1)
-    weights = np.zeros((nfe, nfe))
-    weights[rows, columns] = numbers[: len(rows)]
-    return Core(start, np.exp(numbers[len(rows) :]), weights)
 
 
 def _rho(t: Array) -> Array:
@@ -96,7 +82,7 @@ class Goal:
         gram, moment, total = np.zeros((p, p)), np.zeros(p), _DELTA
         count = self.count
         moved = [
-            solved.core(core_of(numbers + h * unit, core.nfe, core.start), self.part)
+            solved.core(Core.of(numbers + h * unit, core.nfe, core.start), self.part)
             for h, unit in zip(steps, np.eye(p), strict=False)
         ]
         for begin in range(0, count, 16):
@@ -171,7 +157,7 @@ class Joint:
         sizes[len(numbers) - nfe + 1 :] = _LEVEL
         first, slow = numbers, 0
         for step in range(steps):
-            core = core_of(numbers, nfe, self.start)
+            core = Core.of(numbers, nfe, self.start)
             total, moment = np.zeros((len(numbers), len(numbers))), np.zeros(len(numbers))
             found = [goal.equations(core, numbers, sizes) for goal in self.goals]
             losses = np.array([loss for _, _, loss in found], np.float64)
@@ -185,7 +171,7 @@ class Joint:
             for _ in range(7):
                 delta: Array = np.asarray(np.linalg.solve(total + (damping + ridge) * diagonal, moment), np.float64)
                 trial = self._moved(numbers, delta, nfe)
-                tried = self.losses(core_of(trial, nfe, self.start))
+                tried = self.losses(Core.of(trial, nfe, self.start))
                 if self.aggregate(tried) < here:
                     break
                 damping *= 6

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import math
-
-from longstride.cores.choice import calls, closest_start
+from longstride.cores.choice import objection
 from longstride.errors import InputError
 from longstride.grid import LastLevel, grid
 from longstride.nodes import Nodes
@@ -48,18 +46,8 @@ def universal(
         >>> table.nfe, float(table.alphas[0]), float(table.sigmas[-1])
         (6, 0.0, 0.0)
     """
-    levels = grid("log_snr", nfe, schedule=schedule, sigma_max=sigma_max, final=final)
     std = usual_std(schedule.family) if data_std is None else data_std
-    known = calls()
-    if nfe not in known:
-        raise InputError(
-            f"universal tables make {known[0]} to {known[-1]} network calls, got {nfe}: use "
-            "longstride.build('unipc', ..., order=3) in their place"
-        )
-    nodes = Nodes.of(levels, None, schedule)
-    if math.isfinite(std) and std > 0 and float(nodes.ratios[0]) < closest_start() * std:
-        raise InputError(
-            f"universal tables start at sigma / alpha of at least {closest_start():.3g} times the standard deviation "
-            f"of the data, got {float(nodes.ratios[0]) / std:.3g} times: use longstride.build('unipc', ..., order=3)"
-        )
+    nodes = Nodes.of(grid("log_snr", nfe, schedule=schedule, sigma_max=sigma_max, final=final), None, schedule)
+    if std > 0 and (why := objection(nfe, float(nodes.ratios[0]) / std)):
+        raise InputError(f"{why}: use longstride.build('unipc', ..., order=3) in their place")
     return longstride(nodes, data_std=std, guidance=1.0 if guidance is None else guidance)

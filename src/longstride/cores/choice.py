@@ -16,11 +16,10 @@ from typing import Any
 
 import numpy as np
 
-from longstride.arrays import Array
 from longstride.cores.core import UNIT, Core
 from longstride.errors import InputError
 
-__all__ = ["calls", "chosen_core", "closest_start", "networks"]
+__all__ = ["calls", "chosen_core", "closest_start", "networks", "objection"]
 
 #: A start below this part of the lowest start of a core is refused.
 _LEAST_PART = 0.75
@@ -37,9 +36,8 @@ def _cores() -> dict[tuple[int, float, float], Core]:
     """All cores by calls, start and guidance scale."""
     made = {}
     for one in _document()["cores"]:
-        weights = np.zeros((one["nfe"], one["nfe"]))
-        weights[np.tril_indices(one["nfe"], -1)] = one["weights"]
-        made[one["nfe"], one["start"], one["guidance"]] = Core(one["start"], np.array(one["levels"]), weights)
+        numbers = np.concatenate([one["weights"], np.log(one["levels"])])
+        made[one["nfe"], one["start"], one["guidance"]] = Core.of(numbers, one["nfe"], one["start"])
     return made
 
 
@@ -59,6 +57,24 @@ def closest_start() -> float:
     return _LEAST_PART * min(start for _, start, _ in _cores()) / UNIT
 
 
+def objection(nfe: int, start: float) -> str:
+    """Why no core serves a run, or empty.
+
+    Args:
+        nfe: Network calls.
+        start: ``sigma / alpha`` of the first state over the standard deviation of the data.
+    """
+    known = calls()
+    if nfe not in known:
+        return f"universal tables make {known[0]} to {known[-1]} network calls, got {nfe}"
+    if not start >= closest_start():
+        return (
+            f"universal tables start at sigma / alpha of at least {closest_start():.3g} times the standard deviation "
+            f"of the data, got {start:.3g} times, which is too near for a universal table"
+        )
+    return ""
+
+
 def chosen_core(nfe: int, start: float, guidance: float) -> Core:
     """The core of a run.
 
@@ -70,16 +86,8 @@ def chosen_core(nfe: int, start: float, guidance: float) -> Core:
     Raises:
         InputError: no core has so many calls, the start is too near, or the guidance scale is not finite.
     """
-    if nfe not in calls():
-        raise InputError(
-            f"universal tables make {calls()[0]} to {calls()[-1]} network calls, got {nfe}: build 'unipc' with order=3 "
-            "instead"
-        )
-    if not start >= closest_start():
-        raise InputError(
-            f"universal tables start at sigma / alpha of at least {closest_start():.3g} times the standard deviation "
-            f"of the data, got {start:.3g}: build 'unipc' for a run that starts in the middle"
-        )
+    if why := objection(nfe, start):
+        raise InputError(f"{why}: build 'unipc' with order=3 instead")
     if not math.isfinite(guidance):
         raise InputError(f"guidance must be a finite number, got {guidance}")
     known = {(s, w): one for (k, s, w), one in _cores().items() if k == nfe}
@@ -88,7 +96,7 @@ def chosen_core(nfe: int, start: float, guidance: float) -> Core:
     share = _place(scales, max(guidance, 1.0))
     numbers = sum(
         (
-            p * q * _numbers(known[s, w])
+            p * q * known[s, w].numbers
             for p, s in zip(part, starts, strict=True)
             for q, w in zip(share, scales, strict=True)
             if p * q
@@ -96,20 +104,10 @@ def chosen_core(nfe: int, start: float, guidance: float) -> Core:
         start=np.zeros(nfe * (nfe - 1) // 2 + nfe - 1),
     )
     first = math.exp(sum(p * math.log(s) for p, s in zip(part, starts, strict=True)))
-    return _from_numbers(numbers, nfe, first)
+    return Core.of(numbers, nfe, first)
 
 
 def _place(known: list[float], at: float) -> list[float]:
     """Weights of known points for linear interpolation in the logarithm, constant beyond the ends."""
     x, place = np.log(known), math.log(at)
     return [float(np.interp(place, x, row)) for row in np.eye(len(known))]
-
-
-def _numbers(core: Core) -> Array:
-    return np.concatenate([core.weights[np.tril_indices(core.nfe, -1)], np.log(core.levels)])
-
-
-def _from_numbers(numbers: Array, nfe: int, start: float) -> Core:
-    weights, count = np.zeros((nfe, nfe)), nfe * (nfe - 1) // 2
-    weights[np.tril_indices(nfe, -1)] = numbers[:count]
-    return Core(start, np.exp(numbers[count:]), weights)

@@ -63,10 +63,22 @@ class Core:
         if not (np.isfinite(self.weights).all() and (np.triu(self.weights) == 0).all()):
             raise InputError("a core's weights must be finite, and 0 from the last output on")
 
+    @staticmethod
+    def of(numbers: Array, nfe: int, start: float) -> Core:
+        """The core with these free numbers; the inverse of :attr:`numbers`."""
+        weights, count = np.zeros((nfe, nfe)), nfe * (nfe - 1) // 2
+        weights[np.tril_indices(nfe, -1)] = numbers[:count]
+        return Core(start, np.exp(numbers[count:]), weights)
+
     @property
     def nfe(self) -> int:
         """Network calls K."""
         return len(self.weights)
+
+    @property
+    def numbers(self) -> Array:
+        """Free numbers: weights ``b_kj`` with ``j < k - 1`` row by row, then the logarithms of the levels."""
+        return np.concatenate([self.weights[np.tril_indices(self.nfe, -1)], np.log(self.levels)])
 
     def table(
         self,

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import warnings
 
-from longstride.cores.choice import calls, chosen_core, closest_start
+from longstride.cores.choice import chosen_core, objection
 from longstride.errors import InputError
 from longstride.families import Family
 from longstride.nodes import Nodes
@@ -52,13 +52,7 @@ def longstride(nodes: Nodes, data_std: float | None = None, guidance: float = 1.
             "standard deviation of the data, such as 0.5 for pictures in [-1, 1] and 1 for latents"
         )
     start, end = float(nodes.ratios[0]), float(nodes.ratios[-1])
-    known = calls()
-    why = ""
-    if nodes.steps not in known:
-        why = f"there are universal tables of {known[0]} to {known[-1]} calls, not of {nodes.steps}"
-    elif start < closest_start() * std:
-        why = f"a start at sigma / alpha = {start:.3g} is too near for a universal table"
-    if why:
+    if why := objection(nodes.steps, start / std):
         warnings.warn(f"{why}: unipc of order {_ORDER} runs in its place", stacklevel=2)
         return unipc(nodes, order=_ORDER)
     core = chosen_core(nodes.steps, start / std, guidance)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from longstride.calibration.samples import Samples
 from longstride.calibration.starts.classical import CLASSICAL, classical_tables
-from longstride.cores.choice import calls, closest_start
+from longstride.cores.choice import objection
 from longstride.errors import InputError
 from longstride.nodes import Nodes
 from longstride.schedule import Schedule
@@ -41,12 +41,12 @@ def scaled_tables(
         floor: Least positive level, for tables that end at sigma 0.
     """
     spaced = classical_tables(like, schedule, floor, solvers={"ddim": CLASSICAL["ddim"]})
-    if like.nfe not in calls() or not spaced:
+    if not spaced:
         return {}
     ends = next(iter(spaced.values()))
     nodes, found = Nodes(ends.alphas, ends.sigmas, schedule), {}
     for part in PARTS:
-        if float(nodes.ratios[0]) < closest_start() * part * std:
+        if objection(like.nfe, float(nodes.ratios[0]) / (part * std)):
             continue
         try:
             found[part] = SOLVERS["longstride"](nodes, data_std=part * std, guidance=guidance)
