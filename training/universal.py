@@ -177,8 +177,12 @@ def export(calls: list[int], file: Path) -> None:
 
 
 def _filled(known: dict[int, Core], nfe: int) -> Core:
-    """A core between two fits."""
+    """A core between two fits; beyond the last fit, between it and a classical table."""
     tables = {k: core.table(data_std=UNIT, start=core.start) for k, core in known.items()}
+    if nfe > max(known):
+        start = next(iter(known.values())).start
+        levels = grid("log_snr", 4 * nfe, sigma_min=0.1, sigma_max=start)
+        tables[4 * nfe] = build("ipndm", levels, order=3)
     return core_of_table(fill_nfe(tables, nfe))
 
 
