@@ -118,13 +118,14 @@ def sample_guarded(
     flagged = torch.zeros(len(noise), dtype=torch.bool) if guard is None else scores > guard.threshold
     early = look < table.nfe
     on = (~flagged if early else torch.ones_like(flagged)).nonzero()[:, 0].to(noise.device)
-    samples = torch.empty_like(noise)
+    samples = torch.zeros_like(noise)  # of runs that stopped
     if len(on):
         some = len(on) < len(noise)
         samples[on] = (run.select(on) if some else run).finish(network.select(on) if some else network, callback)
     calls = look * len(noise) + (table.nfe - look) * len(on)
-    flagged |= ~torch.isfinite(samples.flatten(1)).all(1).cpu() & torch.isin(torch.arange(len(noise)), on.cpu())
-    seen = None if monitor is None else monitor.see(statistics, torch.isfinite(samples.flatten(1)).all(1).cpu().numpy())
+    finite = torch.isfinite(samples.flatten(1)).all(1).cpu()
+    flagged |= ~finite
+    seen = None if monitor is None else monitor.see(statistics, finite.numpy())
     if seen is not None:
         flagged |= torch.from_numpy(seen.again)
     again = flagged.nonzero()[:, 0].to(noise.device)
