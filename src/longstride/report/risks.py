@@ -8,11 +8,51 @@ from typing import Any
 from longstride.report.decision import Decision
 from longstride.report.language import Language
 from longstride.report.numbers import DAYS_PER_MONTH, Numbers
-from longstride.report.outcome import Outcome
+from longstride.report.outcome import Calibrated, Outcome
 from longstride.report.stages import requests_before
 from longstride.rollout import METRICS
 
 __all__ = ["risks_of", "stages_of", "worst_of"]
+
+
+def _gate(said: Calibrated, language: Language) -> str:
+    """What the gate of the calibration saw."""
+    _, (before, after) = language.text, (language.number(one) for one in said.held_out)
+    if said.how == "base":
+        return _(
+            "Kept the classical solver: {base}, {before}; calibrated {after}.",
+            base=said.base,
+            before=before,
+            after=after,
+        )
+    return _("Accepted on held-out samples: {before} ({base}) → {after}.", base=said.base, before=before, after=after)
+
+
+def _gain(gain: tuple[float, float], language: Language) -> str:
+    """How much the table and its base amplify errors."""
+    _, (base, own) = language.text, (language.number(one) for one in gain)
+    return _("Errors of the network are amplified by {own}; by the classical base, {base}.", own=own, base=base)
+
+
+def _tails(ours: Numbers, language: Language) -> str:
+    """How many samples are farther off than today, by how much."""
+    _ = language.text
+    first, *others = (
+        {
+            "factor": one.factor,
+            "share": language.percent(one.share),
+            "count": one.count,
+            "samples": language.whole(one.samples),
+            "most": language.percent(one.at_most),
+        }
+        for one in ours.tails
+    )
+    sentences = [_("Farther off than today: {share} ({count} of {samples}).", **first)]
+    sentences += [
+        _("More than {factor} times as far: {share} ({count} of {samples}; at most {most} of all).", **one)
+        for one in others
+    ]
+    return " ".join(sentences)
 
 
 def risks_of(
@@ -23,44 +63,9 @@ def risks_of(
     ours = next((n for n in found if (n.sampler.name, n.sampler.calls) == ("calibrated", decision.closest)), None)
     said = next((one for one in outcome.calibrated if one.calls == decision.closest), None)
     none = _("Not measured.")
-    gate, gain, tails = none, none, none
-    if said is not None:
-        before, after = (language.number(one) for one in said.held_out)
-        gate = (
-            _(
-                "Kept the classical solver: {base}, {before}; calibrated {after}.",
-                base=said.base,
-                before=before,
-                after=after,
-            )
-            if said.how == "base"
-            else _(
-                "Accepted on held-out samples: {before} ({base}) → {after}.", base=said.base, before=before, after=after
-            )
-        )
-        if said.gain is not None:
-            base, own = (language.number(one) for one in said.gain)
-            gain = _("Errors of the network are amplified by {own}; by the classical base, {base}.", own=own, base=base)
-    if ours is not None:
-        shares = [
-            {
-                "factor": one.factor,
-                "share": language.percent(one.share),
-                "count": one.count,
-                "samples": language.whole(one.samples),
-                "most": language.percent(one.at_most),
-            }
-            for one in ours.tails
-        ]
-        tails = " ".join(
-            [
-                _("Farther off than today: {share} ({count} of {samples}).", **shares[0]),
-                *(
-                    _("More than {factor} times as far: {share} ({count} of {samples}; at most {most} of all).", **one)
-                    for one in shares[1:]
-                ),
-            ]
-        )
+    gate = none if said is None else _gate(said, language)
+    gain = none if said is None or said.gain is None else _gain(said.gain, language)
+    tails = none if ours is None else _tails(ours, language)
     limits = {name: language.percent(METRICS[name].tolerance, 1) for name in ("flags", "drift", "much_worse")}
     rows = [
         (
