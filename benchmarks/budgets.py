@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Callable, Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 from unittest.mock import patch
@@ -19,6 +20,7 @@ from longstride.calibration import calibrate
 from longstride.calibration.budget import Plan, plan_for
 from longstride.cores.core import Core
 from longstride.files import write_atomically
+from longstride.reports import Errors
 
 __all__ = ["BUDGETS", "NETWORKS", "measure", "summary"]
 
@@ -86,8 +88,7 @@ def _calibrated(fresh: Solved, core: Core, budget: float, nfe: int) -> dict[str,
 
 
 def _errors(squared: Array) -> dict[str, Any]:
-    finite = np.nan_to_num(squared, nan=_FAILED, posinf=_FAILED)
-    return {"rmse": float(np.sqrt(finite.mean())), "median": float(np.sqrt(np.median(finite)))}
+    return asdict(Errors.of(np.nan_to_num(squared, nan=_FAILED, posinf=_FAILED)))
 
 
 def summary(results: dict[str, Any], nfe: int, key: str, kind: str = "rmse") -> tuple[float, float, int]:

@@ -10,17 +10,17 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor
 
 from benchmarks.networks.members import MEMBERS, Member
 from benchmarks.networks.solved import Solved
 from longstride.arrays import Array
-from longstride.calibration.reference.solve import solve_reference
+from longstride.calibration.reference.solve import solve_reference, squared_errors
 from longstride.calibration.scale import ROUGH, chosen
 from longstride.calibration.starts.universal import PARTS
 from longstride.cores.core import Core
@@ -29,6 +29,7 @@ from longstride.evaluation.frechet import Moments, frechet_distance
 from longstride.files import write_atomically
 from longstride.journal import table_digest
 from longstride.network import in_batches
+from longstride.reports import Errors
 from longstride.sampler import sample
 from longstride.table import SolverTable
 
@@ -67,7 +68,7 @@ class _Judged:
             with torch.inference_mode():
                 end = sample(in_batches(self.solved.denoiser, 32), self.solved.noise, table)
             return {
-                "squared": _mean_square(end - self.solved.target),
+                "squared": squared_errors(end, self.solved.target),
                 "at": (end.flatten(1).double() @ self.axes).numpy(),
             }
 
@@ -77,7 +78,7 @@ class _Judged:
         """Root-mean-square and median error, and the Fréchet distance where there are enough samples."""
         found = self.of(table)
         squared = found["squared"]
-        line = {"rmse": float(np.sqrt(squared.mean())), "median": float(np.sqrt(np.median(squared)))}
+        line = asdict(Errors.of(squared))
         if len(squared) >= _FOR_FRECHET:
             line["frechet"] = frechet_distance(Moments.of(found["at"]), self.truth)
         return line
@@ -91,15 +92,10 @@ def _part(solved: Solved, core: Core) -> float:
     squared = {}
     for part in PARTS:
         try:
-            squared[part] = _mean_square(sample(denoiser, noise, solved.core(core, part)) - rough.samples)
+            squared[part] = squared_errors(sample(denoiser, noise, solved.core(core, part)), rough.samples)
         except LongstrideError:  # the start is too near for this scale
             continue
     return chosen(squared)
-
-
-def _mean_square(x: Tensor) -> Array:
-    found: Array = x.flatten(1).double().square().mean(1).cpu().numpy()
-    return found
 
 
 def measure(

@@ -21,6 +21,7 @@ import torch
 
 from benchmarks.networks.solved import Solved
 from longstride.arrays import Array
+from longstride.calibration.loss import Loss
 from longstride.calibration.prefix_runs import PrefixRuns
 from longstride.calibration.reference.solve import squared_errors
 from longstride.cores.core import Core
@@ -32,17 +33,14 @@ __all__ = ["Goal", "Joint"]
 _WEIGHT, _LEVEL = 2e-3, 1e-2
 #: Least c over the standard deviation of the data, and delta of the module.
 _UNSEEN, _DELTA = 0.01, 0.2
+#: Charbonnier's loss of errors in units of c².
+_LOSS = Loss(1.0)
 #: Entries of one network call, at the most: a few small networks gain by large batches.
 _TOGETHER = 256
 #: A fit ends after so many steps in a row that gain less than this.
 _PATIENCE, _LEAST_GAIN = 2, 0.99
 #: Largest change of the logarithm of a level in one step, as a part of the distance to its neighbours.
 _PART = 0.45
-
-
-def _rho(t: Array) -> Array:
-    found: Array = 2 * (np.sqrt(1 + t) - 1)
-    return found
 
 
 @dataclass(frozen=True)
@@ -68,12 +66,12 @@ class Goal:
         """The goal at a number of calls, on the first samples."""
         errors = [e[:count] for e in solved.classical(nfe).values() if np.isfinite(e).all()]
         c2 = max(min(float(np.median(e)) for e in errors), (_UNSEEN * solved.data_std) ** 2)
-        return Goal(solved, c2, min(float(_rho(e / c2).mean()) for e in errors) + _DELTA, count, part)
+        return Goal(solved, c2, min(float(_LOSS.value(e / c2).mean()) for e in errors) + _DELTA, count, part)
 
     def loss(self, core: Core) -> float:
         """L of a core."""
         squared = self.solved.squared(self.solved.core(core, self.part), self.count)
-        return (float(_rho(squared / self.c2).mean()) + _DELTA) / self.par
+        return (float(_LOSS.value(squared / self.c2).mean()) + _DELTA) / self.par
 
     @torch.inference_mode()
     def equations(self, core: Core, numbers: Array, steps: Array) -> tuple[Array, Array, float]:
@@ -90,7 +88,7 @@ class Goal:
             runs = PrefixRuns(solved.denoiser.select(few), solved.noise[few], solved.core(core, self.part))
             ends = runs.ends(moved, _TOGETHER)
             squared = squared_errors(runs.end, solved.target[few]) / self.c2
-            weight = torch.tensor((1 + squared) ** -0.25).float()[:, None]
+            weight = _LOSS.root_weight(torch.tensor(squared)).float()[:, None]
             size = np.sqrt(self.c2 * runs.end[0].numel() * count)
             here = runs.end.flatten(1)
             left = (weight * (solved.target[few].flatten(1) - here)).flatten().double() / size
@@ -100,7 +98,7 @@ class Goal:
             jacobian = torch.stack(columns, 1).double()
             gram += (jacobian.T @ jacobian).numpy()
             moment += (jacobian.T @ left).numpy()
-            total += float(_rho(squared).sum()) / count
+            total += float(_LOSS.value(squared).sum()) / count
         return gram / self.par, moment / self.par, total / self.par
 
 
