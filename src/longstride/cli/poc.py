@@ -60,7 +60,9 @@ def poc(
         "report.html"
     ),
     lang: Annotated[str, option(f"Language of the page: {', '.join(languages())}.", "LANGUAGE")] = "en",
-    nfe: Annotated[str, option("Network calls to calibrate, with commas.", "CALLS")] = "4,5,6,8",
+    nfe: Annotated[
+        str | None, option("Network calls to calibrate, with commas; 4,5,6,8, with --quick 5,8.", "CALLS")
+    ] = None,
     today_sampler: Annotated[str, option("The classical solver that is in use now.", "NAME")] = "dpmpp_2m",
     today_nfe: Annotated[int, option("Its network calls.", "CALLS", min=2)] = 20,
     quick: Annotated[
@@ -124,7 +126,7 @@ def _written(folder: Path) -> str:
 
 def _asked(
     model: str,
-    nfe: str,
+    nfe: str | None,
     today: str,
     today_nfe: int,
     quick: bool,
@@ -134,7 +136,8 @@ def _asked(
 ) -> Asked:
     effort = QUICK if quick else FULL
     effort = effort if samples is None else replace(effort, samples=samples)
-    return Asked(model, numbers_of(nfe), today, today_nfe, effort, quick, guidance, seed)
+    nfes = numbers_of(nfe or ("5,8" if quick else "4,5,6,8"))
+    return Asked(model, nfes, today, today_nfe, effort, quick, guidance, seed)
 
 
 def _measured(asked: Asked, folder: Path, device: str, figures: Figures) -> Outcome:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from longstride.calibration.endpoint.settings import FITTED, HELD_OUT
@@ -25,8 +26,9 @@ class Effort:
         reference_steps: Steps of the converged solution.
         dimensions: Dimensions of the Fréchet distance; 0: none.
         rounds: Timed rounds; an interval wants 8 or more.
-        scouts: Starts that short fits go on from.
         others: Classical solvers that are measured beside today's, by the names of contestants.
+        between: How many numbers of calls above the largest calibrated one classical solvers are measured at.
+        settings: Settings of the calibration in place of its defaults.
     """
 
     fitted: int
@@ -36,13 +38,16 @@ class Effort:
     reference_steps: int
     dimensions: int
     rounds: int
-    scouts: int
     others: tuple[str, ...]
+    between: int = 2
+    settings: Mapping[str, Any] = field(default_factory=dict)
 
 
-FULL = Effort(FITTED, HELD_OUT, 1024, 32, 64, 64, 10, 3, ("ddim", "dpmpp_2m", "unipc3"))
+FULL = Effort(FITTED, HELD_OUT, 1024, 32, 64, 64, 10, ("ddim", "dpmpp_2m", "unipc3"))
 #: 149 samples, none of them much worse, bound their share by 2 %.
-QUICK = Effort(40, 24, 160, 8, 32, 16, 8, 2, ("unipc3",))
+QUICK = Effort(
+    32, 16, 160, 16, 32, 16, 8, (), 1, {"scouts": 2, "scout_samples": 8, "iterations": 2, "final_calls": 0}
+)
 
 
 @dataclass(frozen=True)
@@ -100,9 +105,9 @@ class Asked:
 
     @property
     def between(self) -> tuple[int, ...]:
-        """Two numbers of calls between the largest calibrated one and today's: how far classical solvers get there."""
-        low, high = max(n for n in self.nfes if n < self.today_nfe), self.today_nfe
-        found = (round(low * (high / low) ** (part / 3)) for part in (1, 2))
+        """Numbers of calls between the largest calibrated one and today's: how far classical solvers get there."""
+        low, high, count = max(n for n in self.nfes if n < self.today_nfe), self.today_nfe, self.effort.between
+        found = (round(low * (high / low) ** (part / (count + 1))) for part in range(1, count + 1))
         return tuple(sorted({n for n in found if low < n < high}))
 
     @property

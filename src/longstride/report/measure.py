@@ -188,7 +188,7 @@ def _calibrated(model: Model, asked: Asked, journal: Journal, watch: Stopwatch, 
             seed=asked.seed,
             journal=journal.folder / "calibration",
             progress=progress,
-            scouts=effort.scouts,
+            **effort.settings,
         )
         journal.put("calibrated", {"seconds": np.array(watch.stop()), "starts": np.array(watch.starts)})
         made.save(place)
