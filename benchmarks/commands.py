@@ -224,41 +224,40 @@ def pipelines(
     print(f"results in {out}; python -m benchmarks pages --docs . fills docs/pipelines.md")
 
 
-@app.command(cls=Command, epilog="Example: python -m benchmarks faults --inputs 100000 --kills 100")
+@app.command(cls=Command, epilog="Example: python -m benchmarks faults --only threads --only soak")
 @handled
 def faults(
-    out: Annotated[Path, option("Results file.", "FILE")] = Path("benchmarks/results/faults.json"),
+    out: Annotated[Path, option("Results file; what is measured takes the place of what it holds.", "FILE")] = Path(
+        "benchmarks/results/faults.json"
+    ),
+    only: Annotated[
+        list[str] | None,
+        option("files, kills, shared_file, full_disk, threads or soak; may be repeated. Default: all.", "KIND"),
+    ] = None,
     inputs: Annotated[int, option("Broken files of cards and books that are read.", "N", min=1)] = 100_000,
-    kills: Annotated[int, option("Processes that are killed.", "N", min=10)] = 100,
+    kills: Annotated[int, option("Processes that are killed.", "N", min=12)] = 100,
+    minutes: Annotated[float, option("How long the soak takes.", "MINUTES", min=0.01)] = 5,
     seed: Annotated[int, option("Of the files and of the moments.", "SEED")] = 0,
 ) -> None:
-    """Broken and hostile files, and kills at random moments of every kind of work."""
-    import io
+    """Broken and hostile files, kills at random moments of every kind of work, threads, shared files, full disks."""
     import json
-    import tempfile
 
-    from rich.console import Console
-
-    from benchmarks.fuzzing import fuzz, valid_files
-    from benchmarks.kills import kill_everything
-    from longstride.cli.render import shown
+    from benchmarks.faults import KINDS, measured
+    from longstride.errors import unknown
     from longstride.files import check_writable, write_atomically
 
+    if strange := [kind for kind in only or () if kind not in KINDS]:
+        raise unknown("kind", strange[0], KINDS)
     check_writable(out, new_folders=True)
-    with tempfile.TemporaryDirectory() as folder, progress_bars() as say:
-        killed = kill_everything(Path(folder), kills, seed)
-        silent = Console(file=io.StringIO(), width=100)
-        found = fuzz(
-            out.parent / "work" / "faults",
-            valid_files(),
-            lambda document: silent.print(*shown(document)),
-            inputs,
-            seed,
-            lambda done, _: say("reading", done, inputs),
-        )
-    results = {"files": found.about(), "kills": killed}
     out.parent.mkdir(parents=True, exist_ok=True)
-    write_atomically(out, (json.dumps(results, indent=1) + "\n").encode())
+    results = json.loads(out.read_text(encoding="utf-8")) if out.exists() else {}
+    work = out.parent / "work" / "faults"
+    with progress_bars() as say:
+        for kind in only or KINDS:
+            results[kind] = measured(
+                kind, work, inputs, kills, minutes, seed, lambda done: say("reading", done, inputs)
+            )
+            write_atomically(out, (json.dumps(results, indent=1) + "\n").encode())
     print(json.dumps(results, indent=1))
 
 

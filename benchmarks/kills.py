@@ -21,17 +21,19 @@ import numpy as np
 import torch
 
 from benchmarks.rollout_kills import forked, kill_at_random
-from benchmarks.small_work import SCHEDULE, calibrated
+from benchmarks.small_work import SCHEDULE, calibrated, network, noise
 from longstride.book import load_any
+from longstride.calibration.recalibrate import recalibrate
 from longstride.card import Card
 from longstride.errors import CardError
 from longstride.evaluation.results import save_results
 from longstride.evaluation.runner import run_study
 from longstride.evaluation.study import Study
+from longstride.history import replace_card
 from longstride.journal import Journal
 from longstride.zoo.model import Model
 
-__all__ = ["kill_everything"]
+__all__ = ["ended", "kill_everything"]
 
 #: About as long as a part of the work takes, in seconds.
 _PART = 0.05
@@ -73,6 +75,13 @@ def _evaluate(folder: Path) -> None:
     save_results(run_study(model, _STUDY, folder / "journal").results, folder / "result.json")
 
 
+def _recalibrate(folder: Path) -> None:
+    before, file = calibrated(method="iia", nfe=4).card, folder / "card.json"
+    before.save(file)
+    found = recalibrate(before, network(), noise(32, seed=1), reference_steps=12, journal=folder / "journal")
+    replace_card(file, before, found.card, "recalibrated", found.reason, out=folder / "result.json")
+
+
 def _told(work: Callable[[Path], None], folder: Path, pipe: int) -> None:
     """Do the work, and tell of every part that the journal has kept or dropped."""
     keep, drop = Journal.put, Journal.discard
@@ -91,11 +100,20 @@ def _told(work: Callable[[Path], None], folder: Path, pipe: int) -> None:
     work(folder)
 
 
-def _ended(child: int, pipe: int, *, seconds: float | None = None, parts: int = 0) -> tuple[bool, list[str]]:
+def ended(child: int, pipe: int, *, seconds: float | None = None, parts: int = 0) -> tuple[bool, list[str]]:
     """Kill a child some seconds after it has told so many lines, or wait for its end.
+
+    Args:
+        child: Number of the process.
+        pipe: What it tells its lines through.
+        seconds: When to kill it; None: never.
+        parts: Number of lines after which the seconds count.
 
     Returns:
         Whether it was killed, and the lines that it told.
+
+    Raises:
+        RuntimeError: the child failed.
     """
     with os.fdopen(pipe, "rb") as told:
         lines = [line for _, line in zip(range(parts), told, strict=False)]
@@ -121,7 +139,7 @@ def _kill_work(work: Callable[[Path], None], folder: Path, times: int, chance: r
     """Kill some work until it was killed ``times`` times; it starts afresh whenever it has ended."""
     undisturbed = folder / "undisturbed"
     undisturbed.mkdir(parents=True)
-    _, lines = _ended(*forked(partial(_told, work, undisturbed)))
+    _, lines = ended(*forked(partial(_told, work, undisturbed)))
     wanted, parts = (undisturbed / "result.json").read_bytes(), sum(line[0] == "+" for line in lines)
     found = dict.fromkeys(("kills", "parts", "lost", "broken", "made_twice", "rounds", "different"), 0)
     while found["kills"] < times:
@@ -132,7 +150,7 @@ def _kill_work(work: Callable[[Path], None], folder: Path, times: int, chance: r
             last = found["kills"] == times
             after = 0 if last else chance.randrange(max(1, parts // 2))
             seconds = None if last else chance.uniform(0.0, _PART)
-            alive, lines = _ended(*forked(partial(_told, work, place)), seconds=seconds, parts=after)
+            alive, lines = ended(*forked(partial(_told, work, place)), seconds=seconds, parts=after)
             found["kills"] += int(alive)
             for line in lines:
                 if line[0] == "+":
@@ -185,11 +203,11 @@ def _kill_files(folder: Path, times: int, chance: random.Random, *, reader: bool
         saving = forked(partial(_save_until_killed, file, cards))
         reading = forked(partial(_read_until_killed, file, cards)) if reader else None
         seconds = chance.uniform(0.02, 0.4)
-        _, saved = _ended(*saving, seconds=seconds)
+        _, saved = ended(*saving, seconds=seconds)
         found["kills"] += 1
         found["saved"] += sum(map(len, saved))
         if reading is not None:
-            _, read = _ended(*reading, seconds=0.0)
+            _, read = ended(*reading, seconds=0.0)
             found["kills"] += 1
             found["read"] += sum(map(len, read))
             found["broken"] += sum(line.count(letter) for line in read for letter in "?!")
@@ -202,11 +220,11 @@ def _kill_files(folder: Path, times: int, chance: random.Random, *, reader: bool
 
 
 def kill_everything(folder: Path, times: int, seed: int = 0) -> dict[str, Any]:
-    """Kill every kind of work; a fifth of the kills each.
+    """Kill every kind of work; a sixth of the kills each.
 
     Args:
         folder: Where the work is done; it must be empty.
-        times: Number of kills, at least 10.
+        times: Number of kills, at least 12.
         seed: Of the moments.
 
     Returns:
@@ -214,10 +232,11 @@ def kill_everything(folder: Path, times: int, seed: int = 0) -> dict[str, Any]:
     """
     torch.set_num_threads(1)  # so that a fork inherits no threads
     calibrated(method="iia", nfe=3)  # whatever is loaded late is loaded before the forks
-    chance, share = random.Random(seed), times // 5
+    chance, share = random.Random(seed), times // 6
     found: dict[str, Any] = {
-        "calibrate": _kill_work(_calibrate, folder / "calibrate", times - 4 * share, chance),
+        "calibrate": _kill_work(_calibrate, folder / "calibrate", times - 5 * share, chance),
         "evaluate": _kill_work(_evaluate, folder / "evaluate", share, chance),
+        "recalibrate": _kill_work(_recalibrate, folder / "recalibrate", share, chance),
         "save": _kill_files(folder / "save", share, chance, reader=False),
         "read": _kill_files(folder / "read", share, chance, reader=True),
     }

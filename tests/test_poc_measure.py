@@ -29,7 +29,15 @@ from longstride.report.outcome import Outcome, load_outcome
 from longstride.report.stopwatch import Stopwatch
 
 TINY = Effort(
-    fitted=6, held_out=4, samples=24, batch=3, reference_steps=8, dimensions=3, rounds=8, others=("ddim",), settings={"scouts": 1}
+    fitted=6,
+    held_out=4,
+    samples=24,
+    batch=3,
+    reference_steps=8,
+    dimensions=3,
+    rounds=8,
+    others=("ddim",),
+    settings={"scouts": 1},
 )
 ASKED = Asked("tiny", (3, 4), "dpmpp_2m", 8, TINY)
 

@@ -59,7 +59,7 @@ class Fits:
             self.samples,
             self.parameters,
             residual,
-            robust=self.settings.robust,
+            robust=self.settings.robust if self.scales is None else self.settings.guard_robust,
             ridge=self.settings.ridge,
             fitted=self.samples.units.first(samples),
             scales=self.scales,

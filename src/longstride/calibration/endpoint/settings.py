@@ -54,6 +54,7 @@ class GaussNewtonSettings:
         guard_floor: With a guard, fits take the squared error of a sample in units of the base's, at least this part of
             the base's median squared error (:func:`~longstride.calibration.loss.relative_scales`). So they avoid being
             much worse than the base anywhere. None: plain errors.
+        guard_robust: ``robust`` of these fits. Samples that are much worse than with the base count more by it.
     """
 
     iterations: int = 4
@@ -75,13 +76,16 @@ class GaussNewtonSettings:
     guard_tail: float = 0.02
     guard_added: float = 3.0
     guard_floor: float | None = 0.1
+    guard_robust: float = 8.0
 
     def __post_init__(self) -> None:
         counts = (self.iterations, self.scout_iterations, self.scout_samples, self.final_samples)
         if min(counts) < 1 or min(self.scouts, self.final_calls) < 0:
             raise InputError(f"expected at least one iteration and sample, and scouts and final_calls >= 0, got {self}")
-        if not all(0 <= x < np.inf for x in (self.robust, self.ridge, self.margin)) or not self.stability > 0:
-            raise InputError(f"expected finite robust, ridge and margin >= 0 and stability > 0, got {self}")
+        if not all(0 <= x < np.inf for x in (self.robust, self.guard_robust, self.ridge, self.margin)):
+            raise InputError(f"expected finite robust, guard_robust, ridge and margin >= 0, got {self}")
+        if not self.stability > 0:
+            raise InputError(f"expected stability > 0, got {self}")
         if self.window is not None and self.window < 1:
             raise InputError(f"expected a window of at least 1 output, or None for all, got {self.window}")
         if not callable(self.residual):
