@@ -64,6 +64,20 @@ def test_about_the_declared_share_of_fresh_samples_is_flagged(share):
     assert np.mean(flagged) == pytest.approx(share, rel=0.35)
 
 
+def test_samples_that_the_table_was_fitted_on_do_not_set_the_threshold():
+    """They do better by the statistic that tells, so that a threshold over all samples flags too many others."""
+    flagged = {0: [], 300: []}
+    for seed in range(20):
+        statistics, ratios = drawn(600, seed)
+        easy = np.where(np.arange(600) < 300, -2.0, 0.0)
+        statistics[:, 0] += easy
+        for fitted, found in flagged.items():
+            guard = fit_guard(statistics, ratios + 0.6 * easy, 0.05, fitted=fitted)
+            found.append(guard.flags(drawn(1000, 1000 + seed)[0]).mean())
+    assert np.mean(flagged[300]) == pytest.approx(0.05, rel=0.15)
+    assert np.mean(flagged[0]) > 0.075
+
+
 def test_samples_that_cannot_be_bad_are_not_made_again():
     statistics, ratios = drawn(96, scatter=0.1)
     assert fit_guard(statistics, ratios, 0.1).flags(drawn(500, 5)[0]).any()

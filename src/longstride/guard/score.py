@@ -28,6 +28,7 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 import numpy as np
+from numpy.typing import NDArray
 from pydantic import ConfigDict
 
 from longstride.arrays import Array
@@ -123,7 +124,9 @@ def log_ratios(squared: Array, base: Array) -> Array:
     return np.clip(0.5 * (np.log(np.maximum(safe, tiny)) - np.log(np.maximum(base, tiny))), -_LARGEST, _LARGEST)
 
 
-def fit_guard(statistics: Array, ratios: Array, share: float, nfe: int | None = None) -> Guard | None:
+def fit_guard(
+    statistics: Array, ratios: Array, share: float, nfe: int | None = None, *, fitted: int = 0
+) -> Guard | None:
     """Fit a guard; None for fewer than :data:`FEWEST` samples with finite statistics.
 
     Args:
@@ -133,16 +136,19 @@ def fit_guard(statistics: Array, ratios: Array, share: float, nfe: int | None = 
             made again. Between 0 and 1.
         nfe: Network calls of the table: the guard may look after any of them. Default: it looks at ``statistics`` as a
             whole.
+        fitted: Number of samples, the first, that the table was fitted on. It does better on them than on others, so
+            that they do not tell how many samples a threshold flags.
     """
     whole = np.isfinite(statistics).all(1)
+    unseen = np.arange(len(whole))[whole] >= fitted
     statistics, ratios = statistics[whole], ratios[whole]
-    if len(ratios) < FEWEST:
+    if len(ratios) < FEWEST or not unseen.any():
         return None
     if nfe is None:
-        return _Look(statistics, ratios).guard(share, None)
+        return _Look(statistics, ratios, unseen).guard(share, None)
     found: list[tuple[float, Guard]] = []
     for calls in range(1, nfe + 1):
-        look = _Look(statistics[:, : len(names(calls))], ratios)
+        look = _Look(statistics[:, : len(names(calls))], ratios, unseen)
         most = share * nfe / (calls - 1) if calls > 1 else 1.0
         guard = look.guard(min(most, _MOST), calls)
         excess = np.minimum(np.exp(ratios), _WORST) - 1
@@ -156,12 +162,14 @@ class _Look:
     Args:
         statistics: Finite statistics ``(B, F)``.
         ratios: Log ratios of errors ``(B,)``.
+        unseen: Samples that the table was not fitted on, ``(B,)``.
 
     Attributes:
         alone: Scores of the samples ``(B,)``, each by a fit without it.
     """
 
-    def __init__(self, statistics: Array, ratios: Array) -> None:
+    def __init__(self, statistics: Array, ratios: Array, unseen: NDArray[np.bool_]) -> None:
+        self.unseen = unseen
         wanted = np.tanh(ratios - math.log(FACTOR))
         self.centre = np.median(statistics, axis=0)
         spread = 1.4826 * np.median(np.abs(statistics - self.centre), axis=0)
@@ -183,8 +191,8 @@ class _Look:
         self.alone = wanted - self.residuals
 
     def guard(self, share: float, calls: int | None) -> Guard:
-        """The guard that flags a share of samples."""
-        ordered = np.sort(self.alone)
+        """The guard that flags a share of samples that the table was not fitted on."""
+        ordered = np.sort(self.alone[self.unseen])
         rank = min(math.ceil((len(ordered) + 1) * (1 - share)), len(ordered))
         worth = -float(np.quantile(self.residuals, 1 - _CHANCE))
         return Guard(

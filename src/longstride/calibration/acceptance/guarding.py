@@ -132,7 +132,13 @@ def guarded(samples: Samples, base: SolverTable, calibrated: SolverTable, end: E
         return plain
     numbers = samples.units.all if _whole(samples) else samples.units.held_out
     own = _runs(samples, numbers, calibrated, kept)
-    guard = fit_guard(own.statistics, log_ratios(own.squared, own.base), asked.share, calibrated.nfe)
+    fitted = len(own.base) - samples.held_out
+
+    def learnt() -> Guard | None:
+        ratios = log_ratios(own.squared, own.base)
+        return fit_guard(own.statistics, ratios, asked.share, calibrated.nfe, fitted=fitted)
+
+    guard = learnt()
     if guard is None:
         return plain
     seen, calls, count = own.of(slice(-samples.held_out, None)), 0, asked.look(len(samples))
@@ -145,7 +151,7 @@ def guarded(samples: Samples, base: SolverTable, calibrated: SolverTable, end: E
         if begin or report.share <= asked.tail:
             break
         own = own.joined(fresh)
-        guard = fit_guard(own.statistics, log_ratios(own.squared, own.base), asked.share, calibrated.nfe) or guard
+        guard = learnt() or guard
     reason = objection(seen.guarded(guard), seen.base, asked.margin)
     if reason:
         reason = f"with its guard, on {len(seen.base)} held-out and fresh samples: {reason}"
