@@ -170,7 +170,7 @@ def draw_monitor(results: Path, pictures: Path) -> list[Path]:
         ax.set_ylim(-0.03, 1.03)
         ax.set_title(_NAMES[name])
         ax.set_xlabel("false alarms")
-        ax.legend(loc="best")
+        ax.legend(loc="best", fontsize=7)
     axes[0][0].set_ylabel(f"caught windows of {found['window']}")
     path = pictures / "monitor.png"
     pictures.mkdir(parents=True, exist_ok=True)

@@ -57,6 +57,7 @@ _STYLE: dict[str, Any] = {
     "text.parse_math": False,  # names of files and samplers are drawn as they are
     "axes.titlesize": 9.5,
     "axes.labelsize": 9,
+    "figure.labelsize": 9,
     "axes.labelcolor": INK,
     "axes.edgecolor": RULE,
     "axes.spines.top": False,
