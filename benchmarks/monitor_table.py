@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.markdown import markdown_table
-from longstride.evaluation.plots import pyplot, save_figure
+from longstride.plots.style import CURVES, GREY, new_figure, save_figure, styled
 
 __all__ = ["draw_monitor", "monitor_sections"]
 
@@ -22,8 +22,7 @@ _NAMES = {
 #: Faults that make other pictures from the same noise.
 _OTHER = ("one class", "half of the classes")
 #: Curves of a panel: those of the faults that are neither always nor never caught.
-_CURVES = 5
-_COLORS = ("#1f6fb2", "#c1121f", "#2f855a", "#b7791f", "#6b46c1")
+_MOST = 5
 
 
 def monitor_sections(file: Path) -> dict[str, Callable[[], str]]:
@@ -146,6 +145,7 @@ def _from_half(faults: dict[str, Any], label: str) -> float:
     return abs(sum(curve) / len(curve) - 0.5)
 
 
+@styled
 def draw_monitor(results: Path, pictures: Path) -> list[Path]:
     """Draw the curves, if there are results.
 
@@ -158,24 +158,20 @@ def draw_monitor(results: Path, pictures: Path) -> list[Path]:
         return []
     found = _read(file)
     networks = found["networks"]
-    figure, axes = pyplot().subplots(
-        1, len(networks), figsize=(2.7 * len(networks), 2.9), layout="constrained", sharey=True, squeeze=False
-    )
+    figure, axes = new_figure(2.7 * len(networks), 2.9, 1, len(networks), sharey=True)
     for ax, (name, one) in zip(axes[0], networks.items(), strict=True):
         clean = [max(share, 0.5 / found["clean_windows"]) for share in one["curve"]]
-        between = sorted(one["faults"], key=partial(_from_half, one["faults"]))[:_CURVES]
-        for label, color in zip(between, _COLORS, strict=False):
-            ax.plot(clean, one["faults"][label]["curve"], label=label, color=color, lw=1.4)
-        ax.axvline(found["declared"], color="#999999", lw=0.8, ls=(0, (4, 2)), zorder=0)
+        between = sorted(one["faults"], key=partial(_from_half, one["faults"]))[:_MOST]
+        for label, look in zip(between, CURVES, strict=False):
+            ax.plot(clean, one["faults"][label]["curve"], label=label, **look.line)
+        ax.axvline(found["declared"], color=GREY, lw=0.8, ls=(0, (4, 2)), zorder=0)
         ax.set_xscale("log")
+        ax.xaxis.set_major_formatter(lambda share, _: f"{share:g}")
         ax.set_ylim(-0.03, 1.03)
-        ax.set_title(_NAMES[name], fontsize=9)
-        ax.set_xlabel("false alarms", fontsize=8.5)
-        ax.tick_params(labelsize=7.5)
-        ax.legend(fontsize=7, frameon=False, loc="best")
-        for side in ("top", "right"):
-            ax.spines[side].set_visible(False)
-    axes[0][0].set_ylabel(f"caught windows of {found['window']}", fontsize=8.5)
+        ax.set_title(_NAMES[name])
+        ax.set_xlabel("false alarms")
+        ax.legend(loc="best", fontsize=7)
+    axes[0][0].set_ylabel(f"caught windows of {found['window']}")
     path = pictures / "monitor.png"
     pictures.mkdir(parents=True, exist_ok=True)
     save_figure(figure, path)

@@ -10,19 +10,19 @@ import numpy as np
 from numpy.typing import NDArray
 
 from longstride.calibration.endpoint.settings import GaussNewtonSettings
-from longstride.evaluation.plots import log_axes, pyplot, save_figure
 from longstride.evaluation.results import load_results
 from longstride.parameters import Parameters
+from longstride.plots.style import BASE, CURVES, GREY, OURS, log_axes, new_figure, save_figure, styled
 
 __all__ = ["cost", "draw_cost", "draw_newton_plots", "draw_samples"]
 
 Array = NDArray[np.float64]
 
-#: Label, colour, marker and line style of each way to start.
+#: Label and look of each way to start.
 _WAYS = {
-    "none": ("no prior", "#666666", "o", (0, (4, 2))),
-    "ridge 1e-06": ("prior as a start", "#1f6fb2", "s", "-"),
-    "ridge 0.01": ("prior as a start and a pull", "#c1121f", "^", "-"),
+    "none": ("no prior", BASE),
+    "ridge 1e-06": ("prior as a start", CURVES[0]),
+    "ridge 0.01": ("prior as a start and a pull", CURVES[1]),
 }
 
 
@@ -52,6 +52,7 @@ def draw_newton_plots(results: Path, pictures: Path) -> list[Path]:
     return drawn
 
 
+@styled
 def draw_samples(rows: list[dict[str, Any]], path: Path) -> None:
     """RMSE on fresh noise against the number of samples that are fitted, with and without a prior.
 
@@ -59,21 +60,21 @@ def draw_samples(rows: list[dict[str, Any]], path: Path) -> None:
         rows: Records of the question ``samples``.
         path: PNG file.
     """
-    figure, ax = pyplot().subplots(figsize=(4.6, 3.2), layout="constrained")
-    for way, (label, color, marker, style) in _WAYS.items():
+    figure, ((ax,),) = new_figure(4.6, 3.2)
+    for way, (label, look) in _WAYS.items():
         mine = sorted((row for row in rows if row["prior"] == way), key=lambda row: int(row["batch"]))
         if mine:
             counts, errors = [row["batch"] for row in mine], [row["rmse"] for row in mine]
-            ax.plot(counts, errors, label=label, color=color, marker=marker, ls=style, ms=4.5, lw=1.4)
+            ax.plot(counts, errors, label=label, **look.curve)
     base = float(np.mean([row["base_rmse"] for row in rows]))
-    ax.axhline(base, color="#999999", lw=0.8, zorder=0)
+    ax.axhline(base, color=GREY, lw=0.8, zorder=0)
     ax.annotate(
         "best classical solver", (1, base), xycoords=("axes fraction", "data"), ha="right", va="bottom", fontsize=8
     )
     log_axes(ax, sorted({row["batch"] for row in rows}))
-    ax.set_xlabel("samples that are fitted", fontsize=9)
-    ax.set_ylabel(f"RMSE to the converged solution\nat {rows[0]['nfe']} network calls", fontsize=9)
-    ax.legend(fontsize=7.5, frameon=False)
+    ax.set_xlabel("samples that are fitted")
+    ax.set_ylabel(f"RMSE to the converged solution\nat {rows[0]['nfe']} network calls")
+    ax.legend()
     save_figure(figure, path)
 
 
@@ -89,6 +90,7 @@ def cost(calls: dict[int, dict[str, Any]]) -> tuple[Array, Array]:
     return total, total / fitted
 
 
+@styled
 def draw_cost(calls: dict[int, dict[str, Any]], path: Path) -> None:
     """:func:`cost` against the calls of the sampler.
 
@@ -97,13 +99,13 @@ def draw_cost(calls: dict[int, dict[str, Any]], path: Path) -> None:
         path: PNG file.
     """
     nfes, found = sorted(calls), cost(calls)
-    figure, axes = pyplot().subplots(1, 2, figsize=(7.2, 3.0), layout="constrained")
+    figure, (axes,) = new_figure(7.2, 3.0, 1, 2)
     for ax, values, title in zip(axes, found, ("in all", "per unknown"), strict=True):
-        ax.plot(nfes, values, color="#c1121f", marker="o", ms=4.5, lw=1.4)
+        ax.plot(nfes, values, **OURS.curve)
         slope = np.polyfit(np.log(nfes), np.log(values), 1)[0]
-        ax.set_title(f"{title}: grows like NFE$^{{{slope:.1f}}}$", fontsize=9)
+        ax.set_title(f"{title}: grows like NFE^{slope:.1f}")
         log_axes(ax, nfes)
         ax.set_ylim(min(values) / 1.6, max(values) * 1.6)
-        ax.set_xlabel("network calls of the sampler (NFE)", fontsize=9)
-    axes[0].set_ylabel("network calls of the calibration,\nin samples", fontsize=9)
+        ax.set_xlabel("network calls of the sampler (NFE)")
+    axes[0].set_ylabel("network calls of the calibration,\nin samples")
     save_figure(figure, path)

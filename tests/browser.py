@@ -1,4 +1,7 @@
-"""A browser for tests: the system's chromium, driven by Playwright. Nothing is downloaded."""
+"""A browser for tests: the system's chromium, driven by Playwright. Nothing is downloaded.
+
+A tab takes nothing from the network, and complains about nothing.
+"""
 
 from __future__ import annotations
 
@@ -6,11 +9,15 @@ import os
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 import pytest
 
-__all__ = ["PROGRAMS", "opened_browser"]
+__all__ = ["PROGRAMS", "WIDTHS", "Tab", "opened_browser", "serious_findings"]
+
+#: Widths in pixels at which a page is looked at; print: A4 less its margins.
+WIDTHS = {"phone": 390, "laptop": 1280, "print": 718}
 
 PROGRAMS = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable", "chrome")
 _HELP = (
@@ -43,3 +50,37 @@ def opened_browser() -> Iterator[Any]:
             yield browser
         finally:
             browser.close()
+
+
+class Tab:
+    """A page of the browser, and everything that it complains about or asks for."""
+
+    def __init__(self, browser: Any, file: Path, width: int = 1280, *, scripts: bool = True) -> None:
+        self.context = browser.new_context(viewport={"width": width, "height": 850}, java_script_enabled=scripts)
+        self.page = self.context.new_page()
+        self.complaints: list[str] = []
+        self.requests: list[str] = []
+        self.page.on("console", lambda message: self.complaints.append(message.text))
+        self.page.on("pageerror", lambda error: self.complaints.append(str(error)))
+        self.page.on("request", lambda one: self.requests.append(one.url))
+        self.page.goto(file.as_uri())
+
+    def __enter__(self) -> Any:
+        return self.page
+
+    def __exit__(self, *_: object) -> None:
+        outside = [url for url in self.requests if not url.startswith(("file:", "data:"))]
+        self.context.close()
+        assert self.complaints == []
+        assert outside == []
+
+
+def serious_findings(page: Any) -> list[tuple[str, list[str]]]:
+    """What axe finds that is serious or critical, with the elements."""
+    axe = pytest.importorskip("axe_playwright_python.sync_playwright").Axe()
+    page.context.set_default_timeout(120_000)
+    return [
+        (one["id"], [node["html"][:120] for node in one["nodes"][:3]])
+        for one in axe.run(page).response["violations"]
+        if one["impact"] in ("serious", "critical")
+    ]

@@ -65,6 +65,19 @@ def test_the_tutorial_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> N
     assert scope["result"].end.accepted
 
 
+@pytest.mark.slow
+def test_the_lines_that_draw_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """With a smaller reference solution and a card that takes seconds."""
+    monkeypatch.chdir(tmp_path)
+    arguments = ["--nfe", "3", "--method", "iia", "--substeps", "2", "--batch", "2", "--held-out", "2"]
+    assert CliRunner().invoke(app, ["calibrate", "garments", *arguments, "--out", "card.json"]).exit_code == 0
+    (block,) = blocks("docs/show.md")
+    exec(block.replace("noise, tables)", "noise, tables, steps=6)").replace('"log_snr", 64', '"log_snr", 6'), {})
+    assert {file.name for file in tmp_path.glob("*.png")} == {
+        f"{n}.png" for n in ("weights", "levels", "errors", "paths")
+    }
+
+
 def test_the_lines_for_pipelines_run(here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Of the page on diffusers; its calibration with fewer samples and steps."""
     first, second, use, line = blocks("docs/diffusers.md")

@@ -10,7 +10,11 @@ from rich.console import Console
 from benchmarks.fuzzing import fuzz, read_whole, valid_files
 from benchmarks.mutations import Mutator
 from benchmarks.small_work import calibrated
+from longstride.card import Card
+from longstride.cli.beside import Beside
 from longstride.cli.render import card_summary, shown
+from longstride.report.card_page import render_cards
+from longstride.report.comparison import Shown
 
 
 def show(found):
@@ -39,6 +43,22 @@ def test_broken_files_are_read_or_refused_with_one_clear_line(valid, tmp_path):
     assert found.ends["read"] > 50
     assert found.ends["refused"] > 500
     assert set(found.kinds) == {*Mutator(0, valid).in_json, *(f"bytes: {kind}" for kind in Mutator(0, valid).in_bytes)}
+
+
+@pytest.mark.slow
+def test_every_card_that_is_read_has_a_page_and_stands_beside_others(valid, tmp_path):
+    """Whatever numbers and texts are in it."""
+    whole, pages = calibrated(method="iia").card, []
+
+    def page(found):
+        if isinstance(found, Card):
+            broken = Shown("broken", found)
+            pages.append(render_cards([broken]).encode())
+            Console(file=io.StringIO(), width=80).print(Beside([Shown("whole", whole), broken]))
+
+    found = fuzz(tmp_path, valid, page, inputs=100, seed=7)
+    assert found.crashes == []
+    assert len(pages) > 3
 
 
 def test_a_crash_would_be_seen(valid, tmp_path):

@@ -9,14 +9,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from browser import opened_browser
+from browser import WIDTHS, Tab, opened_browser, serious_findings
 from scipy.stats import beta
 from toy_outcomes import OUTCOMES
 
 from longstride.report.language import load_language
 from longstride.report.page import write_page
 
-WIDTHS = {"phone": 390, "laptop": 1280, "print": 718}  # A4 less its margins
 LANGUAGES = ("en", "ja")
 
 
@@ -37,29 +36,6 @@ def pages(tmp_path_factory: pytest.TempPathFactory) -> dict[tuple[str, str], Pat
     return found
 
 
-class Tab:
-    """A page of the browser, and everything that it complains about or asks for."""
-
-    def __init__(self, browser: Any, file: Path, width: int = 1280, *, scripts: bool = True) -> None:
-        self.context = browser.new_context(viewport={"width": width, "height": 850}, java_script_enabled=scripts)
-        self.page = self.context.new_page()
-        self.complaints: list[str] = []
-        self.requests: list[str] = []
-        self.page.on("console", lambda message: self.complaints.append(message.text))
-        self.page.on("pageerror", lambda error: self.complaints.append(str(error)))
-        self.page.on("request", lambda one: self.requests.append(one.url))
-        self.page.goto(file.as_uri())
-
-    def __enter__(self) -> Any:
-        return self.page
-
-    def __exit__(self, *_: object) -> None:
-        outside = [url for url in self.requests if not url.startswith(("file:", "data:"))]
-        self.context.close()
-        assert self.complaints == []
-        assert outside == []
-
-
 @pytest.mark.parametrize("code", LANGUAGES)
 @pytest.mark.parametrize("kind", WIDTHS)
 def test_every_width_holds_the_page(browser, pages, kind: str, code: str):
@@ -76,18 +52,10 @@ def test_every_width_holds_the_page(browser, pages, kind: str, code: str):
 
 @pytest.mark.parametrize("code", LANGUAGES)
 def test_nothing_serious_is_found_by_axe(browser, pages, code: str):
-    axe = pytest.importorskip("axe_playwright_python.sync_playwright").Axe()
     for (name, language), file in pages.items():
         if language == code:
             with Tab(browser, file) as page:
-                page.context.set_default_timeout(120_000)
-                found = axe.run(page).response["violations"]
-                serious = [
-                    (one["id"], [node["html"][:120] for node in one["nodes"][:3]])
-                    for one in found
-                    if one["impact"] in ("serious", "critical")
-                ]
-                assert serious == [], name
+                assert serious_findings(page) == [], name
 
 
 def test_pictures_flip_by_click_and_by_key(browser, pages):

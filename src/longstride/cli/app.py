@@ -34,7 +34,7 @@ app = typer.Typer(
 _COMMANDS = (
     (demo, "--out demo-output"),
     (calibrate, "garments --nfe 4-20 --out book.json"),
-    (show, "card.json"),
+    (show, "card.json other.json --html cards.html"),
     (recalibrate, "card.json garments"),
     (rollback, "card.json --reason 'odd colours'"),
     (sample, "garments --card card.json --num 20 --compare"),

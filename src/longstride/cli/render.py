@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Collection
+from collections.abc import Collection, Iterable
 
-import numpy as np
 from rich import box
 from rich.console import Group, RenderableType
 from rich.panel import Panel
@@ -15,13 +14,14 @@ from rich.text import Text
 from longstride.book import CardBook
 from longstride.book_parts import Entry
 from longstride.card import Card
+from longstride.cli.weights import Heatmap, formulas
 from longstride.errors import one_line
 from longstride.evaluation.contestants import card_label, label
 from longstride.evaluation.results import Line, Results
+from longstride.report.comparison import guard_of
 from longstride.reports import Errors, Search
-from longstride.table import Row
 
-__all__ = ["book_summary", "card_summary", "formulas", "heatmap", "results_table", "shown"]
+__all__ = ["book_summary", "card_summary", "results_table", "shown"]
 
 _HOW = {"calibrated": "green", "filled": "cyan", "filled and refined": "cyan", "base": "yellow"}
 
@@ -29,6 +29,11 @@ _HOW = {"calibrated": "green", "filled": "cyan", "filled and refined": "cyan", "
 def _plain(text: str) -> Text:
     """Text of a card as it is: nothing in it is markup, and nothing speaks to the terminal."""
     return Text(one_line(text))
+
+
+def _listed(texts: Iterable[str]) -> Text:
+    """Texts of a card, one below the other."""
+    return Text("\n").join(map(_plain, texts))
 
 
 def _root(loss: float) -> float:
@@ -40,7 +45,7 @@ def shown(document: Card | CardBook) -> list[RenderableType]:
     """What ``longstride show`` prints of a card or a book."""
     if isinstance(document, CardBook):
         return [book_summary(document)]
-    return [card_summary(document), formulas(document), heatmap(document)]
+    return [card_summary(document), formulas(document), Heatmap(document)]
 
 
 def card_summary(card: Card) -> Panel:
@@ -58,6 +63,12 @@ def card_summary(card: Card) -> Panel:
     parts += [_errors(card), _verdict(card)]
     if card.search is not None:
         parts += _search(card.search)
+    if card.guard is not None:
+        parts.append(_plain(f"guard: {guard_of(card)}"))
+    if card.end.guard is not None:
+        parts.append(_plain(card.end.guard.claim))
+    if card.normal is not None:
+        parts.append(Text(f"clean runs for a monitor: {card.normal.samples}", style="dim"))
     if card.calls is not None:
         parts.append(Text(f"calibration: {card.calls:,} network calls in samples", style="dim"))
     return Panel(Group(*parts), title=_plain(f"card: {card_label(card.solver)}"), expand=False, padding=(0, 2))
@@ -124,21 +135,20 @@ def _search(search: Search) -> list[RenderableType]:
     lines = Table.grid(padding=(0, 2))
     lines.add_column(style="dim")
     lines.add_column()
-    lines.add_row("classical", _plain(", ".join(f"{card_label(name)} {error:.4f}" for name, error in best)))
+    lines.add_row("classical", _listed(f"{error:.4f}  {card_label(name)}" for name, error in best))
     if search.scouts:
         tried = sorted(search.scouts.items(), key=lambda item: item[1])
-        short = ", ".join(f"{card_label(name)} {_root(value):.4f}" for name, value in tried)
-        lines.add_row("short fits", _plain(short))
+        lines.add_row("short fits", _listed(f"{_root(value):.4f}  {card_label(name)}" for name, value in tried))
     if search.finals:
         ended = sorted(search.finals.items(), key=lambda item: item[1].score)
-        whole = (f"{card_label(name)} {final.rmse:.4f} (detail {final.detail:.4f})" for name, final in ended)
-        lines.add_row("whole fits", _plain(", ".join(whole) + ", before the last steps"))
+        whole = (f"{final.rmse:.4f}  {card_label(name)}, detail {final.detail:.4f}" for name, final in ended)
+        lines.add_row("whole fits", _listed([*whole, "(before the last steps)"]))
     lines.add_row("started from", _plain(card_label(search.start)))
     if search.iterations:
-        table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
-        table.add_column("step")
+        table = Table(box=box.SIMPLE_HEAD, pad_edge=False, padding=(0, 1, 0, 0))
+        table.add_column("step", min_width=5)
         for name in ("samples", "robust error", "held out", "RMSE", "held out", "damping"):
-            table.add_column(name, justify="right")
+            table.add_column(name, justify="right", min_width=6)
         for n, step in enumerate(search.iterations):
             robust = [_root(value) for value in (step.objective, step.held_out)]
             numbers = [f"{value:.4f}" for value in (*robust, step.rmse, step.held_out_rmse)]
@@ -183,43 +193,6 @@ def _entry(entry: Entry) -> list[str | Text]:
         f"{held.rmse:.4f}",
         Text(change, style="green"),
     ]
-
-
-def formulas(card: Card) -> Table:
-    """One line per row: the state it makes, from earlier states ``x`` and clean predictions ``D``."""
-    solver = card.table
-    table = Table(title="formulas", title_justify="left", box=box.SIMPLE_HEAD)
-    table.add_column("sigma", justify="right")
-    table.add_column("state")
-    for k, row in enumerate(solver.rows, start=1):
-        table.add_row(f"{solver.sigmas[k]:.4g}", f"x{k} = {_formula(row)}")
-    return table
-
-
-def _formula(row: Row) -> str:
-    terms = [(w, f"x{i}") for i, w in sorted(row.states.items(), reverse=True)]
-    terms += [(w, f"D{j}") for j, w in sorted(row.outputs.items(), reverse=True)]
-    text = " ".join(f"{'-' if w < 0 else '+'} {abs(w):.4g} {name}" for w, name in terms)
-    return text.removeprefix("+ ")
-
-
-def heatmap(card: Card) -> Group:
-    """The normal form as colours: blue for positive weights, red for negative ones."""
-    form = np.column_stack([card.table.a, card.table.b])[1:]
-    largest = float(np.abs(form).max())
-    lines = [Text("normal form: weight of x0 and of every clean prediction D in each state", style="italic")]
-    lines.append(Text("      " + "".join(f"{name:>8}" for name in ("x0", *(f"D{j}" for j in range(card.nfe))))))
-    for k, weights in enumerate(form, start=1):
-        line = Text(f"x{k:<5}")
-        for j, weight in enumerate(weights):
-            if j > k:
-                line.append(" " * 8)
-                continue
-            strength = int(255 - 175 * min(1.0, abs(float(weight)) / largest) ** 0.5)
-            color = f"rgb({strength},{strength},255)" if weight >= 0 else f"rgb(255,{strength},{strength})"
-            line.append(f"{weight:>8.3f}", style=f"black on {color}")
-        lines.append(line)
-    return Group(*lines)
 
 
 def results_table(results: Results, measures: Collection[str] = ("rmse", "median", "fd_teacher", "fd_real")) -> Group:

@@ -13,35 +13,60 @@ from rich.table import Table
 from rich.text import Text
 
 from longstride.book import load_any
+from longstride.cli.beside import Beside, load_shown
 from longstride.cli.common import console, handled
-from longstride.cli.options import Json
+from longstride.cli.options import Json, option
 from longstride.cli.render import shown
-from longstride.errors import one_line
+from longstride.errors import InputError, one_line
+from longstride.files import check_writable
 from longstride.history import History, load_history
+from longstride.report.card_page import write_cards
 
 __all__ = ["show"]
 
 
 @handled
 def show(
-    card: Annotated[Path, typer.Argument(help="A card or a book written by longstride calibrate.", metavar="CARD")],
+    cards: Annotated[
+        list[Path],
+        typer.Argument(
+            help="Cards or books written by longstride calibrate; several: side by side.", metavar="CARD..."
+        ),
+    ],
+    html: Annotated[Path | None, option("Write a page with pictures here.", "FILE.html")] = None,
     as_json: Json = False,
 ) -> None:
     """Show a card: how good it is, the formula of every step, its weights as a heatmap, and its history.
 
-    Of a book, its settings.
+    Of a book, its settings. Several cards stand side by side, with what differs between them. With --html all of it
+    becomes one file with pictures, which loads nothing when it is opened.
     """
-    loaded, history = load_any(card), load_history(card)
-    if as_json:
-        content: dict[str, Any] = json.loads(loaded.dumps())
-        if history.entries:
-            content["history"] = history.model_dump(mode="json")["entries"]
-        print(json.dumps(content))
+    if html is not None:
+        if as_json:
+            raise InputError("--html writes a page and --json prints the cards: give one of them")
+        if any(html.absolute() == card.absolute() for card in cards):
+            raise InputError(f"{html} is a card: name another file for the page")
+        check_writable(html)
+        write_cards(load_shown(cards), html)
+        console.print(f"wrote {html}", highlight=False, markup=False, soft_wrap=True)
+    elif as_json:
+        found = [_content(card) for card in cards]
+        print(json.dumps(found if len(cards) > 1 else found[0]))
+    elif len(cards) > 1:
+        console.print(Beside(load_shown(cards)))
     else:
-        for part in shown(loaded):
+        for part in shown(load_any(cards[0])):
             console.print(part)
-        if history.entries:
+        if (history := load_history(cards[0])).entries:
             console.print(_former(history))
+
+
+def _content(card: Path) -> dict[str, Any]:
+    """A card or a book as JSON, with its history."""
+    content: dict[str, Any] = json.loads(load_any(card).dumps())
+    if (history := load_history(card)).entries:
+        content["history"] = history.model_dump(mode="json")["entries"]
+    return content
 
 
 def _former(history: History) -> Table:

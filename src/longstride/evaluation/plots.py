@@ -16,8 +16,20 @@ from torch import Tensor
 from longstride.evaluation.contestants import label
 from longstride.evaluation.results import Results
 from longstride.files import write_atomically
+from longstride.plots.style import (
+    BASE,
+    CURVES,
+    FAINT,
+    GREY,
+    Look,
+    blank_figure,
+    log_axes,
+    new_figure,
+    save_figure,
+    styled,
+)
 
-__all__ = ["comparison", "effect_curves", "log_axes", "picture_grid", "pyplot", "save_figure", "to_pixels"]
+__all__ = ["comparison", "effect_curves", "picture_grid", "to_pixels"]
 
 
 def to_pixels(images: Tensor) -> NDArray[np.uint8]:
@@ -46,6 +58,7 @@ def picture_grid(images: Tensor, path: Path, *, columns: int, scale: int = 1) ->
     _save_png(Image.fromarray(sheet).resize(size, Image.Resampling.NEAREST), path)
 
 
+@styled
 def comparison(rows: Sequence[tuple[str, Tensor]], path: Path, *, title: str = "", pixel: int | None = None) -> None:
     """Write labelled rows of pictures from the same noise.
 
@@ -55,13 +68,12 @@ def comparison(rows: Sequence[tuple[str, Tensor]], path: Path, *, title: str = "
         title: Headline.
         pixel: Width of one pixel of a picture; by default a picture is about 100 wide.
     """
-    plt = pyplot()
     count, _, height, width = rows[0][1].shape
     pixel = max(1, round(112 / width)) if pixel is None else pixel
     gap, left = 2, 1.3
     cell_h, cell_w = (height + gap) * pixel / 100, (width + gap) * pixel / 100
     top = 0.42 if title else 0.08
-    figure = plt.figure(figsize=(left + count * cell_w + 0.1, top + len(rows) * cell_h + 0.08), dpi=100)
+    figure = blank_figure(left + count * cell_w + 0.1, top + len(rows) * cell_h + 0.08)
     total_w, total_h = figure.get_size_inches()
     for r, (text, images) in enumerate(rows):
         y = total_h - top - (r + 1) * cell_h
@@ -91,13 +103,14 @@ _DRAWN = {
 }
 
 
+@styled
 def effect_curves(
     results: Results, path: Path, *, measures: Sequence[str] = ("rmse", "fd_teacher"), title: str = ""
 ) -> None:
     """Plot what calibration does, against network calls on log axes: a column per base solver, a row per measure.
 
-    The base is dashed with open markers. Its calibrated forms are solid. A solver without a calibrated form is dotted
-    in light grey. Bars are 95 % intervals. A thin line marks converged samples from other noise.
+    The base is dashed with open markers. Its calibrated forms have colours. A solver without a calibrated form is
+    dotted in light grey. Bars are 95 % intervals. A thin line marks converged samples from other noise.
 
     Args:
         results: Results of a study.
@@ -105,44 +118,29 @@ def effect_curves(
         measures: Measures to plot; a measure that the study does not have is left out.
         title: Headline.
     """
-    plt = pyplot()
     shown = [m for m in measures if any(line.measure == m for line in results.lines)]
     families, others = _families(results)
     size = (2.35 * len(families) + 0.9, 2.3 * len(shown) + 0.5)
-    figure, axes = plt.subplots(
-        len(shown), len(families), figsize=size, sharex=True, sharey="row", squeeze=False, layout="constrained"
-    )
+    figure, axes = new_figure(*size, len(shown), len(families), sharex=True, sharey="row")
     for row, measure in zip(axes, shown, strict=True):
         for ax, (base, members) in zip(row, families.items(), strict=True):
             for name in others:
-                _curve(ax, results, name, measure, _OTHER)
+                _curve(ax, results, name, measure, FAINT)
             for number, name in enumerate(members):
-                _curve(ax, results, name, measure, _LOOKS[0] if name == base else _LOOKS[1 + (number - 1) % 3])
+                look = BASE if name == base else CURVES[(number - 1) % len(CURVES)]
+                _curve(ax, results, name, measure, look)
             teacher = next((x for x in results.lines if x.contestant == "teacher" and x.measure == measure), None)
             if teacher is not None:
-                ax.axhline(teacher.value, color="#999999", lw=0.8, zorder=0)
+                ax.axhline(teacher.value, color=GREY, lw=0.8, zorder=0)
             log_axes(ax, results.nfes)
-        row[0].set_ylabel(_DRAWN[measure], fontsize=9)
+        row[0].set_ylabel(_DRAWN[measure])
     for ax, base in zip(axes[0], families, strict=True):
-        ax.set_title(label(base), fontsize=10)
-        ax.legend(fontsize=7.5, frameon=False, loc="best")
-    figure.supxlabel("network calls per picture (NFE)", fontsize=9)
+        ax.set_title(label(base))
+        ax.legend(loc="best")
+    figure.supxlabel("network calls per picture (NFE)")
     if title:
         figure.suptitle(title, fontsize=11, weight="bold", x=0.01, ha="left")
     save_figure(figure, path)
-
-
-#: Colour, marker, whether it is filled, line style. In grey the last three tell curves apart.
-_LOOKS = (
-    ("#666666", "o", False, (0, (4, 2))),
-    ("#c1121f", "o", True, "-"),
-    ("#1f6fb2", "s", True, "-"),
-    ("#2a7f3f", "^", True, (0, (1, 1))),
-)
-
-
-#: The look of solvers without a calibrated form. They stand in every column.
-_OTHER = ("#b0b0b0", "x", True, (0, (1, 2)))
 
 
 def _families(results: Results) -> tuple[dict[str, list[str]], list[str]]:
@@ -156,9 +154,8 @@ def _families(results: Results) -> tuple[dict[str, list[str]], list[str]]:
     return (families, rest) if families else ({rest[0]: rest}, [])
 
 
-def _curve(ax: Any, results: Results, name: str, measure: str, look: tuple[Any, ...]) -> None:
+def _curve(ax: Any, results: Results, name: str, measure: str, look: Look) -> None:
     lines = sorted((x for x in results.lines if (x.contestant, x.measure) == (name, measure)), key=lambda x: x.nfe)
-    color, marker, filled, style = look
     values = np.array([line.value for line in lines])
     low = np.array([line.value if line.low is None else line.low for line in lines])
     high = np.array([line.value if line.high is None else line.high for line in lines])
@@ -167,47 +164,6 @@ def _curve(ax: Any, results: Results, name: str, measure: str, look: tuple[Any, 
         values,
         yerr=[np.minimum(values - low, 0.95 * values).clip(0), (high - values).clip(0)],
         label=label(name),
-        color=color,
-        marker=marker,
-        ls=style,
-        mfc=color if filled else "white",
-        ms=4.5,
-        lw=1.4,
         elinewidth=0.8,
+        **look.curve,
     )
-
-
-def log_axes(ax: Any, nfes: Sequence[int]) -> None:
-    """Log axes with plain numbers; ticks of x stand at ``nfes`` if they do not meet, ticks of y at 1, 2, 5."""
-    from matplotlib.ticker import FuncFormatter, LogLocator, NullLocator
-
-    ax.set_xscale("log")
-    ax.set_yscale("log")
-    ticks = [nfe for n, nfe in enumerate(nfes) if n == 0 or nfe >= 1.19 * nfes[n - 1]]
-    ax.set_xticks(ticks, [str(nfe) for nfe in ticks], fontsize=7.5)
-    ax.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
-    ax.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
-    ax.yaxis.set_minor_locator(NullLocator())
-    ax.xaxis.set_minor_locator(NullLocator())
-    ax.tick_params(axis="y", labelsize=7.5)
-    ax.grid(True, which="major", color="#e8e8e8", lw=0.6)
-    for side in ("top", "right"):
-        ax.spines[side].set_visible(False)
-
-
-def pyplot() -> Any:
-    """``matplotlib.pyplot`` with a backend that needs no screen."""
-    import matplotlib
-
-    matplotlib.use("Agg")
-    import matplotlib.pyplot as plt
-
-    return plt
-
-
-def save_figure(figure: Any, path: Path) -> None:
-    """Write a figure as PNG, the same bytes for the same figure, and close it."""
-    buffer = io.BytesIO()
-    figure.savefig(buffer, format="png", dpi=110, metadata={"Software": None})
-    pyplot().close(figure)
-    write_atomically(path, buffer.getvalue())

@@ -6,44 +6,19 @@ numbers in a title, which browsers show without scripts. Names of samplers stand
 
 from __future__ import annotations
 
-import io
-import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from html import escape
 from typing import Any
 
 from longstride.evaluation.bootstrap import Interval
-from longstride.evaluation.plots import log_axes, pyplot
+from longstride.plots.style import BASE, GREY, INK, OURS, Look, inline_svg, log_axes, new_figure, styled
 from longstride.report.language import Language
 from longstride.report.numbers import Numbers
 from longstride.report.words import label_of
 
-__all__ = ["Look", "Series", "curve", "marker_of", "series_of"]
+__all__ = ["Series", "curve", "marker_of", "series_of"]
 
 
-@dataclass(frozen=True)
-class Look:
-    """How a curve is drawn.
-
-    Attributes:
-        color: Its colour.
-        marker: Marker of matplotlib.
-        filled: Whether markers are filled.
-        dash: Lengths of dashes and gaps in units of the line; empty: solid.
-        width: Width of the line in points.
-    """
-
-    color: str
-    marker: str
-    filled: bool
-    dash: tuple[float, ...] = ()
-    width: float = 1.4
-
-
-ACCENT, INK, GREY = "#0b6e5f", "#3c4043", "#80868b"
-_OURS = Look(ACCENT, "o", True, width=2.2)
-_BEST = Look(INK, "s", False, (5, 2))
 _TODAY = Look(INK, "D", True, (1.2, 1.6))
 _OTHERS = (
     Look(GREY, "^", False, (3, 1.5, 1, 1.5)),
@@ -74,11 +49,12 @@ def series_of(found: Sequence[Numbers], today: tuple[str, int]) -> list[Series]:
     series = []
     for name in sorted(names, key=lambda name: order.get(name, 3)):
         points = sorted((one for one in found if one.sampler.name == name), key=lambda one: one.sampler.calls)
-        look = (_OURS, _BEST, _TODAY)[order[name]] if name in order else next(others)
+        look = (OURS, BASE, _TODAY)[order[name]] if name in order else next(others)
         series.append(Series(look, tuple(points)))
     return series
 
 
+@styled
 def curve(
     name: str,
     series: Sequence[Series],
@@ -95,24 +71,16 @@ def curve(
         language: How numbers are written.
         level: Where a thin line marks today's value; None: nowhere.
     """
-    plt = pyplot()
     titles: dict[str, str] = {}
-    with plt.rc_context({"svg.fonttype": "none", "svg.hashsalt": name, "font.family": "sans-serif", "font.size": 9}):
-        figure, axes = plt.subplots(figsize=(5.6, 3.3))
-        figure.subplots_adjust(left=0.1, right=0.985, bottom=0.1, top=0.97)
-        if level is not None:
-            axes.axhline(level, color=INK, lw=0.8, zorder=0)
-        for number, one in reversed(list(enumerate(series))):
-            _draw(axes, f"{name}-s{number}", one, value, language, titles)
-        log_axes(axes, sorted({point.sampler.calls for one in series for point in one.points}))
-        axes.yaxis.set_major_formatter(lambda y, _: language.number(y, 1) if y < 1 else language.whole(y))
-        axes.tick_params(axis="both", labelsize=10, color="#c8ccd0", labelcolor=INK)
-        for side in ("left", "bottom"):
-            axes.spines[side].set_color("#c8ccd0")
-        buffer = io.StringIO()
-        figure.savefig(buffer, format="svg", transparent=True, metadata={"Date": None, "Creator": None})
-        plt.close(figure)
-    return _inline(buffer.getvalue(), name, titles)
+    figure, ((axes,),) = new_figure(5.6, 3.3)
+    if level is not None:
+        axes.axhline(level, color=INK, lw=0.8, zorder=0)
+    for number, one in reversed(list(enumerate(series))):
+        _draw(axes, f"{name}-s{number}", one, value, language, titles)
+    log_axes(axes, sorted({point.sampler.calls for one in series for point in one.points}))
+    axes.yaxis.set_major_formatter(lambda y, _: language.number(y, 1) if y < 1 else language.whole(y))
+    axes.tick_params(labelsize=10)
+    return inline_svg(figure, name, titles)
 
 
 def _draw(
@@ -126,31 +94,14 @@ def _draw(
     """Draw a curve, its intervals and its points, each a group with an id of its own."""
     look, plot = one.look, axes.plot
     shown = [(point.sampler.calls, found) for point in one.points if (found := value(point)) is not None]
-    style = (0, look.dash) if look.dash else "-"
-    plot(
-        [x for x, _ in shown], [y.value for _, y in shown], color=look.color, ls=style, lw=look.width, gid=f"{place}-l"
-    )
+    plot([x for x, _ in shown], [y.value for _, y in shown], gid=f"{place}-l", **look.line)
     for x, y in shown:
         if y.low is not None and y.high is not None:
             low = max(y.low, 0.05 * y.value)
             plot([x, x], [low, y.high], color=look.color, lw=1, gid=f"{place}-i{x}")
-        fill = look.color if look.filled else "white"
-        plot([x], [y.value], marker=look.marker, ms=6, color=look.color, mfc=fill, ls="", gid=f"{place}-p{x}")
+        plot([x], [y.value], ms=6, ls="", gid=f"{place}-p{x}", **look.points)
         calls = language.text("{calls} calls", calls=x)
         titles[f"{place}-p{x}"] = f"{label_of(one.points[0].sampler, language)}, {calls}: {language.interval(y)}"
-
-
-def _inline(svg: str, name: str, titles: dict[str, str]) -> str:
-    """A drawing that may stand inside a page: no head, ids of its own, titles, and the width of its place."""
-    svg = svg[svg.index("<svg") :]
-    svg = re.sub(r"<metadata>.*?</metadata>", "", svg, flags=re.DOTALL)
-    svg = re.sub(r'(<svg[^>]*?) width="[^"]*"', r"\1", svg, count=1)
-    svg = re.sub(r'(<svg[^>]*?) height="[^"]*"', r"\1", svg, count=1)
-    own = re.compile(r'(id="|url\(#|href="#)(?!' + re.escape(name) + "-)")
-    svg = own.sub(rf"\g<1>{name}-", svg)
-    for place, title in titles.items():
-        svg = svg.replace(f'<g id="{place}">', f'<g id="{place}" class="point"><title>{escape(title)}</title>')
-    return svg.replace("<svg", f'<svg role="img" aria-labelledby="{name}-caption"', 1)
 
 
 def marker_of(look: Look) -> str:

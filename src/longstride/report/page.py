@@ -12,18 +12,18 @@ from longstride.files import write_atomically
 from longstride.report.about import commands_of, facts_of, limits_of, terms_of
 from longstride.report.charts import curve, marker_of, series_of
 from longstride.report.decision import Decision, Recommendation, decide
-from longstride.report.language import Language, needs_extra
+from longstride.report.language import Language
 from longstride.report.money import cost_of, tiles_of
 from longstride.report.numbers import Numbers, numbers_of
 from longstride.report.outcome import Outcome, Pair
 from longstride.report.risks import risks_of, stages_of, worst_of
 from longstride.report.stages import card_name, plan_of
 from longstride.report.table import columns_of, errors_csv, rows_of, samplers_csv
+from longstride.report.templating import TEMPLATES, environment, safe
 from longstride.report.words import headline_of, label_of, reason_of, recommendation_of, rule_of
 
-__all__ = ["TEMPLATES", "render", "write_page"]
+__all__ = ["render", "write_page"]
 
-TEMPLATES = Path(__file__).parent / "templates"
 _SIGNS = {Recommendation.ADOPT: "✓", Recommendation.MONITOR: "◐", Recommendation.DECLINE: "×"}
 
 
@@ -46,21 +46,13 @@ def write_page(outcome: Outcome, path: Path, language: Language, folder: str) ->
 
 def render(outcome: Outcome, decision: Decision, language: Language, folder: str) -> str:
     """The page as HTML; arguments as in :func:`write_page`."""
-    jinja = needs_extra("jinja2")
-    environment = jinja.Environment(
-        loader=jinja.FileSystemLoader(TEMPLATES),
-        autoescape=True,
-        undefined=jinja.StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    safe = needs_extra("markupsafe").Markup
+    pages = environment()
 
     def text(message: str, **values: object) -> Any:
         found = safe(language.text(message))
         return found.format(**values) if values else found
 
-    environment.globals["_"] = text
+    pages.globals["_"] = text
     script = (TEMPLATES / "script.js").read_text(encoding="utf-8")
     hashed = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
     found = numbers_of(outcome)
@@ -90,7 +82,7 @@ def render(outcome: Outcome, decision: Decision, language: Language, folder: str
         "csv_link": _link(samplers_csv(found), "text/csv"),
         "samples_link": _link(errors_csv(outcome), "text/csv"),
     }
-    return str(environment.get_template("page.html").render(values))
+    return str(pages.get_template("page.html").render(values))
 
 
 def _json(value: object) -> str:
@@ -176,7 +168,7 @@ def _quality(outcome: Outcome, decision: Decision, found: tuple[Numbers, ...], l
     """The charts and the table."""
     if not found:
         return {"rows": []}
-    _, safe = language.text, needs_extra("markupsafe").Markup
+    _ = language.text
     today = next(one for one in found if (one.sampler.name, one.sampler.calls) == outcome.today)
     series = series_of(found, outcome.today)
     level = None if today.sampler.distance is None else today.sampler.distance.value
