@@ -8,7 +8,7 @@ from pathlib import Path
 from benchmarks.markdown import markdown_table
 from longstride.evaluation.contestants import label
 
-__all__ = ["launches_table", "memory_table", "overhead_table", "scheduler_table", "time_table"]
+__all__ = ["guard_cost_table", "launches_table", "memory_table", "overhead_table", "scheduler_table", "time_table"]
 
 
 def memory_table(file: Path) -> str:
@@ -78,3 +78,14 @@ def launches_table(file: Path) -> str:
         "if every launch were full",
     )
     return markdown_table(head, rows) + "\n\n(galaxy network, `python -m benchmarks.launches --label after`)"
+
+
+def guard_cost_table(file: Path) -> str:
+    """What recording, scoring and judging add to a run."""
+    rows = []
+    for row in json.loads(file.read_text(encoding="utf-8"))["rows"]:
+        size, (low, high) = " × ".join(map(str, row["shape"])), row["added_us_quartiles"]
+        added = f"{row['added_us'] / 1000:.3f} ({low / 1000:.3f} to {high / 1000:.3f})"
+        rows.append((row["run"], size, f"{row['plain_us'] / 1000:.2f}", added, f"{100 * row['added_share']:.1f}"))
+    head = ("run", "states", "plain, ms per call", "guard and monitor add, ms per call (quartiles)", "of the run, %")
+    return markdown_table(head, rows)

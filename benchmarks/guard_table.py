@@ -9,7 +9,7 @@ from typing import Any
 
 from benchmarks.markdown import markdown_table
 
-__all__ = ["guard_table"]
+__all__ = ["adversarial_table", "guard_table"]
 
 Row = Mapping[str, Any]
 
@@ -100,3 +100,18 @@ def guard_table(file: Path) -> str:
         where = f"{worst['model']} at {worst['nfe']} calls, set {worst['set']}"
         parts += [f"Who is lost by a plain fit, on {where}:", _far(worst)]
     return "\n\n".join(parts)
+
+
+def adversarial_table(file: Path) -> str:
+    """How often claims fail after calibrations that are likely to go wrong."""
+    head = (
+        *("kind", "calibrations", "accepted", "claims", "claims that fail", "chance of as many"),
+        *("accepted, and worse than the base", "largest RMSE over the base's"),
+    )
+    rows = []
+    for row in json.loads(file.read_text(encoding="utf-8"))["summary"]:
+        chance, largest = (row[key] for key in ("chance", "largest_rmse"))
+        counts = (row[key] for key in ("kind", "calibrations", "accepted", "claims", "claims_that_fail"))
+        first, last = ("–" if value is None else f"{value:.2f}" for value in (chance, largest))
+        rows.append((*counts, first, row["worse_than_base"], last))
+    return markdown_table(head, rows)

@@ -8,8 +8,15 @@ from functools import partial
 from pathlib import Path
 
 from benchmarks.ablation_tables import ablation_sections
-from benchmarks.cost_tables import launches_table, memory_table, overhead_table, scheduler_table, time_table
-from benchmarks.guard_table import guard_table
+from benchmarks.cost_tables import (
+    guard_cost_table,
+    launches_table,
+    memory_table,
+    overhead_table,
+    scheduler_table,
+    time_table,
+)
+from benchmarks.guard_table import adversarial_table, guard_table
 from benchmarks.markdown import markdown_table, number
 from benchmarks.monitor_table import monitor_sections
 from benchmarks.peer_tables import peer_sections
@@ -135,7 +142,9 @@ _FILES: dict[str, Callable[[Path], str]] = {
     "memory": memory_table,
     "calibration_time": time_table,
     "launches": launches_table,
+    "adversarial": adversarial_table,
     "guard": guard_table,
+    "guard_overhead": guard_cost_table,
     "recalibration": recalibration_table,
     "rollouts": rollout_table,
     "budgets": budget_table,
