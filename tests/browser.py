@@ -14,7 +14,7 @@ __all__ = ["PROGRAMS", "opened_browser"]
 
 PROGRAMS = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable", "chrome")
 _HELP = (
-    "the tests of the report need a browser and Playwright: apt-get install chromium, and "
+    "the tests of the pages need a browser and Playwright: apt-get install chromium, and "
     "pip install 'longstride[dev]'; CHROMIUM names another program"
 )
 

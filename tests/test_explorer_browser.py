@@ -16,6 +16,8 @@ from toy_outcomes import OUTCOMES
 import longstride as ls
 from longstride.report import save_outcome
 
+TABS = ("Compare", "Step through", "Tables", "Calibrate", "Proof of concept")
+
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
@@ -37,10 +39,11 @@ def address(shared: Path, folder: Path, browser: Any) -> Iterator[str]:
         yield found
 
 
-@pytest.fixture
+@pytest.fixture(scope="module")
 def page(browser: Any, address: str) -> Iterator[Any]:
     """The page with its first pictures. It must load everything from the explorer, and complain of nothing."""
     context = browser.new_context(viewport={"width": 1280, "height": 900})
+    context.set_default_timeout(60_000)
     found, complaints, requests = context.new_page(), [], []
     found.on("console", lambda message: complaints.append(message.text))
     found.on("pageerror", lambda error: complaints.append(str(error)))
@@ -53,18 +56,24 @@ def page(browser: Any, address: str) -> Iterator[Any]:
     assert [url for url in requests if not url.startswith((address, address.replace("http", "ws"), "data:"))] == []
 
 
+def draw(page: Any) -> None:
+    """Draw, which waits for a drawing that goes on."""
+    page.get_by_role("button", name="Draw", exact=True).click()
+
+
 def field(page: Any, label: str) -> Any:
     return page.get_by_label(label, exact=True)
 
 
 def test_pictures_of_four_samplers_appear(page: Any):
+    page.get_by_role("tab", name="Compare").click()
     assert page.locator("[data-row]").count() == 4
     assert page.locator("[data-row] .ls-strip img").count() == 32
     assert page.evaluate("[...document.images].every(i => i.alt && i.complete && i.naturalWidth > 0)")
     sources = page.locator("[data-row='0'] .ls-strip img").evaluate_all("all => all.map(i => i.src)")
     field(page, "Seed").first.fill("5")
-    page.get_by_label("Errors against the converged solution").check()
-    page.get_by_role("button", name="Draw", exact=True).click()
+    page.get_by_role("checkbox", name="Errors against the converged solution").click()
+    draw(page)
     page.wait_for_function(
         "old => { const now = document.querySelector(\"[data-row='0'] .ls-strip img\"); return now && now.src != old }",
         arg=sources[0],
@@ -79,6 +88,8 @@ def test_a_run_is_stepped_through(page: Any):
     page.get_by_role("tab", name="Step through").click()
     picture = page.locator(".ls-column .ls-cell img").first
     picture.wait_for()
+    page.get_by_role("slider").press("Home")
+    page.get_by_text("call 1 of 6").first.wait_for()
     before = picture.get_attribute("src")
     page.get_by_role("slider").press("ArrowRight")
     page.get_by_text("call 2 of 6").first.wait_for()
@@ -99,7 +110,7 @@ def test_a_calibration_runs_and_its_card_is_saved_and_drawn(page: Any, folder: P
     page.get_by_text("Saved as made here.json").wait_for()
     assert ls.load_card(folder / "made here.json").nfe == 3
     page.get_by_role("tab", name="Compare").click()
-    page.get_by_role("button", name="Draw", exact=True).click()
+    draw(page)
     page.locator("[data-row='3'] .ls-strip img").first.wait_for()
     assert "3 network calls" in page.locator("[data-row='3']").inner_text()
     page.get_by_role("tab", name="Tables").click()
@@ -114,9 +125,10 @@ def test_an_outcome_is_shown_and_a_model_that_is_not_here_is_told(page: Any):
     page.get_by_role("heading", name="Adopt").wait_for()
     page.get_by_role("button", name="Draw its samplers").click()
     page.get_by_text("the model 'toy' is not among").wait_for()
+    page.get_by_role("button", name="Close").click()
 
 
-@pytest.mark.parametrize("tab", ["Compare", "Step through", "Tables", "Calibrate", "Proof of concept"])
+@pytest.mark.parametrize("tab", TABS)
 def test_nothing_serious_is_found_by_axe(page: Any, tab: str):
     axe = pytest.importorskip("axe_playwright_python.sync_playwright").Axe()
     page.get_by_role("tab", name=tab).click()
@@ -131,8 +143,14 @@ def test_nothing_serious_is_found_by_axe(page: Any, tab: str):
 
 
 def test_the_page_fits_a_phone(page: Any):
-    page.set_viewport_size({"width": 390, "height": 850})
-    assert page.evaluate("document.documentElement.scrollWidth <= innerWidth")
+    try:
+        page.set_viewport_size({"width": 390, "height": 850})
+        for tab in TABS:
+            page.get_by_role("tab", name=tab).click()
+            page.wait_for_timeout(300)
+            assert page.evaluate("document.documentElement.scrollWidth <= innerWidth"), tab
+    finally:
+        page.set_viewport_size({"width": 1280, "height": 900})
 
 
 def test_other_names_of_this_machine_are_refused(address: str):

@@ -28,7 +28,7 @@ def facts_of(model: Model) -> str:
     """The model in a line."""
     shape = "×".join(map(str, model.shape))
     low, high = model.schedule.sigma_range
-    levels = f"{_FAMILIES.get(model.schedule.family, model.schedule.family)}, σ from {high:g} to {low:.3g}"
+    levels = f"{_FAMILIES.get(model.schedule.family, model.schedule.family)}, σ from {high:.3g} to {low:.3g}"
     count = sum(p.numel() for p in model.network.parameters())
     size = f"{count / 1e6:.3g} M weights" if count >= 1e5 else f"{count:,} weights"
     choices = f"{model.conditioning.size} {model.conditioning.choices}" if model.conditioning.size else "unconditional"

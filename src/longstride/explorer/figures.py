@@ -103,6 +103,6 @@ def _shortened(text: str, most: int) -> str:
 
 def _address(figure: Any) -> str:
     buffer = io.BytesIO()
-    figure.savefig(buffer, format="svg", metadata={"Date": None})
+    figure.savefig(buffer, format="svg", metadata={"Date": None}, bbox_inches="tight", pad_inches=0.05)
     pyplot().close(figure)
     return f"data:image/svg+xml;base64,{base64.b64encode(buffer.getvalue()).decode()}"

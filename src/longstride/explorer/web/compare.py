@@ -102,7 +102,6 @@ class Compare:
         self._mark()
         if errors and session.good:
             await self._show_converged(session.good[0])
-        await session.changed()
 
     async def _show(self, row: _Row, shown: Shown | str) -> None:
         if isinstance(shown, Shown):
@@ -151,18 +150,22 @@ class _Row:
                     options, label=name, value=key if key in options else None, on_change=self._adapt, with_input=True
                 )
                 self.key.props("dense outlined options-dense").classes("ls-wide")
+                remove = ui.button(icon="close", on_click=lambda: owner.remove(number_)).props("flat dense round")
+                remove.props(f'aria-label="Remove sampler {number_ + 1}"')
                 self.calls = number("Calls", choice.calls, 1, MOST_CALLS, precision=0).classes("ls-calls")
                 grid = choice.grid if isinstance(choice, Classical) else "auto"
                 self.grid = ui.select(list(GRID_NAMES), label="Levels", value=grid)
                 self.grid.props("dense outlined options-dense").classes("ls-levels")
-                remove = ui.button(icon="close", on_click=lambda: owner.remove(number_)).props("flat dense round")
-                remove.props(f'aria-label="Remove sampler {number_ + 1}"')
                 self.facts = html.div().classes("ls-facts")
             self.body = html.div()
+        self.kinds = session.bench.shelf.files()
         self._adapt()
 
     def _adapt(self) -> None:
-        self.grid.set_visibility(str(self.key.value or "").startswith("solver:"))
+        """Show what can be chosen: a card brings its levels and its number of calls, a book its levels."""
+        kind, _, name = str(self.key.value or "").partition(":")
+        self.grid.set_visibility(kind == "solver")
+        self.calls.set_visibility(self.kinds.get(name) != "card")
 
     def read(self) -> Choice:
         if self.key.value is None or self.calls.value is None:

@@ -45,13 +45,14 @@ class _Page:
             with ui.tab_panel(_COMPARE).classes("ls-panel"):
                 self.compare = Compare(session)
             with ui.tab_panel(_STEPS).classes("ls-panel"):
-                Steps(session)
+                self.steps = Steps(session)
             with ui.tab_panel(_TABLES).classes("ls-panel"):
-                Weights(session)
+                self.weights = Weights(session)
             with ui.tab_panel(_CALIBRATE).classes("ls-panel"):
                 Calibrate(session, self._read, self.compare.build)
             with ui.tab_panel(_OUTCOME).classes("ls-panel"):
                 OutcomePart(session, self._taken)
+        self.tabs.on_value_change(self._look)
         self._adapt()
         ui.timer(0.1, self.draw, once=True)
 
@@ -67,7 +68,7 @@ class _Page:
             self.seed = number("Seed", scene.seed, 0, 10**6, precision=0)
             self.count = number("Samples", scene.count, 1, MOST_SAMPLES, precision=0)
             self.errors = ui.checkbox("Errors against the converged solution", value=self.session.errors)
-            ui.button("Draw", on_click=self.draw).props("no-caps unelevated color=primary")
+            self.button = ui.button("Draw", on_click=self.draw).props("no-caps unelevated color=primary")
 
     def _adapt(self) -> None:
         """Offer what the chosen model can do."""
@@ -103,8 +104,23 @@ class _Page:
 
     async def draw(self) -> None:
         """Draw what the fields say."""
-        if self._read():
+        if not self._read() or self.compare.busy:
+            return
+        self.button.disable()
+        try:
             await self.compare.draw()
+        finally:
+            self.button.enable()
+        await self._look()
+
+    async def _look(self) -> None:
+        """Renew the part that is looked at, if it shows a drawing."""
+        if self.compare.busy:
+            return
+        if self.tabs.value == _STEPS:
+            await self.steps.renew()
+        elif self.tabs.value == _TABLES:
+            await self.weights.renew()
 
     async def _taken(self) -> None:
         """Show the scene and the choices of the session, which were chosen elsewhere."""

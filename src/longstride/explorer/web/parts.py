@@ -45,7 +45,7 @@ async def work(function: Callable[..., T], *args: Any, **options: Any) -> T:
 
 def tell(error: Exception) -> None:
     """Show an error until it is taken away."""
-    ui.notify(str(error), type="negative", position="top", timeout=0, close_button="Close", multi_line=True)
+    ui.notify(str(error), type="negative", position="bottom", timeout=0, close_button="Close", multi_line=True)
 
 
 def picture(source: str, text: str, kind: str = "") -> Any:

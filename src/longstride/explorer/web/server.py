@@ -14,6 +14,8 @@ from longstride.explorer.workbench import Workbench
 __all__ = ["is_local", "listening", "needs_extra", "serve"]
 
 _LOCAL = ("localhost", "127.0.0.1", "::1")
+#: A page that was not heard of for so many seconds is forgotten: beside hard work the server may hear late.
+_PATIENCE = 60.0
 
 
 def needs_extra() -> Any:
@@ -92,6 +94,7 @@ def serve(bench: Workbench, host: str, port: int, say: Callable[[str], None]) ->
             favicon="🟥",
             language="en-US",
             tailwind=False,
+            reconnect_timeout=_PATIENCE,
             show_welcome_message=False,
             on_air=None,
         )

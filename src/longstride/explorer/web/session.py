@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
 
 from longstride.explorer.samplers import solver_labels
@@ -25,9 +24,8 @@ class Session:
         scene: The samples.
         errors: Whether errors against the converged solution are asked for.
         choices: The samplers, up to four.
-        shown: What each of them drew for :attr:`drawn`, or why it did not; empty before the first drawing.
+        shown: What each of them drew for :attr:`drawn`, or why it did not; a new list for every drawing.
         drawn: The scene of :attr:`shown`.
-        watchers: Called whenever :attr:`shown` has changed.
     """
 
     bench: Workbench
@@ -36,17 +34,11 @@ class Session:
     choices: list[Choice] = field(default_factory=lambda: [Classical(name, _FIRST_CALLS) for name in _FIRST])
     shown: list[Shown | str] = field(default_factory=list)
     drawn: Scene | None = None
-    watchers: list[Callable[[], Awaitable[None]]] = field(default_factory=list)
 
     @property
     def good(self) -> list[Shown]:
         """The samplers that drew."""
         return [one for one in self.shown if isinstance(one, Shown)]
-
-    async def changed(self) -> None:
-        """Tell the parts of the page that :attr:`shown` has changed."""
-        for watcher in self.watchers:
-            await watcher()
 
     def add(self, choice: Choice) -> None:
         """Add a sampler; of a full page the last one goes."""

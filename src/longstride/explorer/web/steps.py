@@ -24,21 +24,26 @@ class Steps:
     def __init__(self, session: Session) -> None:
         self.session = session
         self.columns: list[_Column] = []
-        self.turn = 0
+        self.turn, self.position = 0, 1
+        self.seen: object = None
         with html.div().classes("ls-bar"):
             self.noise = ui.select([1], value=1, label="Noise", on_change=self.show)
             self.noise.props("dense outlined options-dense").classes("ls-number")
             ui.label("Network call").classes("ls-soft")
-            self.slider = ui.slider(min=1, max=2, value=1, on_change=self._move).style("width: 22rem; max-width: 100%")
-            self.slider.props('snap markers aria-label="Network call"')
+            # A range of the browser itself: the keys of Quasar's slider do not reach its role.
+            self.slider = html.input_(type="range", min=1, max=2, value=1).classes("ls-range")
+            self.slider.props('aria-label="Network call"')
+            self.slider.on("input", lambda event: self._go(int(event.args)), js_handler="(e) => emit(e.target.value)")
             self.told = ui.label().classes("ls-soft")
         self.place = html.div().classes("ls-columns")
-        session.watchers.append(self.renew)
 
     async def renew(self) -> None:
-        """Show what was drawn."""
-        count = 0 if self.session.drawn is None else self.session.drawn.count
-        self.noise.set_options(list(range(1, int(count) + 1)) or [1], value=1)
+        """Show what was drawn last, unless it is shown."""
+        if self.seen is self.session.shown or self.session.drawn is None:
+            return
+        self.seen = self.session.shown
+        numbers = list(range(1, int(self.session.drawn.count) + 1))
+        self.noise.set_options(numbers, value=min(int(self.noise.value), len(numbers)))
         await self.show()
 
     async def show(self) -> None:
@@ -58,15 +63,19 @@ class Steps:
         self.place.clear()
         with self.place:
             self.columns = [_Column(one.drawn.sampler.label, film) for one, film in zip(good, films, strict=True)]
-        most = max((film.calls for film in films), default=1)
-        self.slider.props(f"max={most + 1}")
-        self.slider.set_value(1)
-        self._move()
+        self.slider.props["max"] = self._most + 1
+        self._go(min(self.position, self._most + 1))
 
-    def _move(self) -> None:
-        position = int(self.slider.value or 1)
-        most = max((column.film.calls for column in self.columns), default=1)
-        self.told.set_text("the end" if position > most else f"{position} of {most}")
+    @property
+    def _most(self) -> int:
+        return max((column.film.calls for column in self.columns), default=1)
+
+    def _go(self, position: int) -> None:
+        """Show a call of all samplers, from 1; beyond the last one, the end."""
+        self.position = position
+        with self.slider.props.suspend_updates():  # the browser has it already
+            self.slider.props["value"] = position
+        self.told.set_text("the end" if position > self._most else f"{position} of {self._most}")
         for column in self.columns:
             column.go(position)
 

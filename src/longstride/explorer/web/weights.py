@@ -27,15 +27,18 @@ class Weights:
     def __init__(self, session: Session) -> None:
         self.session = session
         self.turn = 0
+        self.seen: object = None
         ui.label(_WORDS).classes("ls-text ls-soft")
         self.which = ui.toggle({}, on_change=self.show).props(
             "no-caps unelevated color=grey-3 text-color=black toggle-color=primary"
         )
         self.place = html.div().classes("ls-scroll")
-        session.watchers.append(self.renew)
 
     async def renew(self) -> None:
-        """Offer what was drawn; a calibrated table first."""
+        """Offer what was drawn last, a calibrated table first, unless it is shown."""
+        if self.seen is self.session.shown:
+            return
+        self.seen = self.session.shown
         good = [one.drawn.sampler for one in self.session.good]
         options = {n: f"{one.label}, {one.table.nfe} calls" for n, one in enumerate(good)}
         first = next((n for n, one in enumerate(good) if one.base is not None), 0 if good else None)
