@@ -22,8 +22,8 @@ def ui(
     models: Annotated[
         list[str] | None,
         typer.Argument(
-            help="Models to choose from; default: garments, garments_flow. As for longstride sample.",
-            metavar="[MODEL]...",
+            help="Models to choose from, named as for longstride sample; default: garments, garments_flow.",
+            metavar="MODEL",
         ),
     ] = None,
     folder: Annotated[

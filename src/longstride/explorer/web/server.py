@@ -5,6 +5,7 @@ from __future__ import annotations
 import ipaddress
 import socket
 from collections.abc import Callable
+from contextlib import suppress
 from importlib import import_module
 from typing import Any
 
@@ -102,4 +103,5 @@ def serve(bench: Workbench, host: str, port: int, say: Callable[[str], None]) ->
             app.add_middleware(TrustedHostMiddleware, allowed_hosts=[*_LOCAL, host], www_redirect=False)
         name = f"[{host}]" if ":" in host else host
         say(f"http://{name}:{opened.getsockname()[1]}")
-        uvicorn.Server(uvicorn.Config(app, log_level="warning", ws_max_size=2**24)).run(sockets=[opened])
+        with suppress(KeyboardInterrupt):  # the usual end
+            uvicorn.Server(uvicorn.Config(app, log_level="warning")).run(sockets=[opened])
