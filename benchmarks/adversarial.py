@@ -111,7 +111,7 @@ def noise_of(network: Mixture, size: int, count: int, seed: int) -> Tensor:
 def tried(kind: str, seed: int) -> dict[str, Any]:
     """One calibration, and what fresh noise says of it."""
     network, table, noise, held_out = drawn(kind, seed)
-    asked = {
+    asked: dict[str, Any] = {
         "reference_steps": STEPS,
         "scouts": 2,
         "scout_samples": 16,

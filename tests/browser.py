@@ -21,7 +21,7 @@ WIDTHS = {"phone": 390, "laptop": 1280, "print": 718}
 
 PROGRAMS = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable", "chrome")
 _HELP = (
-    "the tests of the report need a browser and Playwright: apt-get install chromium, and "
+    "the tests of the pages need a browser and Playwright: apt-get install chromium, and "
     "pip install 'longstride[dev]'; CHROMIUM names another program"
 )
 

@@ -15,7 +15,7 @@ from command_line import error, invoke, only_phases, run
 import longstride as ls
 from longstride.cli.options import METHODS, PIPELINES, QUALITY
 
-COMMANDS = ("demo", "calibrate", "sample", "evaluate", "show", "poc", "convert")
+COMMANDS = ("demo", "calibrate", "sample", "evaluate", "show", "poc", "ui", "convert")
 
 
 @pytest.fixture(autouse=True)

@@ -18,6 +18,7 @@ from longstride.cli.rollback import rollback
 from longstride.cli.rollout import rollout
 from longstride.cli.sample import sample
 from longstride.cli.show import show
+from longstride.cli.ui import ui
 
 __all__ = ["app"]
 
@@ -40,6 +41,7 @@ _COMMANDS = (
     (sample, "garments --card card.json --num 20 --compare"),
     (evaluate, "garments --nfe 5,8 --samples 512"),
     (poc, "garments --quick --out report.html"),
+    (ui, "garments"),
     (convert, "net.pkl net --run-code-in-file"),
 )
 for _command, _example in _COMMANDS:

@@ -28,7 +28,7 @@ from longstride.cli.minutes import MinuteLog
 from longstride.errors import InputError, LongstrideError
 from longstride.processes import is_first
 
-__all__ = ["Command", "Group", "console", "handled", "progress_bars", "use_device"]
+__all__ = ["Command", "Group", "console", "errors", "handled", "progress_bars", "use_device"]
 
 #: Results go to standard output; progress and errors to standard error, so that ``--json`` can be piped.
 console = Console()

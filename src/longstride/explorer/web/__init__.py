@@ -1,0 +1,1 @@
+"""The page of the explorer; needs the optional package NiceGUI. Nothing is computed here."""
