@@ -139,9 +139,8 @@ def fit_guard(
         fitted: Number of samples, the first, that the table was fitted on. It does better on them than on others, so
             that they do not tell how many samples a threshold flags.
     """
-    whole: NDArray[np.bool_] = np.isfinite(statistics).all(axis=1)
-    unseen: NDArray[np.bool_] = np.flatnonzero(whole) >= fitted
-    statistics, ratios = statistics[whole], ratios[whole]
+    whole = np.flatnonzero(np.isfinite(statistics).all(1))
+    statistics, ratios, unseen = statistics[whole], ratios[whole], np.asarray(whole >= fitted)
     if len(ratios) < FEWEST or not unseen.any():
         return None
     if nfe is None:
