@@ -8,6 +8,7 @@ from functools import partial
 from pathlib import Path
 
 from benchmarks.ablation_tables import ablation_sections
+from benchmarks.adaptation_table import adaptation_sections
 from benchmarks.cost_tables import (
     guard_cost_table,
     launches_table,
@@ -46,6 +47,7 @@ PAGES = (
     "docs/rollout.md",
     "docs/monitor.md",
     "docs/recalibration.md",
+    "docs/adaptation.md",
     "docs/guard.md",
     "docs/pipelines.md",
     "docs/universal.md",
@@ -86,6 +88,8 @@ def _of_folder(results: Path) -> dict[str, Callable[[], str]]:
             sections |= pipeline_sections(file)
         elif file.stem == "monitor":
             sections |= monitor_sections(file)
+        elif file.stem == "adaptation":
+            sections |= adaptation_sections(file)
         elif file.stem == "scale":
             sections |= scale_sections(file)
         elif file.name.startswith(("ablations_", "newton_")):

@@ -53,10 +53,10 @@ def changed(model: ls.Model, size: float, seed: int = 0) -> ls.Model:
 class Fresh:
     """Fresh samples of a network, with their converged solution."""
 
-    def __init__(self, model: ls.Model, ends: SolverTable) -> None:
-        seeds = seed_range("evaluation", 0, FRESH)
+    def __init__(self, model: ls.Model, ends: SolverTable, count: int = FRESH) -> None:
+        seeds = seed_range("evaluation", 0, count)
         self.parts: list[tuple[Any, Tensor, Tensor]] = []
-        for begin in range(0, FRESH, BATCH):
+        for begin in range(0, count, BATCH):
             part = seeds[begin : begin + BATCH]
             denoiser, noise = model.denoiser(part), model.noise(part, float(ends.sigmas[0]))
             target = solve_reference(denoiser, noise, ends, steps=64, check_samples=0).samples

@@ -14,6 +14,7 @@ import pytest
 import torch
 from problems import Mixture
 from tiny_pipelines import make_pipeline
+from toy_fits import networked, noise_of
 from typer.testing import CliRunner
 
 import longstride as ls
@@ -180,3 +181,28 @@ def test_the_lines_for_a_roll_out_run(card: Path, tmp_path: Path, monkeypatch: p
     assert sum(counts.requests for counts in rollout.status().counts.values()) == 30
     assert rollout.trouble is None
     rollout.close()
+
+
+def test_the_lines_for_an_adaptation_run(found: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A network that has changed is followed by what the page says, to the card's own file and back."""
+    monkeypatch.chdir(tmp_path)
+    found.card.save("card.json")
+    learn, propose, settle = blocks("docs/adaptation.md")
+    scope: dict[str, Any] = {}
+    exec(learn, scope)
+    moved, table = networked(Mixture(weights=(0.55, 0.45), means=(-1.3, 0.9), stds=(0.3, 0.8))), found.card.table
+    for noise in noise_of(200, 5).split(1):
+        scope["measure"](moved, noise, ls.sample(moved, noise, table), table, None)
+        if scope["adaptation"].status().doing == "proposed":
+            break
+    exec(propose, scope)
+    with ls.Rollout("rollout.db") as rollout:
+        assert rollout.load("new") == scope["proposal"].card
+        while rollout.status().status == "running":
+            rollout.promote()
+    exec(settle, scope)
+    assert ls.load_card("card.json") == scope["proposal"].card == scope["adaptation"].card
+    assert scope["adaptation"].proposal() is None
+    done = CliRunner().invoke(app, ["rollback", "card.json"])
+    assert done.exit_code == 0, done.output
+    assert ls.load_card("card.json") == found.card

@@ -10,6 +10,7 @@ from prometheus_client.registry import Collector
 
 import longstride as ls
 from examples.serve.service import Picture, Service
+from longstride.adaptation import Counters
 
 __all__ = ["Metrics"]
 
@@ -29,6 +30,7 @@ class _Standing(Collector):
         for fate in ("chosen", "measured", "dropped", "failed"):
             measured.add_metric([fate], getattr(tally, fate))
         yield measured
+        yield from self._adaptation()
         try:
             standing = self._service.rollout.status()
         except ls.StoreError:
@@ -64,6 +66,25 @@ class _Standing(Collector):
                 if (value := getattr(found, bound)) is not None:
                     error.add_metric([name, bound], value)
         yield error
+
+    def _adaptation(self) -> Iterator[Metric]:
+        adaptation = self._service.adaptation
+        try:
+            counters = Counters() if adaptation is None else adaptation.status().counters
+        except ls.StoreError:
+            return
+        offered = GaugeMetricFamily("longstride_adaptation", "Samples that the adaptation was offered", labels=["fate"])
+        for fate in ("samples", "used", "over"):
+            offered.add_metric([fate], getattr(counters, fate))
+        yield offered
+        refused = GaugeMetricFamily("longstride_adaptation_refused", "Samples that were refused", labels=["reason"])
+        for reason, count in counters.refused.items():
+            refused.add_metric([reason], count)
+        yield refused
+        ended = GaugeMetricFamily("longstride_adaptation_candidates", "What became of candidates", labels=["fate"])
+        for fate in ("candidates", "lost", "proposed", "adopted", "rejected"):
+            ended.add_metric([fate], getattr(counters, fate))
+        yield ended
 
 
 class Metrics:

@@ -8,12 +8,14 @@ import time
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 
 import torch
 from torch import Tensor
 
 import longstride as ls
+from examples.serve.adapt import in_use
 from longstride.rollout import LiveReference, Measured, live_errors
 
 __all__ = ["Picture", "Service", "Settings"]
@@ -34,6 +36,7 @@ class Settings:
         reference_steps: Steps of the converged solution.
         flag: Whether a sample ``(1, *shape)`` is suspect, or None without a guard of your own.
         false_alarms: Share of false alarms of the monitor of every card that holds clean runs.
+        adapt: File of an adaptation of the card that is in use when it is made; None: nothing is adapted.
     """
 
     store: Path
@@ -44,6 +47,7 @@ class Settings:
     reference_steps: int = 64
     flag: Callable[[Tensor], bool] | None = None
     false_alarms: float = 0.001
+    adapt: Path | None = None
 
 
 @dataclass(frozen=True)
@@ -67,6 +71,16 @@ class Picture:
     drift: bool | None = None
 
 
+@dataclass(frozen=True)
+class _Drawn:
+    """What an arm made; ``odd``: the monitor says of the sample by itself that it is not like clean samples."""
+
+    sample: Tensor
+    flagged: bool | None = None
+    drift: bool | None = None
+    odd: bool = False
+
+
 class Service:
     """Makes pictures; safe to call from several threads.
 
@@ -85,12 +99,14 @@ class Service:
         self._tables: dict[tuple[str, str | None], ls.SolverTable] = {}
         self._cards: dict[tuple[str, str | None], tuple[ls.Card, ls.Monitor | None]] = {}
         self._base: ls.SolverTable | None = None
+        self.adaptation: ls.Adaptation | None = None
         try:
             for name in self.rollout.plan.names[::-1]:  # the newest card that can be read says what the base is
                 with suppress(ls.CardError):
                     self.table(name)
             if self._base is None:
                 raise ls.CardError("no card of the roll-out can be read, so the classical solver is not known")
+            self.adaptation = self._adaptation()
         except BaseException:
             self.close()
             raise
@@ -99,6 +115,20 @@ class Service:
         """End the background work, and close the store."""
         self.reference.close()
         self.rollout.close()
+        if self.adaptation is not None:
+            self.adaptation.close()
+
+    def _adaptation(self) -> ls.Adaptation | None:
+        """The adaptation that live references teach."""
+        if self.settings.adapt is None:
+            return None
+        card = None
+        if not self.settings.adapt.exists():
+            file = in_use(self.rollout)
+            if file is None:
+                raise ls.InputError("no card is in use yet that could be adapted: wait for the end of its roll-out")
+            card = ls.load_card(file)
+        return ls.Adaptation(card, self.settings.adapt)
 
     def table(self, arm: str) -> ls.SolverTable:
         """The sampler of an arm: read once for every card, so a new roll-out brings its cards without a restart.
@@ -135,17 +165,18 @@ class Service:
         with suppress(ls.LongstrideError):  # another process was faster, or the store cannot be written
             self.rollout.rollback(reason, to=names[names.index(arm) - 1])
 
-    def _drawn(self, arm: str, denoiser: ls.Denoiser, noise: Tensor) -> tuple[Tensor, bool | None, bool | None]:
-        """A sample of an arm, whether it is flagged, and whether the monitor raised its alarm."""
+    def _drawn(self, arm: str, denoiser: ls.Denoiser, noise: Tensor) -> _Drawn:
+        """A sample of an arm."""
         known = next((one for one in self.rollout.plan.arms if one.name == arm), None)
         card, monitor = self._cards.get((known.name, known.digest), (None, None)) if known else (None, None)
         if card is None or (card.guard is None and monitor is None):
-            return ls.sample(denoiser, noise, self.table(arm)), None, None
+            return _Drawn(ls.sample(denoiser, noise, self.table(arm)))
         found = ls.sample_guarded(denoiser, noise, card, monitor=monitor)
         if not (torch.isfinite(found.scores).all() and (found.seen is None or found.seen.finite)):
             raise ls.NonFiniteError("the card's sample is not finite")  # the arm is withdrawn
         drift = None if found.seen is None or monitor is None else found.seen.alarm or monitor.report().alarm_stands
-        return found.samples, None if card.guard is None else bool(found.flagged.any()), drift
+        flagged = None if card.guard is None else bool(found.flagged.any())
+        return _Drawn(found.samples, flagged, drift, found.seen is not None and bool(found.seen.alarms.any()))
 
     @torch.inference_mode()
     def picture(self, key: str, seed: int) -> Picture:
@@ -160,28 +191,30 @@ class Service:
         seeds = range(seed, seed + 1)
         table, denoiser = self.table(arm), self.model.denoiser(seeds)
         noise, served, non_finite = self.model.noise(seeds, table.sigmas[0]), arm, False
-        flagged, drift = None, None
         try:
-            sample, flagged, drift = self._drawn(arm, denoiser, noise)
+            drawn = self._drawn(arm, denoiser, noise)
         except ls.NonFiniteError as error:
             _log.error("%s: %s", arm, error)
             names = self.rollout.plan.names
             non_finite, served, table = True, names[0], self.table(names[0])
             noise = self.model.noise(seeds, table.sigmas[0])
-            sample = ls.sample(denoiser, noise, table)
+            drawn = _Drawn(ls.sample(denoiser, noise, table))
+        sample, flagged, drift = drawn.sample, drawn.flagged, drawn.drift
         if self.settings.flag is not None and not non_finite:
             flagged = self.settings.flag(sample)
         seconds = time.perf_counter() - start
         self.rollout.record(key, arm, flagged=flagged, drift=drift, non_finite=non_finite, seconds=seconds)
         if not non_finite:
-            self._offer(key, arm, seeds, noise, sample, table)
+            self._offer(key, arm, seeds, noise, drawn, table)
         return Picture(sample, served, seconds, non_finite, flagged, drift)
 
-    def _offer(self, key: str, arm: str, seeds: range, noise: Tensor, sample: Tensor, table: ls.SolverTable) -> None:
+    def _offer(self, key: str, arm: str, seeds: range, noise: Tensor, drawn: _Drawn, table: ls.SolverTable) -> None:
         other = self.table(self.rollout.control) if arm == self.rollout.plan.new else None
 
         def measure() -> Measured:
             denoiser = self.model.denoiser(seeds)
-            return live_errors(denoiser, noise, sample, table, other, steps=self.settings.reference_steps)
+            also = None if self.adaptation is None else partial(self.adaptation.observe, flagged=drawn.odd)
+            steps = self.settings.reference_steps
+            return live_errors(denoiser, noise, drawn.sample, table, other, steps=steps, also=also)
 
         self.reference.offer(key, arm, measure)

@@ -1,5 +1,6 @@
 """Fewer, longer steps: the same diffusion model, the same pictures, a fraction of the network calls."""
 
+from longstride.adaptation import Adaptation
 from longstride.book import CardBook, load_book
 from longstride.calibration import Calibration, Reference, calibrate, solve_reference
 from longstride.calibration.many import calibrate_book
@@ -21,6 +22,7 @@ from longstride.zoo import Model, load_model
 
 __all__ = [
     "SOLVERS",
+    "Adaptation",
     "Calibration",
     "Card",
     "CardBook",

@@ -48,7 +48,7 @@ class MonitorError(LongstrideError, RuntimeError):
 
 
 class StoreError(LongstrideError, OSError):
-    """The store of a roll-out cannot be read or written: missing, damaged, locked, on a full or read-only disk."""
+    """The store of a roll-out or adaptation cannot be used: missing, damaged, locked, on a full or read-only disk."""
 
 
 def one_line(text: str) -> str:

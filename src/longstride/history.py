@@ -29,7 +29,7 @@ __all__ = ["HISTORY_VERSION", "By", "Former", "History", "history_file", "load_h
 #: Version of the format; a history with a higher one was written by a newer longstride.
 HISTORY_VERSION = 1
 #: What took the place of a card.
-By = Literal["recalibrated", "base", "rolled back"]
+By = Literal["recalibrated", "adapted", "base", "rolled back"]
 
 
 class Former(Part):
@@ -38,7 +38,7 @@ class Former(Part):
     Attributes:
         number: Number of the entry, from 1.
         until: What the clock said when the card was replaced, in seconds since 1970.
-        by: What took its place: a recalibrated card, its base, or an earlier card.
+        by: What took its place: a recalibrated or adapted card, its base, or an earlier card.
         reason: Why.
         errors: Errors on the held-out samples of that time: of the card, the fitted table and the base; what was not
             measured, or not finite, is left out.

@@ -34,6 +34,7 @@ def live_errors(
     other: SolverTable | None = None,
     *,
     steps: int = 64,
+    also: Callable[[DenoiserLike, Tensor, Tensor], object] | None = None,
 ) -> Measured:
     """Errors of a request: of the sample that was served, and of the arm that it is compared with on the same noise.
 
@@ -44,6 +45,8 @@ def live_errors(
         table: The sampler that served them; gives the first and last level of the converged solution.
         other: The sampler of the other arm; None: it is not run.
         steps: Fine steps of the converged solution.
+        also: Called at the end with ``(denoiser, noise, converged)``, such as :meth:`longstride.Adaptation.observe`.
+            The log tells what it raises.
 
     Returns:
         Root-mean-square errors over all samples of the request; infinite for NaN or infinity.
@@ -54,7 +57,13 @@ def live_errors(
         found = math.sqrt(float(squared_errors(samples, converged.to(samples)).mean()))
         return found if math.isfinite(found) else math.inf
 
-    return Measured(error(served), None if other is None else error(sample(denoiser, noise, other)))
+    found = Measured(error(served), None if other is None else error(sample(denoiser, noise, other)))
+    if also is not None:
+        try:
+            also(denoiser, noise, converged)
+        except Exception:  # what is measured already is not lost
+            _log.exception("a converged solution was measured, and could not be used further")
+    return found
 
 
 @dataclass(frozen=True)

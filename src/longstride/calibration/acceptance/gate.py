@@ -23,7 +23,7 @@ from longstride.journal import table_digest
 from longstride.reports import EndReport, Errors, Stability
 from longstride.table import SolverTable
 
-__all__ = ["FEWEST", "TRIALS", "gate", "judge", "objection"]
+__all__ = ["FEWEST", "TRIALS", "gate", "instability", "judge", "objection"]
 
 #: Rows are tried one by one up to this many, and above it in as many blocks of consecutive rows.
 TRIALS = 12
@@ -135,12 +135,7 @@ def judge(
     measured = Stability(
         _gain(samples, calibrated), _gain(samples, base), largest_weights(calibrated), largest_weights(base)
     )
-    reason = objection(after, before, margin, rival)
-    if not reason and not measured.gain <= stability * measured.base_gain:
-        reason = (
-            f"errors of the network are amplified {measured.gain:.3g} times, by {rival} {measured.base_gain:.3g} "
-            f"times: more than {stability:g} times as much"
-        )
+    reason = objection(after, before, margin, rival) or instability(measured, stability, rival)
     report = _report(samples, Errors.of(before), Errors.of(after), reason, stability=measured)
     return calibrated if not reason else replace(base, name=calibrated.name), report
 
@@ -176,6 +171,16 @@ def objection(after: Array, before: Array, margin: float, rival: str = "the base
     if not bound < 0:
         return f"that it is better is not sure: the ratio of errors may be {np.exp(bound):.3g} (95 % bound)"
     return ""
+
+
+def instability(measured: Stability, most: float, rival: str = "the base") -> str:
+    """Why a table amplifies errors of the network too much: above ``most`` times its rival; empty if it does not."""
+    if measured.gain <= most * measured.base_gain:
+        return ""
+    return (
+        f"errors of the network are amplified {measured.gain:.3g} times, by {rival} {measured.base_gain:.3g} times: "
+        f"more than {most:g} times as much"
+    )
 
 
 def _gain(samples: Samples, table: SolverTable) -> float:

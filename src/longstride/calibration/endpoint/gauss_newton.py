@@ -40,15 +40,16 @@ from collections.abc import Callable, Sequence
 
 import numpy as np
 import torch
+from torch import Tensor
 
-from longstride.arrays import Array, double
+from longstride.arrays import Array
 from longstride.calibration.endpoint.fits import FIRST_DAMPING, Fit, Quadratic
+from longstride.calibration.endpoint.jacobian import linearised
 from longstride.calibration.endpoint.last_row import Terms
 from longstride.calibration.endpoint.measurements import Measurements
 from longstride.calibration.endpoint.residuals import Residual
 from longstride.calibration.loss import Loss
 from longstride.calibration.normal_equations import NormalEquations
-from longstride.calibration.prefix_runs import PrefixRuns
 from longstride.calibration.samples import Samples
 from longstride.calibration.units import Batch
 from longstride.errors import InputError
@@ -135,22 +136,26 @@ class GaussNewton(Measurements):
     def equations(self, table: SolverTable, loss: Loss, numbers: Sequence[int]) -> NormalEquations:
         """Weighted normal equations of a step from ``table``, over the fitted units ``numbers``."""
         p = len(self.parameters)
-        free, steps = self.parameters.free(table), self.parameters.steps
 
         def products(batch: Batch) -> list[Array]:
-            runs = PrefixRuns(batch.network, batch.noise, table)
-            moved = [self.parameters.moved(table, steps * unit) for unit in np.eye(p)[free]]
-            ends = runs.ends(moved, self.samples.batch_size)
-            here = self.residual(runs.end)
-            left = self.residual(self.samples.targets(batch)) - here
-            squared = double(left).square().sum(1)
-            scales = torch.from_numpy(self.scales[batch.numbers]).to(squared)
-            weight = (loss.root_weight(squared / scales) / scales.sqrt())[:, None].to(left)
-            ends.reverse()  # ends are popped, so that none is held beside its quotient
-            quotients = iter([(self.residual(ends.pop()) - here) * (weight / h) for h in steps[free]])
-            zero, left = torch.zeros_like(left), left * weight
-            columns = [next(quotients) if may else zero for may in free]
-            return [NormalEquations.of([one[part] for one in columns], left[part]).pack() for part in batch.slices]
+            scales = torch.from_numpy(self.scales[batch.numbers])
+
+            def root_weight(squared: Tensor) -> Tensor:
+                own = scales.to(squared)
+                return loss.root_weight(squared / own) / own.sqrt()
+
+            found = linearised(
+                batch.network,
+                batch.noise,
+                self.samples.targets(batch),
+                table,
+                self.parameters,
+                self.residual,
+                root_weight,
+                self.samples.batch_size,
+            )
+            parts = batch.slices
+            return [NormalEquations.of([one[part] for one in found.columns], found.left[part]).pack() for part in parts]
 
         told = f"{self.residual.name}/{digest(self.scales)[:12]}/{loss.c2:.12e}"
         name = f"jacobian/{told}/{table_digest(table)[:20]}"
