@@ -25,7 +25,7 @@ from benchmarks.pipelines.page import pipeline_sections
 from benchmarks.recalibration_table import recalibration_table
 from benchmarks.rollout_table import rollout_table
 from benchmarks.scale_tables import scale_sections
-from benchmarks.universal_table import budget_table, universal_tables
+from benchmarks.universal_table import budget_table, starts_table, universal_tables
 from longstride.errors import InputError
 from longstride.evaluation.contestants import label
 from longstride.evaluation.results import Line, Results, load_results
@@ -152,6 +152,7 @@ _FILES: dict[str, Callable[[Path], str]] = {
     "recalibration": recalibration_table,
     "rollouts": rollout_table,
     "budgets": budget_table,
+    "universal_starts": starts_table,
 }
 
 

@@ -3,6 +3,9 @@
 A network is judged by the cores that were fitted without it (``left_out``), on noise that no fit saw, and by the cores
 that are shipped. Beside them stand the solvers that people use on the levels that diffusers gives them, and the best of
 24 classical solvers and grids: the four that do best on the samples of the fits are measured.
+
+What :func:`longstride.choose` takes is measured, too, with cores that never saw the network. A choice by three samples
+is chance in part, so that it is made several times, each on samples of its own.
 """
 
 from __future__ import annotations
@@ -11,18 +14,21 @@ import json
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
+from functools import cached_property
 from pathlib import Path
 from typing import Any
+from unittest.mock import patch
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from benchmarks.networks.members import MEMBERS, Member
 from benchmarks.networks.solved import Solved
 from longstride.arrays import Array
-from longstride.calibration.reference.solve import solve_reference, squared_errors
-from longstride.calibration.scale import ROUGH, chosen
-from longstride.calibration.starts.universal import PARTS
+from longstride.calibration.choose import Choice, choose
+from longstride.calibration.reference.solve import squared_errors
+from longstride.cores.choice import closest_start
 from longstride.cores.core import Core
 from longstride.errors import LongstrideError
 from longstride.evaluation.frechet import Moments, frechet_distance
@@ -37,14 +43,16 @@ __all__ = ["FRESH", "measure", "ratios", "summary"]
 
 #: First seed of noise that no fit saw.
 FRESH = 10**6
+#: Nearest start of the tables of the package.
+_NEAREST = closest_start()
 #: Samples by milliseconds per call and sample.
 _SAMPLES = ((1.7, 256), (5.0, 128), (16.0, 64), (math.inf, 32))
 #: Classical solvers that are measured: so many of the best on the samples of the fits.
 _BEST = 4
 #: Principal components of a Fréchet distance, at most; an eighth of the samples at most.
 _COMPONENTS = 16
-#: Samples that choose the scale, and the calls at which they do.
-_FEW, FIRST = 3, 5
+#: First seed of samples that choose, their number, the calls at which they do, and how often they do.
+_CHOOSING, _FEW, FIRST, _DRAWS = 3 * 10**6, 3, 5, 5
 #: Fewest samples of a Fréchet distance.
 _FOR_FRECHET = 128
 
@@ -52,14 +60,22 @@ _FOR_FRECHET = 128
 class _Judged:
     """Samplers of one network on fresh noise."""
 
-    def __init__(self, member: Member, near: bool, folder: Path) -> None:
+    def __init__(self, member: Member, near: bool, folder: Path, data_std: float | None) -> None:
         count = next(n for cost, n in _SAMPLES if member.cost <= cost)
-        self.solved = Solved(member, range(FRESH, FRESH + count), near, folder)
+        self.solved = Solved(member, range(FRESH, FRESH + count), near, folder, data_std)
+
+    @cached_property
+    def axes(self) -> Tensor:
+        """Principal axes of the converged samples, one a column."""
         target = self.solved.target.flatten(1).double()
-        centred = target - target.mean(0)
-        components = min(_COMPONENTS, count // 8, target.shape[1])
-        self.axes = torch.linalg.svd(centred, full_matrices=False)[2][:components].T
-        self.truth = Moments.of((target @ self.axes).numpy())
+        components = min(_COMPONENTS, len(target) // 8, target.shape[1])
+        axes: Tensor = torch.linalg.svd(target - target.mean(0), full_matrices=False)[2][:components].T
+        return axes
+
+    @cached_property
+    def truth(self) -> Moments:
+        """Moments of the converged samples along the axes."""
+        return Moments.of((self.solved.target.flatten(1).double() @ self.axes).numpy())
 
     def of(self, table: SolverTable) -> dict[str, Array]:
         """Squared errors of a table, and coordinates of its samples."""
@@ -84,35 +100,29 @@ class _Judged:
         return line
 
 
-def _part(solved: Solved, core: Core) -> float:
-    """The scale that :func:`longstride.measure_std` would choose, by a core that never saw the network."""
-    few = slice(0, _FEW)
-    denoiser, noise = solved.denoiser.select(few), solved.noise[few]
-    rough = solve_reference(denoiser, noise, solved.core(core), steps=ROUGH, check_samples=0)
-    squared = {}
-    for part in PARTS:
-        try:
-            squared[part] = squared_errors(sample(denoiser, noise, solved.core(core, part)), rough.samples)
-        except LongstrideError:  # the start is too near for this scale
-            continue
-    return chosen(squared)
+def _choice(member: Member, near: bool, draw: int, data_std: float) -> Choice:
+    """What :func:`longstride.choose` takes on some samples."""
+    begin = _CHOOSING + draw * _FEW
+    solved = Solved(member, range(begin, begin + _FEW), near)
+    like = solved.classical_table("ddim@log_snr", FIRST)
+    return choose(solved.denoiser, solved.noise, like, data_std=data_std)
 
 
 def measure(
     near: bool,
     calls: Sequence[int],
-    left_out: Callable[[Member, int], Core | None],
+    left_out: Callable[[Member, int], Mapping[float, Core]],
     shipped: Callable[[Member, int, float], Core],
     folder: Path,
     out: Path,
     names: Sequence[str] | None = None,
 ) -> None:
-    """Measure all networks, and write a results file after each.
+    """Measure all networks, and write a results file after each; what it holds is not measured again.
 
     Args:
         near: Whether samples begin as Stable Diffusion's do, in place of the network's own start.
         calls: Numbers of network calls.
-        left_out: The core that was fitted without a network, or None if there is none.
+        left_out: The cores that were fitted without a network, by guidance scale.
         shipped: The core that is shipped, for a network, a number of calls, and its start in standard deviations.
         folder: Where solutions are kept.
         out: The results file.
@@ -123,46 +133,80 @@ def measure(
         member = MEMBERS[name]
         if near is False and member.start is not None:
             continue
-        judged = _Judged(member, near, folder)
-        solved = judged.solved
-        before = Solved(member, range(member.samples), near, folder)
         kept = results.setdefault("near" if near else "own", {}).setdefault(name, {})
-        kept |= {"kind": member.kind, "guidance": member.guidance, "samples": len(solved.noise), "std": solved.data_std}
-        first = {"left_out": left_out(member, FIRST), "shipped": shipped(member, FIRST, solved.start_in_units)}
-        parts = {key: 1.0 if core is None else _part(before, core) for key, core in first.items()}
-        kept["parts"] = parts
-        for nfe in calls:
-            ranked = {k: e for k, e in before.classical(nfe).items() if np.isfinite(e).all()}
-            best = sorted(ranked, key=lambda key: float(np.sqrt(ranked[key]).mean()))[:_BEST]
-            usual = list(solved.usual_names)
-            line: dict[str, Any] = {"classical": {}, "usual": usual}
-            for key in dict.fromkeys((*usual, *best)):
-                try:
-                    line["classical"][key] = judged.line(solved.classical_table(key, nfe))
-                except LongstrideError as error:
-                    print(f"{name}: {key}: {str(error)[:80]}", flush=True)
-            ours = {"left_out": left_out(member, nfe), "shipped": shipped(member, nfe, solved.start_in_units)}
-            for key, core in ours.items():
-                if core is not None:
-                    line[key] = judged.line(solved.core(core))
-                    line[f"{key}_scaled"] = judged.line(solved.core(core, parts[key]))
-            kept[str(nfe)] = line
+        judged = _Judged(member, near, folder, kept.get("std"))
+        solved = judged.solved
+        kept |= {"kind": member.kind, "guidance": member.guidance, "samples": len(solved.seeds), "std": solved.data_std}
+        w, cores = (
+            1.0 if member.guidance is None else member.guidance,
+            {n: left_out(member, n) for n in {FIRST, *calls}},
+        )
+        known = {(nfe, core.start, scale): core for nfe, every in cores.items() for scale, core in every.items()}
+        lines = {nfe: kept.setdefault(str(nfe), {}) for nfe in calls}
+        for nfe, line in lines.items():
+            if "classical" not in line:
+                line |= _classical(judged, Solved(member, range(member.samples), near, folder), nfe)
+            ours = {"left_out": cores[nfe].get(w), "shipped": shipped(member, nfe, solved.start_in_units)}
+            line |= {key: judged.line(solved.core(core)) for key, core in ours.items() if core and key not in line}
+        missing = [nfe for nfe, line in lines.items() if cores[FIRST] and cores[nfe] and "chosen" not in line]
+        if missing:
+            # Tables without a network were fitted for far starts alone: they serve nearer ones here, too.
+            with (
+                patch("longstride.cores.choice._cores", lambda known=known: known),
+                patch("longstride.cores.choice.closest_start", lambda: _NEAREST),
+            ):
+                choices = [_choice(member, near, draw, solved.data_std) for draw in range(_DRAWS)]
+                kept["choices"] = [_described(one) for one in choices]
+                for nfe in missing:
+                    line = lines[nfe]
+                    measured = [(solved.classical_table(key, nfe), one) for key, one in line["classical"].items()]
+                    measured += [(solved.core(cores[nfe][w]), line["left_out"])] if w in cores[nfe] else []
+                    line["chosen"] = [_line(judged, one.table(nfe), measured) for one in choices]
+        for nfe, line in lines.items():
             print(name, nfe, {key: round(value, 3) for key, value in ratios(line, "rmse").items()}, flush=True)
         write_atomically(out, (json.dumps(results, indent=1) + "\n").encode())
 
 
+def _described(choice: Choice) -> dict[str, Any]:
+    return {"name": choice.name, **choice.options, "kurtosis": choice.kurtosis, "calls": choice.calls}
+
+
+def _line(
+    judged: _Judged, table: SolverTable, measured: Sequence[tuple[SolverTable, dict[str, float]]]
+) -> dict[str, float]:
+    """Errors of a table, which may have been measured already."""
+    return next((one for other, one in measured if table.distance(other) < 1e-9), None) or judged.line(table)
+
+
+def _classical(judged: _Judged, before: Solved, nfe: int) -> dict[str, Any]:
+    """Solvers that people use, and the best on the samples of the fits."""
+    ranked = {k: e for k, e in before.classical(nfe).items() if np.isfinite(e).all()}
+    best = sorted(ranked, key=lambda key: float(np.sqrt(ranked[key]).mean()))[:_BEST]
+    found, usual = dict[str, Any](), list(judged.solved.usual_names)
+    for key in dict.fromkeys((*usual, *best)):
+        try:
+            found[key] = judged.line(judged.solved.classical_table(key, nfe))
+        except LongstrideError as error:
+            print(f"{before.member.name}: {key}: {str(error)[:80]}", flush=True)
+    return {"classical": found, "usual": usual}
+
+
 def ratios(line: Mapping[str, Any], measure: str) -> dict[str, float]:
-    """Ratios to the best usual solver and to the best classical solver."""
+    """Ratios to the best usual solver and to the best classical solver.
+
+    Of several choices, ``"chosen"`` is the geometric mean, and ``"chosen_worst"`` the largest.
+    """
     classical = line["classical"]
     found = dict[str, float]()
     if any(measure not in one for one in classical.values()):
         return found
     usual = min(classical[key][measure] for key in line["usual"] if key in classical)
     best = min(one[measure] for one in classical.values())
-    for key in ("left_out", "left_out_scaled", "shipped", "shipped_scaled"):
-        if key in line:
-            found[f"{key}/usual"] = line[key][measure] / usual
-            found[f"{key}/best"] = line[key][measure] / best
+    ours = {key: line[key][measure] for key in ("left_out", "shipped") if key in line}
+    if drawn := [one[measure] for one in line.get("chosen", [])]:
+        ours |= {"chosen": math.exp(float(np.mean(np.log(drawn)))), "chosen_worst": max(drawn)}
+    for key, value in ours.items():
+        found |= {f"{key}/usual": value / usual, f"{key}/best": value / best}
     return found
 
 

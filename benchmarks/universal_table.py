@@ -3,18 +3,22 @@
 from __future__ import annotations
 
 import json
+import math
+from collections import Counter
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from benchmarks import budgets
+import numpy as np
+
+from benchmarks import budgets, universal_starts
 from benchmarks.markdown import markdown_table
 from benchmarks.universal import ratios, summary
 
-__all__ = ["budget_table", "universal_tables"]
+__all__ = ["budget_table", "starts_table", "universal_tables"]
 
 _MEASURES = {"rmse": "RMSE", "median": "median", "frechet": "Fréchet distance"}
-_KINDS = {"left_out": "as it is", "left_out_scaled": "scale chosen"}
+_KINDS = {"left_out": "as it is", "chosen": "chosen", "chosen_worst": "chosen, the worst draw"}
 #: A table of as many calls is shown network by network.
 _SHOWN = (5, 8)
 
@@ -44,6 +48,7 @@ def _every(networks: Mapping[str, Any], nfe: int) -> str:
         usual = {key: line["classical"][key]["rmse"] for key in line["usual"] if key in line["classical"]}
         best = min(line["classical"], key=lambda key: line["classical"][key]["rmse"])
         found = ratios(line, "rmse")
+        taken = Counter(choice["name"] for choice in one.get("choices", []))
         rows.append(
             [
                 name,
@@ -51,12 +56,12 @@ def _every(networks: Mapping[str, Any], nfe: int) -> str:
                 f"{min(usual.values()):.3f}",
                 f"{line['classical'][best]['rmse']:.3f} ({best})",
                 f"{line['left_out']['rmse']:.3f}",
-                f"{line['left_out_scaled']['rmse']:.3f}",
                 f"{found['left_out/usual']:.2f}",
-                f"{found['left_out_scaled/usual']:.2f}",
+                f"{found['chosen/usual']:.2f} ({found['chosen_worst/usual']:.2f})" if "chosen" in line else "–",
+                ", ".join(f"{key} {count}" for key, count in taken.most_common()),
             ]
         )
-    head = ["network", "data", "usual", "best classical", "universal", "scale chosen", "of usual", "scale chosen"]
+    head = ["network", "data", "usual", "best classical", "universal", "of usual", "chosen, of usual", "choices"]
     return markdown_table(head, rows)
 
 
@@ -85,3 +90,26 @@ def budget_table(file: Path) -> str:
         rows.append(row)
     head = ["budget", *(f"{nfe} calls, {kind}" for nfe in calls for kind in ("RMSE", "median"))]
     return markdown_table(head, rows)
+
+
+def starts_table(file: Path) -> str:
+    """The default calibration without and with universal starts: errors on fresh noise, and network calls."""
+    results, rows = json.loads(file.read_text(encoding="utf-8")), list[list[object]]()
+    calls = sorted({int(nfe) for one in results.values() for nfe in one})
+    ratios: dict[tuple[int, str], list[float]] = {}
+    for nfe in calls:
+        for name, one in results.items():
+            line = one.get(str(nfe), {})
+            if any(arm not in line for arm in universal_starts.ARMS):
+                continue
+            row: list[object] = [nfe, name]
+            for kind in ("rmse", "median"):
+                before, after, ratio = universal_starts.summary(line, kind)
+                ratios.setdefault((nfe, kind), []).append(ratio)
+                row.append(f"{before:.4f} → {after:.4f} ({ratio:.2f})")
+            before, after, _ = universal_starts.summary(line, "calls")
+            kept = [sum(not draw["accepted"] for draw in line[arm].values()) for arm in universal_starts.ARMS]
+            rows.append([*row, f"{before:,.0f} → {after:,.0f}", f"{kept[0]} → {kept[1]} of {len(line['universal'])}"])
+        means = [math.exp(float(np.mean(np.log(ratios[nfe, kind])))) for kind in ("rmse", "median")]
+        rows.append([nfe, "geometric mean", *(f"{mean:.2f}" for mean in means), "", ""])
+    return markdown_table(["calls", "network", "RMSE", "median", "network calls", "base kept"], rows)

@@ -5,6 +5,7 @@
     python -m training.universal export --calls 3 4 5 6 7 8 9               # into the package
     python -m training.universal try --calls 5 8                            # each network by a table without it
     python -m training.universal budgets --calls 5 8                        # calibrations from such tables
+    python -m training.universal starts --calls 5 8                         # what they are worth as starts
 
 A fit goes on from its last step if the same command is given again. Networks that others trained lie in the folder
 ``zoo`` of the checkout (``benchmarks/networks/third_party.py`` says which); the galaxy networks need ``galaxygrad``,
@@ -21,7 +22,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from benchmarks import budgets
+from benchmarks import budgets, universal_starts
 from benchmarks.networks.joint import Goal, Joint
 from benchmarks.networks.members import Member, guided
 from benchmarks.networks.solved import NEAR, Solved
@@ -188,10 +189,18 @@ def _filled(known: dict[int, Core], nfe: int) -> Core:
 
 def left_out(member: Member, nfe: int) -> Core | None:
     """The core that was fitted without a network: of its fold, or of all others if it stands aside."""
-    w = 1.0 if member.guidance is None else member.guidance
-    order = [one.name for one in chosen(w, "own", None)]
-    fold = order.index(member.name) % 4 if member.name in order else None
-    return cores("own", w, fold).get(nfe)
+    return left_out_everywhere(member, nfe).get(1.0 if member.guidance is None else member.guidance)
+
+
+def left_out_everywhere(member: Member, nfe: int) -> dict[float, Core]:
+    """Cores of all guidance scales that were fitted without a network, guided or not, by their scale."""
+    alone, found = member.name.partition("@")[0], {}
+    for w in (1.0, 3.0, 7.5):
+        order = [one.name.partition("@")[0] for one in chosen(w, "own", None)]
+        fold = order.index(alone) % 4 if alone in order else None
+        if (core := cores("own", w, fold).get(nfe)) is not None:
+            found[w] = core
+    return found
 
 
 def try_out(calls: list[int], near: bool, names: list[str] | None, out: Path) -> None:
@@ -200,8 +209,8 @@ def try_out(calls: list[int], near: bool, names: list[str] | None, out: Path) ->
     def shipped(member: Member, nfe: int, start: float) -> Core:
         return chosen_core(nfe, start, 1.0 if member.guidance is None else member.guidance)
 
-    def never(member: Member, nfe: int) -> Core | None:
-        return left_out(member, nfe) if not near else None
+    def never(member: Member, nfe: int) -> dict[float, Core]:
+        return {} if near else left_out_everywhere(member, nfe)
 
     measure(near, calls, never, shipped, WORK / "samples", out, names)
 
@@ -209,7 +218,7 @@ def try_out(calls: list[int], near: bool, names: list[str] | None, out: Path) ->
 def main() -> None:
     """The command."""
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-    parser.add_argument("action", choices=["fit", "export", "try", "budgets"])
+    parser.add_argument("action", choices=["fit", "export", "try", "budgets", "starts"])
     parser.add_argument("--calls", type=int, nargs="+", default=[5])
     parser.add_argument("--start", choices=["own", "near"], default="own")
     parser.add_argument("--guidance", type=float, default=1.0)
@@ -217,6 +226,7 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=8)
     parser.add_argument("--q", type=float, default=3.0)
     parser.add_argument("--part", type=float, default=1.0, help="part of the samples that is used")
+    parser.add_argument("--draws", type=int, default=1, help="calibrations of each kind, for starts")
     parser.add_argument("--names", nargs="+", help="networks to try; default: all")
     parser.add_argument("--out", type=Path, help="results file; default: of the action")
     given = parser.parse_args()
@@ -231,6 +241,10 @@ def main() -> None:
     if given.action == "budgets":
         out = given.out or RESULTS / "budgets.json"
         budgets.measure(given.calls, left_out, WORK / "samples", out, given.names or budgets.NETWORKS)
+        return
+    if given.action == "starts":
+        out, names = given.out or RESULTS / "universal_starts.json", given.names or universal_starts.NETWORKS
+        universal_starts.measure(given.calls, left_out_everywhere, WORK / "samples", out, names, given.draws)
         return
     for nfe in given.calls:
         fit(nfe, given.start, given.guidance, given.fold, given.steps, given.q, given.part)

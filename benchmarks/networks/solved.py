@@ -43,10 +43,13 @@ class Solved:
         seeds: Seeds of the noise, and of classes.
         near: Whether samples begin near, at :data:`NEAR`, in place of the network's own start.
         folder: Where solutions and errors are kept; None: nowhere.
+        data_std: Standard deviation of the data, if it was measured before.
     """
 
-    def __init__(self, member: Member, seeds: range, near: bool, folder: Path | None = None) -> None:
-        self.member, self.seeds, self.near = member, seeds, near
+    def __init__(
+        self, member: Member, seeds: range, near: bool, folder: Path | None = None, data_std: float | None = None
+    ) -> None:
+        self.member, self.seeds, self.near, self._std = member, seeds, near, data_std
         self.model = member.load()
         about = {"member": member.name, "model": self.model.fingerprint, "seeds": [seeds.start, seeds.stop]}
         place = None if folder is None else folder / f"{member.name}-{'near' if near else 'own'}-{seeds.start}"
@@ -66,8 +69,8 @@ class Solved:
     @cached_property
     def data_std(self) -> float:
         """Standard deviation of the data: known, or of 64 samples without guidance."""
-        if self.member.data_std is not None:
-            return self.member.data_std
+        if (known := self.member.data_std or self._std) is not None:
+            return known
         seeds = range(5000, 5064)
         found = Journal(
             None if self.journal.folder is None else self.journal.folder / "std", {"name": self.member.name}

@@ -3,9 +3,9 @@
 from longstride.adaptation import Adaptation
 from longstride.book import CardBook, load_book
 from longstride.calibration import Calibration, Reference, calibrate, solve_reference
+from longstride.calibration.choose import Choice, choose
 from longstride.calibration.many import calibrate_book
 from longstride.calibration.recalibrate import Recalibration, recalibrate
-from longstride.calibration.scale import DataScale, measure_std
 from longstride.card import Card, ModelInfo, load_card
 from longstride.denoiser import Denoiser, as_denoiser
 from longstride.errors import CardError, InputError, LongstrideError, MonitorError, NonFiniteError, StoreError
@@ -27,7 +27,7 @@ __all__ = [
     "Card",
     "CardBook",
     "CardError",
-    "DataScale",
+    "Choice",
     "Denoiser",
     "Guarded",
     "InputError",
@@ -50,11 +50,11 @@ __all__ = [
     "build",
     "calibrate",
     "calibrate_book",
+    "choose",
     "grid",
     "load_book",
     "load_card",
     "load_model",
-    "measure_std",
     "recalibrate",
     "sample",
     "sample_guarded",

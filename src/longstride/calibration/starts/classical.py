@@ -8,7 +8,7 @@ trajectories least. ``dp`` weighs the error of a step 1.1 times as much as the e
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -17,12 +17,13 @@ from longstride.arrays import Array
 from longstride.calibration.samples import Samples
 from longstride.calibration.starts.dynamic_programming import DISCOUNTS, own_levels
 from longstride.errors import InputError
-from longstride.grid import LastLevel, grid
+from longstride.grid import LastLevel, grid, spacing_of
+from longstride.nodes import Nodes
 from longstride.schedule import Flow, Schedule
 from longstride.solvers import VARIANTS, Variant, build, steps_for_nfe
 from longstride.table import SolverTable
 
-__all__ = ["CLASSICAL", "GRIDS", "classical_starts", "classical_tables", "most_starts"]
+__all__ = ["CLASSICAL", "GRIDS", "classical_starts", "classical_tables", "most_starts", "nodes_between"]
 
 #: Classical solvers of one call per step, by name.
 CLASSICAL: dict[str, Variant] = {name: one for name, one in VARIANTS.items() if one.start}
@@ -114,6 +115,36 @@ def classical_tables(
             if np.array_equal(table.alphas[[0, -1]], like.alphas[[0, -1]]):
                 found[f"{name}@{grid_name}"] = table
     return found
+
+
+def nodes_between(
+    like: SolverTable,
+    steps: int,
+    names: Sequence[str] = (),
+    schedule: Schedule | None = None,
+    floor: float | None = None,
+) -> Nodes:
+    """Levels of the first of some grids that runs between the ends of a table; else they are even in log-SNR.
+
+    Args:
+        like: The table.
+        steps: Number of steps.
+        names: Names of grids; default: the grid that people use, Karras' for alpha 1 and else uniform in time.
+        schedule: The network's schedule, or None for alpha 1.
+        floor: Least positive level, for tables that end at sigma 0; default: the least positive level of ``like``.
+
+    Raises:
+        InputError: too few steps, or a table that is not of the schedule.
+    """
+    between = _Range(like, schedule, floor)
+    names = names or ("karras" if schedule is None else spacing_of("auto", schedule),)
+    levels = next((one for name in (*names, "log_snr") if (one := between.levels(name, steps)) is not None), None)
+    if levels is not None:
+        levels[0], levels[-1] = like.sigmas[0], like.sigmas[-1]
+        nodes = Nodes.of(levels, None, schedule)
+        if np.array_equal(nodes.alphas[[0, -1]], like.alphas[[0, -1]]):
+            return nodes
+    raise InputError("the table is not of the network's schedule: pass the schedule that it was made with")
 
 
 def classical_starts(samples: Samples, table: SolverTable) -> dict[str, SolverTable]:

@@ -1,0 +1,133 @@
+"""What universal tables are worth as starts of the default calibration, on networks that they never saw."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+from unittest.mock import patch
+
+import numpy as np
+
+from benchmarks.networks.members import MEMBERS, Member
+from benchmarks.networks.solved import Solved
+from benchmarks.universal import FRESH
+from longstride.arrays import Array
+from longstride.calibration import Reference, calibrate, solve_reference
+from longstride.calibration.endpoint.settings import HELD_OUT, fitted_samples
+from longstride.cores.core import Core
+from longstride.files import write_atomically
+from longstride.reports import Errors
+
+__all__ = ["ARMS", "NETWORKS", "measure", "summary"]
+
+#: Settings of the default calibration: from classical solvers alone, and from universal tables, too.
+ARMS: dict[str, dict[str, Any]] = {"classical": {"universal": False}, "universal": {"universal": True}}
+#: Networks of five kinds of data, three of them guided.
+NETWORKS = (
+    "wine",
+    "wine@3",
+    "flower",
+    "china",
+    "small_digits",
+    "small_digits@7.5",
+    "digits",
+    "digits@3",
+    "hsc32",
+    "garments_flow",
+)
+#: Fresh samples, and a bound on their errors where a sampler overflows.
+_FRESH, _FAILED = 256, 1e6
+#: Samples per network call.
+_BATCH = 64
+
+
+def measure(
+    calls: Sequence[int],
+    cores: Callable[[Member, int], Mapping[float, Core]],
+    folder: Path,
+    out: Path,
+    names: Sequence[str],
+    draws: int = 1,
+) -> None:
+    """Calibrate every network with and without universal starts, and measure on fresh noise.
+
+    Args:
+        calls: Numbers of network calls.
+        cores: Cores that were fitted without a network, by guidance scale.
+        folder: Where solutions are kept.
+        out: The results file; what it holds is not measured again.
+        names: Networks.
+        draws: Calibrations of each kind, each on noise of its own.
+    """
+    results: dict[str, Any] = json.loads(out.read_text()) if out.is_file() else {}
+    for name in names:
+        member = MEMBERS[name]
+        fresh = Solved(member, range(FRESH, FRESH + _FRESH), False, folder)
+        for nfe in calls:
+            line = results.setdefault(name, {}).setdefault(str(nfe), {})
+            for draw in range(draws):
+                missing = [arm for arm in ARMS if str(draw) not in line.get(arm, {})]
+                one = _Draw(fresh, nfe, draw, cores(member, nfe)) if missing else None
+                for arm in missing:
+                    assert one is not None
+                    line.setdefault(arm, {})[str(draw)] = found = one.calibrated(ARMS[arm])
+                    print(name, nfe, arm, draw, found, flush=True)
+                    write_atomically(out, (json.dumps(results, indent=1) + "\n").encode())
+
+
+class _Draw:
+    """Calibrations of one network on the same noise, with one reference solution."""
+
+    def __init__(self, fresh: Solved, nfe: int, draw: int, cores: Mapping[float, Core]) -> None:
+        self.fresh, self.nfe, self.cores = fresh, nfe, cores
+        count = fitted_samples(nfe) + HELD_OUT
+        seeds = range(draw * count, (draw + 1) * count)
+        self.table = fresh.classical_table("ddim@log_snr", nfe)
+        self.denoiser = fresh.model.denoiser(seeds, fresh.member.guidance)
+        self.noise = fresh.model.noise(seeds, float(self.table.sigmas[0]))
+        self.reference: Reference = solve_reference(self.denoiser, self.noise, self.table, batch_size=_BATCH)
+        self.solved = self.denoiser.calls
+
+    def calibrated(self, settings: Mapping[str, Any]) -> dict[str, Any]:
+        """Errors of the result and of its base on fresh noise, the start, the verdict, and network calls in all."""
+        known = {(self.nfe, core.start, w): core for w, core in self.cores.items()}
+        with patch("longstride.cores.choice._cores", lambda: known):
+            result = calibrate(
+                self.denoiser,
+                self.noise,
+                self.table,
+                held_out=HELD_OUT,
+                reference=self.reference,
+                monitor=0,
+                batch_size=_BATCH,
+                **settings,
+            )
+        assert result.search is not None
+        return {
+            **_errors(self.fresh.squared(result.table)),
+            "base": {"name": result.search.base, **_errors(self.fresh.squared(result.card.base_table))},
+            "start": result.search.start,
+            "accepted": result.end.accepted,
+            "calls": result.calls + self.solved,
+        }
+
+
+def _errors(squared: Array) -> dict[str, Any]:
+    return asdict(Errors.of(np.nan_to_num(squared, nan=_FAILED, posinf=_FAILED)))
+
+
+def summary(line: Mapping[str, Mapping[str, Any]], kind: str) -> tuple[float, float, float]:
+    """Errors of both arms, and the second over the first: geometric means over draws.
+
+    Args:
+        line: Results at one number of calls.
+        kind: ``"rmse"``, ``"median"`` or ``"calls"``.
+    """
+    first, second = (
+        math.exp(float(np.mean([math.log(max(one[kind], 1e-12)) for one in line[arm].values()]))) for arm in ARMS
+    )
+    return first, second, second / first
