@@ -240,9 +240,13 @@ def faults(
     seed: Annotated[int, option("Of the files and of the moments.", "SEED")] = 0,
 ) -> None:
     """Broken and hostile files, kills at random moments of every kind of work, threads, shared files, full disks."""
+    import io
     import json
 
+    from rich.console import Console
+
     from benchmarks.faults import KINDS, measured
+    from longstride.cli.render import shown
     from longstride.errors import unknown
     from longstride.files import check_writable, write_atomically
 
@@ -251,11 +255,18 @@ def faults(
     check_writable(out, new_folders=True)
     out.parent.mkdir(parents=True, exist_ok=True)
     results = json.loads(out.read_text(encoding="utf-8")) if out.exists() else {}
-    work = out.parent / "work" / "faults"
+    work, silent = out.parent / "work" / "faults", Console(file=io.StringIO(), width=100)
     with progress_bars() as say:
         for kind in only or KINDS:
             results[kind] = measured(
-                kind, work, inputs, kills, minutes, seed, lambda done: say("reading", done, inputs)
+                kind,
+                work,
+                lambda document: silent.print(*shown(document)),
+                inputs,
+                kills,
+                minutes,
+                seed,
+                lambda done: say("reading", done, inputs),
             )
             write_atomically(out, (json.dumps(results, indent=1) + "\n").encode())
     print(json.dumps(results, indent=1))

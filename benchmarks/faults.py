@@ -2,18 +2,16 @@
 
 from __future__ import annotations
 
-import io
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from rich.console import Console
-
 from benchmarks.endurance import full_disk, shared_file, soak, threads
 from benchmarks.fuzzing import fuzz, valid_files
 from benchmarks.kills import kill_everything
-from longstride.cli.render import shown
+from longstride.book import CardBook
+from longstride.card import Card
 
 __all__ = ["KINDS", "measured"]
 
@@ -22,13 +20,21 @@ KINDS = ("kills", "shared_file", "full_disk", "files", "threads", "soak")
 
 
 def measured(
-    kind: str, work: Path, inputs: int, kills: int, minutes: float, seed: int, progress: Callable[[int], None]
+    kind: str,
+    work: Path,
+    show: Callable[[Card | CardBook], object],
+    inputs: int,
+    kills: int,
+    minutes: float,
+    seed: int,
+    progress: Callable[[int], None],
 ) -> dict[str, Any]:
     """What one kind of fault did.
 
     Args:
         kind: Of :data:`KINDS`.
         work: Where files stay that crash a reader.
+        show: Shows a card or book that was read.
         inputs: Broken files that are read.
         kills: Processes that are killed.
         minutes: How long the soak takes.
@@ -48,13 +54,4 @@ def measured(
                 return threads()
             case "soak":
                 return soak(60 * minutes)
-        silent = Console(file=io.StringIO(), width=100)
-        found = fuzz(
-            folder,
-            valid_files(),
-            lambda document: silent.print(*shown(document)),
-            inputs,
-            seed,
-            lambda n, _: progress(n),
-        )
-        return found.about()
+        return fuzz(work, valid_files(), show, inputs, seed, lambda done, _: progress(done)).about()

@@ -209,13 +209,24 @@ class Run:
         return self.x
 
     def go(
-        self, until: int, denoiser: DenoiserLike, callback: Callback | None = None, first: Tensor | None = None
+        self,
+        until: int,
+        denoiser: DenoiserLike,
+        callback: Callback | None = None,
+        first: Tensor | None = None,
+        watch: Callback | None = None,
     ) -> None:
-        """Make the calls before state ``until``, and go to that state; further arguments as in :meth:`finish`."""
+        """Make the calls before state ``until``, and go to that state; further arguments as in :meth:`finish`.
+
+        ``watch`` is called as ``callback`` is, but before the row. It must not write, and must copy what it keeps: so
+        no memory is held while the row is summed.
+        """
         while self.k < until:
             k, sigma, x = self.k, self.sigma, self.lend()
             prediction = self.ask(denoiser, x) if first is None else first
             self.see(prediction)
+            if watch is not None:
+                watch(k, sigma, x, prediction)
             told = None if callback is None else (x, prediction)
             del x, prediction
             first = None

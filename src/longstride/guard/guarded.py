@@ -108,22 +108,23 @@ def sample_guarded(
         recorder(k, sigma, x, prediction)
         if k == 0 and shared:
             known = prediction.clone()  # a network may reuse the memory of its output
-        if callback is not None:
-            callback(k, sigma, x, prediction)
 
     run, look = Run(noise, table), table.nfe if guard is None or monitor is not None else guard.calls or table.nfe
-    run.go(look, network, see)
+    run.go(look, network, callback, watch=see)
     statistics = recorder.read(look)
     scores = torch.empty(0) if guard is None else torch.from_numpy(guard.scores(statistics))
     flagged = torch.zeros(len(noise), dtype=torch.bool) if guard is None else scores > guard.threshold
     early = look < table.nfe
     on = (~flagged if early else torch.ones_like(flagged)).nonzero()[:, 0].to(noise.device)
-    samples = torch.zeros_like(noise)  # of runs that stopped
-    if len(on):
-        some = len(on) < len(noise)
-        samples[on] = (run.select(on) if some else run).finish(network.select(on) if some else network, callback)
+    if len(on) == len(noise):
+        samples = run.finish(network, callback)
+    else:
+        samples = torch.zeros_like(noise)  # of runs that stopped
+        if len(on):
+            samples[on] = run.select(on).finish(network.select(on), callback)
     calls = look * len(noise) + (table.nfe - look) * len(on)
-    finite = torch.isfinite(samples.flatten(1)).all(1).cpu()
+    # A sum of finite entries is finite in float32 or better, and is one pass over them.
+    finite = torch.isfinite(samples.flatten(1).sum(1, dtype=run.history.dtype)).cpu()
     flagged |= ~finite
     seen = None if monitor is None else monitor.see(statistics, finite.numpy())
     if seen is not None:
