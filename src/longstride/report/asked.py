@@ -45,7 +45,7 @@ class Effort:
 
 FULL = Effort(FITTED, HELD_OUT, 1024, 32, 64, 64, 10, ("ddim", "dpmpp_2m", "unipc3"))
 #: 149 samples, none of them much worse, bound their share by 2 %.
-QUICK = Effort(32, 16, 160, 16, 32, 16, 8, (), 1, {"scouts": 2, "scout_samples": 8, "iterations": 2, "final_calls": 0})
+QUICK = Effort(40, 32, 160, 16, 32, 16, 8, (), 1, {"scouts": 2, "scout_samples": 8, "iterations": 3, "final_calls": 0})
 
 
 @dataclass(frozen=True)
