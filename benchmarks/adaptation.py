@@ -27,7 +27,7 @@ from torch import Tensor
 
 import longstride as ls
 from benchmarks.adaptation_traffic import TRAFFIC, Request, hostile
-from benchmarks.recalibration import ANEW, BATCH, RANK, ROOT, Fresh, changed, measured
+from benchmarks.recalibration import RANK, ROOT, Fresh, calibrated, changed, measured
 from longstride.adaptation import AdaptationSettings
 from longstride.calibration.reference.solve import solve_reference, squared_errors
 from longstride.evaluation.contestants import base_table
@@ -192,10 +192,7 @@ def main() -> None:
     work.mkdir(parents=True, exist_ok=True)
     start, file = base_table(model.schedule, "ddim", asked.nfe), work / "card.json"
     if not file.exists():
-        seeds = seed_range("calibration", 0, ANEW[0])
-        noise = model.noise(seeds, float(start.sigmas[0]))
-        options: dict[str, Any] = {"held_out": ANEW[1], "batch_size": BATCH, "seed": 0, "journal": work / "journal"}
-        ls.calibrate(model.denoiser(seeds), noise, start, model=model.info(), **options).card.save(file)
+        calibrated(model, start, model=model.info(), journal=work / "journal").save(file)
     card = ls.load_card(file)
     rows = follow(work, card, {size: changed(model, size) for size in SIZES})
     traffic = {}

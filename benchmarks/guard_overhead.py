@@ -14,7 +14,6 @@ import argparse
 import json
 import platform
 import time
-from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -25,7 +24,7 @@ from rich.console import Console
 from torch import Tensor
 
 import longstride as ls
-from benchmarks.overhead import ROOT, spread
+from benchmarks.overhead import ROOT, alternate, spread
 from longstride.arrays import Array
 from longstride.files import write_atomically
 from longstride.guard import Guard, Recorder
@@ -40,7 +39,6 @@ LATENTS = (8, 4, 128, 128)
 PICTURES = 16
 #: Clean runs, as on a card.
 CLEAN = 256
-WARM_UP, FEWEST_PAIRS = 3, 20
 
 
 @dataclass(frozen=True)
@@ -73,28 +71,6 @@ class _Watched:
         return _Watched(table, replace(guard, threshold=1e9), normal_of(exact, noise, table))
 
 
-def alternate(plain: Callable[[], object], watched: Callable[[], object], seconds: float) -> Array:
-    """Seconds of every run of the two, ``(pairs, 2)``; they take turns at going first.
-
-    One thread is timed by the processor's time, which does not pass while other processes run.
-    """
-    clock = time.process_time if torch.get_num_threads() == 1 else time.perf_counter
-
-    def timed(run: Callable[[], object]) -> float:
-        begin = clock()
-        run()
-        return clock() - begin
-
-    pairs, deadline = list[tuple[float, float]](), time.perf_counter() + seconds
-    while len(pairs) < FEWEST_PAIRS + WARM_UP or time.perf_counter() < deadline:
-        if len(pairs) % 2:
-            second = timed(watched)
-            pairs.append((timed(plain), second))
-        else:
-            pairs.append((timed(plain), timed(watched)))
-    return np.array(pairs[WARM_UP:])
-
-
 def measure(what: str, denoiser: Any, noise: Tensor, watched: _Watched, seconds: float) -> dict[str, Any]:
     """Added microseconds per step, and the share that they add to the run."""
     table, monitor = watched.table, ls.Monitor(watched)
@@ -107,16 +83,18 @@ def measure(what: str, denoiser: Any, noise: Tensor, watched: _Watched, seconds:
         assert not found.flagged.any()
         return found.samples
 
-    pairs = alternate(plain, both, seconds)
-    added = pairs[:, 1] - pairs[:, 0]
+    # One thread is timed by the processor's time, which does not pass while other processes run.
+    clock = time.process_time if torch.get_num_threads() == 1 else time.perf_counter
+    watching, alone = alternate(both, plain, seconds, clock=clock)
+    added = watching - alone
     return {
         "run": what,
         "shape": list(noise.shape),
         "calls": table.nfe,
-        "pairs": len(pairs),
-        **spread("plain_us", pairs[:, 0] / table.nfe * 1e6, 1),
+        "pairs": len(added),
+        **spread("plain_us", alone / table.nfe * 1e6, 1),
         **spread("added_us", added / table.nfe * 1e6, 1),
-        **spread("added_share", added / pairs[:, 0], 4),
+        **spread("added_share", added / alone, 4),
     }
 
 

@@ -64,24 +64,38 @@ class Diffusers:
         return x
 
 
-def seconds_of(run: Run) -> float:
-    """Seconds of one run."""
-    start = time.perf_counter()
-    run()
-    return time.perf_counter() - start
+def alternate(
+    ours: Run,
+    theirs: Run,
+    seconds: float,
+    *,
+    reset: Callable[[], object] = lambda: None,
+    clock: Callable[[], float] = time.perf_counter,
+) -> tuple[np.ndarray, np.ndarray]:
+    """Seconds of every run of the two sides, which take turns at going first.
 
+    Args:
+        ours: A run of the first side.
+        theirs: A run of the second side.
+        seconds: How long runs are repeated, at least.
+        reset: Called before every pair; not timed.
+        clock: Tells the time.
+    """
 
-def alternate(ours: Run, theirs: Diffusers, seconds: float) -> tuple[np.ndarray, np.ndarray]:
-    """Seconds of every run of the two sides, which take turns at going first."""
+    def seconds_of(run: Run) -> float:
+        start = clock()
+        run()
+        return clock() - start
+
     pairs: list[tuple[float, float]] = []
     deadline = time.perf_counter() + seconds
     while len(pairs) < FEWEST_PAIRS + WARM_UP or time.perf_counter() < deadline:
-        theirs.reset()
+        reset()
         if len(pairs) % 2:
             mine = seconds_of(ours)
-            pairs.append((mine, seconds_of(theirs.run)))
+            pairs.append((mine, seconds_of(theirs)))
         else:
-            other = seconds_of(theirs.run)
+            other = seconds_of(theirs)
             pairs.append((seconds_of(ours), other))
     first, second = np.array(pairs[WARM_UP:]).T
     return first, second
@@ -106,7 +120,7 @@ def measure(name: str, shape: tuple[int, ...], steps: int, seconds: float) -> di
     # All of these are exact for a network that always answers the same: both sides must arrive there.
     for result in (ours(), theirs.run()):
         torch.testing.assert_close(result, output, rtol=1e-4, atol=1e-4)
-    mine, other = alternate(ours, theirs, seconds)
+    mine, other = alternate(ours, theirs.run, seconds, reset=theirs.reset)
     return {
         "solver": name,
         "options": SOLVERS[name],

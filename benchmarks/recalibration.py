@@ -72,6 +72,14 @@ def measured(squared: Array) -> dict[str, float]:
     return {"rmse": float(np.sqrt(squared.mean())), "median": float(np.median(np.sqrt(squared)))}
 
 
+def calibrated(network: ls.Model, start: SolverTable, **options: Any) -> ls.Card:
+    """The card of a whole calibration; options as of :func:`longstride.calibrate`."""
+    seeds = seed_range("calibration", 0, ANEW[0])
+    noise = network.noise(seeds, float(start.sigmas[0]))
+    asked: dict[str, Any] = {"held_out": ANEW[1], "batch_size": BATCH, "seed": 0, **options}
+    return ls.calibrate(network.denoiser(seeds), noise, start, **asked).card
+
+
 def main() -> None:
     """The command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -82,19 +90,13 @@ def main() -> None:
     torch.set_num_threads(1)
     model = ls.load_model(asked.model)
     start = base_table(model.schedule, "ddim", asked.nfe)
-
-    def calibrated(one: ls.Model) -> ls.Card:
-        seeds = seed_range("calibration", 0, ANEW[0])
-        noise = one.noise(seeds, float(start.sigmas[0]))
-        return ls.calibrate(one.denoiser(seeds), noise, start, held_out=ANEW[1], batch_size=BATCH, seed=0).card
-
-    rows, card = [], calibrated(model)
+    rows, card = [], calibrated(model, start)
     for size in SIZES:
         moved = changed(model, size)
         fresh, seeds = Fresh(moved, start), seed_range("calibration", 1, HANDFUL[0])
         noise = moved.noise(seeds, float(start.sigmas[0]))
         again = ls.recalibrate(card, moved.denoiser(seeds), noise, held_out=HANDFUL[1], batch_size=BATCH, seed=1)
-        anew = calibrated(moved) if size else card
+        anew = calibrated(moved, start) if size else card
         row = {
             "size": size,
             "verdict": again.verdict,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 
 import pytest
@@ -12,6 +13,7 @@ from toy_books import FAST, Toy
 from toy_fits import SIGMAS, networked, noise_of
 
 import longstride as ls
+from longstride.explorer import Scene, Shelf, Workbench
 
 # Calibration
 
@@ -63,3 +65,18 @@ def book(shared: Path) -> Path:
     """A book of the first model; tests do not write here."""
     run("calibrate", shared / "a", *FEW, "--nfe", "4-6", "--guidance", "1,4", "--out", shared / "book.json")
     return shared / "book.json"
+
+
+# The explorer
+
+
+@pytest.fixture
+def bench(shared: Path, tmp_path: Path) -> Workbench:
+    """Two models, and a folder of its own with a card of the first."""
+    shutil.copy(shared / "card.json", tmp_path)
+    return Workbench([str(shared / "a"), str(shared / "b"), str(shared / "plain")], Shelf(tmp_path))
+
+
+@pytest.fixture
+def scene(bench: Workbench) -> Scene:
+    return Scene(bench.names[0], seed=3, count=4)

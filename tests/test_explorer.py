@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-import shutil
 from dataclasses import replace
 from pathlib import Path
 
@@ -15,7 +14,7 @@ import longstride as ls
 from longstride.calibration.reference.solve import Reference
 from longstride.evaluation.contestants import base_table
 from longstride.evaluation.seeds import seed_range
-from longstride.explorer import Classical, FromFile, Scene, Shelf, Workbench
+from longstride.explorer import Classical, FromFile, Scene, Workbench
 from longstride.explorer.calibrating import Effort
 from longstride.explorer.drawing import errors_of
 from longstride.explorer.figures import levels_figure, weights_figure
@@ -26,18 +25,6 @@ from longstride.report.pictures import encoded
 
 ROOT = Path(__file__).resolve().parent.parent
 TINY = Effort(calls=3, fitted=4, held_out=4, method="iia")
-
-
-@pytest.fixture
-def bench(shared: Path, tmp_path: Path) -> Workbench:
-    """Two models, and a folder of its own with a card of the first."""
-    shutil.copy(shared / "card.json", tmp_path)
-    return Workbench([str(shared / "a"), str(shared / "b"), str(shared / "plain")], Shelf(tmp_path))
-
-
-@pytest.fixture
-def scene(bench: Workbench) -> Scene:
-    return Scene(bench.names[0], seed=3, count=4)
 
 
 # What is drawn

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import ast
-import shutil
 import socket
 import sys
 import threading
@@ -27,18 +26,6 @@ from longstride.report.decision import decide
 
 ROOT = Path(__file__).resolve().parent.parent
 TINY = Effort(calls=3, fitted=4, held_out=4, method="iia")
-
-
-@pytest.fixture
-def bench(shared: Path, tmp_path: Path) -> Workbench:
-    """Two models, and a folder of its own with a card of the first."""
-    shutil.copy(shared / "card.json", tmp_path)
-    return Workbench([str(shared / "a"), str(shared / "b"), str(shared / "plain")], Shelf(tmp_path))
-
-
-@pytest.fixture
-def scene(bench: Workbench) -> Scene:
-    return Scene(bench.names[0], seed=3, count=4)
 
 
 # The shelf

@@ -25,12 +25,17 @@ def finished(store: Path, card: Path) -> None:
         assert rollout.status().status == "complete"
 
 
-def test_live_references_teach_the_adaptation(tmp_path):
-    save_tiny_model(tmp_path / "model", classes=None)
-    model = ls.load_model(str(tmp_path / "model"))
+def save_model_and_card(folder: Path) -> None:
+    """A tiny network, and a card of it."""
+    save_tiny_model(folder / "model", classes=None)
+    model = ls.load_model(str(folder / "model"))
     table = ls.build("ddim", ls.grid("karras", 3, schedule=model.schedule))
     noise = model.noise(range(4), float(table.sigmas[0]))
-    ls.calibrate(model.denoiser(range(4)), noise, table, method="iia", monitor=0).card.save(tmp_path / "card.json")
+    ls.calibrate(model.denoiser(range(4)), noise, table, method="iia", monitor=0).card.save(folder / "card.json")
+
+
+def test_live_references_teach_the_adaptation(tmp_path):
+    save_model_and_card(tmp_path)
     finished(tmp_path / "rollout.db", tmp_path / "card.json")
     shares = {"base": 1.0, "new": 1.0}
     settings = Settings(
@@ -53,11 +58,7 @@ def test_live_references_teach_the_adaptation(tmp_path):
 
 
 def test_without_a_card_in_use_there_is_nothing_to_adapt(tmp_path):
-    save_tiny_model(tmp_path / "model", classes=None)
-    model = ls.load_model(str(tmp_path / "model"))
-    table = ls.build("ddim", ls.grid("karras", 3, schedule=model.schedule))
-    noise = model.noise(range(4), float(table.sigmas[0]))
-    ls.calibrate(model.denoiser(range(4)), noise, table, method="iia", monitor=0).card.save(tmp_path / "card.json")
+    save_model_and_card(tmp_path)
     ls.Rollout.start(tmp_path / "rollout.db", tmp_path / "card.json").close()
     with pytest.raises(ls.InputError, match="no card is in use yet"):
         Service(Settings(tmp_path / "rollout.db", str(tmp_path / "model"), adapt=tmp_path / "adaptation.db"))
