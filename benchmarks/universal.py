@@ -12,7 +12,8 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict
 from functools import cached_property
 from pathlib import Path
@@ -43,8 +44,8 @@ __all__ = ["FRESH", "measure", "ratios", "summary"]
 
 #: First seed of noise that no fit saw.
 FRESH = 10**6
-#: Nearest start of the tables of the package.
-_NEAREST = closest_start()
+#: Nearest start of the tables of the package, of dark pictures or not.
+_NEAREST = {dark: closest_start(dark) for dark in (False, True)}
 #: Samples by milliseconds per call and sample.
 _SAMPLES = ((1.7, 256), (5.0, 128), (16.0, 64), (math.inf, 32))
 #: Classical solvers that are measured: so many of the best on the samples of the fits.
@@ -111,7 +112,7 @@ def _choice(member: Member, near: bool, draw: int, data_std: float) -> Choice:
 def measure(
     near: bool,
     calls: Sequence[int],
-    left_out: Callable[[Member, int], Mapping[float, Core]],
+    left_out: Callable[[Member, int], Mapping[tuple[float, bool], Core]],
     shipped: Callable[[Member, int, float], Core],
     folder: Path,
     out: Path,
@@ -122,7 +123,7 @@ def measure(
     Args:
         near: Whether samples begin as Stable Diffusion's do, in place of the network's own start.
         calls: Numbers of network calls.
-        left_out: The cores that were fitted without a network, by guidance scale.
+        left_out: The cores that were fitted without a network, by guidance scale and whether they are of dark pictures.
         shipped: The core that is shipped, for a network, a number of calls, and its start in standard deviations.
         folder: Where solutions are kept.
         out: The results file.
@@ -141,30 +142,41 @@ def measure(
             1.0 if member.guidance is None else member.guidance,
             {n: left_out(member, n) for n in {FIRST, *calls}},
         )
-        known = {(nfe, core.start, scale): core for nfe, every in cores.items() for scale, core in every.items()}
+        own = {nfe: every.get((w, member.dark)) for nfe, every in cores.items()}
         lines = {nfe: kept.setdefault(str(nfe), {}) for nfe in calls}
         for nfe, line in lines.items():
             if "classical" not in line:
                 line |= _classical(judged, Solved(member, range(member.samples), near, folder), nfe)
-            ours = {"left_out": cores[nfe].get(w), "shipped": shipped(member, nfe, solved.start_in_units)}
+            ours = {"left_out": own[nfe], "shipped": shipped(member, nfe, solved.start_in_units)}
             line |= {key: judged.line(solved.core(core)) for key, core in ours.items() if core and key not in line}
         missing = [nfe for nfe, line in lines.items() if cores[FIRST] and cores[nfe] and "chosen" not in line]
         if missing:
-            # Tables without a network were fitted for far starts alone: they serve nearer ones here, too.
-            with (
-                patch("longstride.cores.choice._cores", lambda known=known: known),
-                patch("longstride.cores.choice.closest_start", lambda: _NEAREST),
-            ):
+            with only(cores):
                 choices = [_choice(member, near, draw, solved.data_std) for draw in range(_DRAWS)]
                 kept["choices"] = [_described(one) for one in choices]
                 for nfe in missing:
                     line = lines[nfe]
-                    measured = [(solved.classical_table(key, nfe), one) for key, one in line["classical"].items()]
-                    measured += [(solved.core(cores[nfe][w]), line["left_out"])] if w in cores[nfe] else []
+                    measured = [(solved.classical_table(key, nfe), found) for key, found in line["classical"].items()]
+                    measured += [(solved.core(one), line["left_out"])] if (one := own[nfe]) else []
                     line["chosen"] = [_line(judged, one.table(nfe), measured) for one in choices]
         for nfe, line in lines.items():
             print(name, nfe, {key: round(value, 3) for key, value in ratios(line, "rmse").items()}, flush=True)
         write_atomically(out, (json.dumps(results, indent=1) + "\n").encode())
+
+
+@contextmanager
+def only(cores: Mapping[int, Mapping[tuple[float, bool], Core]]) -> Iterator[None]:
+    """For a while, these are the package's cores: by calls, guidance scale and whether they are of dark pictures."""
+
+    def known(dark: bool = False) -> dict[tuple[int, float, float], Core]:
+        return {(nfe, one.start, w): one for nfe, every in cores.items() for (w, d), one in every.items() if d == dark}
+
+    # Tables without a network were fitted for far starts alone: they serve nearer ones here, too.
+    with (
+        patch("longstride.cores.choice._cores", known),
+        patch("longstride.cores.choice.closest_start", lambda dark=False: _NEAREST[dark]),
+    ):
+        yield
 
 
 def _described(choice: Choice) -> dict[str, Any]:

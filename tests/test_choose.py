@@ -37,9 +37,9 @@ def test_the_scale_follows_that_of_the_data(factor: float) -> None:
     assert told.options["data_std"] == factor
 
 
-def far(x: torch.Tensor, sigma: float, rare: float = 0.002) -> torch.Tensor:
+def far(x: torch.Tensor, sigma: float, rare: float = 0.002, bright: float = 20.0) -> torch.Tensor:
     """Exact for numbers that are 0, or far away in a rare case: their standard deviation says little of them."""
-    bright, width = 20.0, 0.05
+    width = bright / 400
     variance = width**2 + sigma**2
     log = np.log(rare / (1 - rare)) + (x**2 - (x - bright) ** 2) / (2 * variance)
     mean = bright * torch.sigmoid(log)
@@ -60,17 +60,22 @@ def test_another_candidate_must_lead_by_what_it_says() -> None:
     assert preferred({"longstride": 0.8 * one, "unipc3": one}) == "longstride"
     assert preferred({"longstride": 0.8 * one, "unipc3": one}, dark=True) == "unipc3"
     assert preferred({"longstride": 0.5 * one, "unipc3": one}, dark=True) == "longstride"
+    two = {"longstride@1": 0.6 * one, "longstride@2": 0.4 * one, "unipc3": one}
+    assert preferred(two, dark=True) == "longstride@2"
     assert preferred({"unipc3": one, "dpmpp_2m": 0.9 * one}) == "unipc3"
     assert preferred({"unipc3": one, "dpmpp_2m": 0.5 * one}) == "dpmpp_2m"
 
 
 def test_dark_samples_have_a_scale_of_their_own() -> None:
     """Numbers of which one in 40 is bright."""
-    found = ls.choose(partial(far, rare=1 / 40), noise_of(3, 4000), ls.universal(5, schedule=EDM), schedule=EDM)
+    network = partial(far, rare=1 / 40, bright=2.0)
+    found = ls.choose(network, noise_of(3, 4000), ls.universal(5, schedule=EDM), schedule=EDM)
     assert 15 < found.kurtosis < 100
-    assert "longstride" in found.errors
+    assert {"longstride@1", "longstride@2", "unipc3"} <= found.errors.keys()
+    assert found.calls == 96
     if found.solver == "longstride":
-        assert found.options["data_std"] == 2 * found.sample_std
+        assert found.options["dark"]
+        assert found.options["data_std"] in (found.sample_std, 2 * found.sample_std)
     assert kurtosis_of(noise_of(3, 10000)) == pytest.approx(3, rel=0.1)  # of normal data
 
 

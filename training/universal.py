@@ -17,6 +17,7 @@ from __future__ import annotations
 import argparse
 import json
 import time
+from itertools import product
 from pathlib import Path
 
 import numpy as np
@@ -62,15 +63,16 @@ def start_of(start: str) -> float:
     return OWN if start == "own" else NEAR * UNIT
 
 
-def chosen(guidance: float, start: str, fold: int | None) -> list[Member]:
-    """The networks of a fit."""
+def chosen(guidance: float, start: str, fold: int | None, dark: bool = False) -> list[Member]:
+    """The networks of a fit: of all kinds, or with ``dark`` those of dark pictures alone."""
     every = guided(None if guidance == 1 else guidance)
     every = [one for one in every if one.name not in _ASIDE and (start == "near" or one.start is None)]
+    every = [one for one in every if (one.dark if dark else one.kind != "stars")]
     return [one for n, one in enumerate(every) if fold is None or n % 4 != fold]
 
 
-def starts(nfe: int, start: str, lower: dict[int, Core]) -> dict[str, Core]:
-    """Classical tables as cores, and one filled in between a core of fewer calls and a classical table of many."""
+def starts(nfe: int, start: str, known: dict[int, Core]) -> dict[str, Core]:
+    """Classical tables as cores, and one filled in between cores of other numbers of calls."""
     first, found = start_of(start), {}
 
     def classical(solver: str, spacing: str, calls: int) -> SolverTable:
@@ -83,11 +85,9 @@ def starts(nfe: int, start: str, lower: dict[int, Core]) -> dict[str, Core]:
 
     for solver, spacing in _STARTS:
         found[f"{solver}@{spacing}"] = core_of_table(classical(solver, spacing, nfe))
-    if below := [calls for calls in lower if calls < nfe]:
-        least = lower[max(below)].table(data_std=UNIT, start=first)
-        anchors = {least.nfe: least, 4 * nfe: classical("unipc2", "log_snr", 4 * nfe)}
+    if known and nfe > min(known):
         try:
-            found["filled"] = core_of_table(fill_nfe(anchors, nfe))
+            found["filled"] = _filled(known, nfe)
         except InputError as error:
             print(f"not filled: {error}", flush=True)
     return found
@@ -98,22 +98,38 @@ def core_of_table(table: SolverTable) -> Core:
     return Core(float(table.sigmas[0]), table.sigmas[1:-1], np.tril(table.b[1:], -1))
 
 
-def cores(start: str, guidance: float, fold: int | None) -> dict[int, Core]:
+def cores(start: str, guidance: float, fold: int | None, dark: bool = False) -> dict[int, Core]:
     """Finished cores by their number of calls."""
     found = {}
-    end = "" if fold is None else f"-fold{fold}"
+    end = "-dark" * dark + ("" if fold is None else f"-fold{fold}")
     for file in CORES.glob(f"{start}-w{guidance:g}-k*{end}.json"):
         calls = file.stem.removeprefix(f"{start}-w{guidance:g}-k").removesuffix(end)
         if calls.isdigit():
             kept = json.loads(file.read_text())
             if kept.get("finished"):
-                found[int(calls)] = Core.of(np.array(kept["numbers"]), int(calls), start_of(start))
+                core = Core.of(np.array(kept["numbers"]), int(calls), start_of(start))
+                found[int(calls)] = scaled(core, kept.get("scale", 1.0))
     return found
 
 
-def fit(nfe: int, start: str, guidance: float, fold: int | None, steps: int, q: float, part: float) -> None:
+def scaled(core: Core, by: float) -> Core:
+    """A core that is at a multiple of the standard deviation of the data what another is at once that."""
+    return Core(by * core.start, by * core.levels, core.weights)
+
+
+def fit(
+    nfe: int,
+    start: str,
+    guidance: float,
+    fold: int | None,
+    steps: int,
+    q: float,
+    part: float,
+    robust: float,
+    dark: bool,
+) -> None:
     """One fit, from its last step if there is one."""
-    name = f"{start}-w{guidance:g}-k{nfe}" + ("" if fold is None else f"-fold{fold}")
+    name = f"{start}-w{guidance:g}-k{nfe}" + "-dark" * dark + ("" if fold is None else f"-fold{fold}")
     file = CORES / f"{name}.json"
 
     def say(text: str) -> None:
@@ -121,15 +137,16 @@ def fit(nfe: int, start: str, guidance: float, fold: int | None, steps: int, q: 
 
     if file.is_file() and json.loads(file.read_text()).get("finished"):
         return
-    goals = []
-    for one in chosen(guidance, start, fold):
+    goals, scale = [], _DARK if dark else 1.0
+    for one in chosen(guidance, start, fold, dark):
         solved = Solved(one, range(one.samples), start == "near", WORK / "samples")
-        scale = _DARK if one.kind == "galaxies" and start == "own" else 1.0
-        goals.append(Goal.of(solved, nfe, max(4, round(part * one.samples)), scale))
+        lifted = _DARK if one.dark and start == "own" else 1.0
+        goals.append(Goal.of(solved, nfe, max(4, round(part * one.samples)), lifted, robust))
     joint = Joint(goals, start_of(start), q, say)
     done = json.loads(file.read_text()) if file.is_file() else None
     if done is None:
-        tables = starts(nfe, start, cores(start, guidance, fold))
+        known = {calls: scaled(core, 1 / scale) for calls, core in cores(start, guidance, fold, dark).items()}
+        tables = starts(nfe, start, known)
         if guidance != 1 and nfe in (plain := cores(start, 1.0, fold)):
             tables["unguided"] = plain[nfe]
         losses = {key: joint.aggregate(joint.losses(core)) for key, core in tables.items()}
@@ -138,7 +155,7 @@ def fit(nfe: int, start: str, guidance: float, fold: int | None, steps: int, q: 
             f"start {best}: "
             + ", ".join(f"{key} {loss:.2f}" for key, loss in sorted(losses.items(), key=lambda x: x[1])[:4])
         )
-        done = {"numbers": tables[best].numbers.tolist(), "steps": 0, "start": best}
+        done = {"numbers": tables[best].numbers.tolist(), "steps": 0, "start": best, "scale": scale}
 
     def keep(numbers: np.ndarray, losses: np.ndarray) -> None:
         done["numbers"], done["steps"] = numbers.tolist(), done["steps"] + 1
@@ -157,22 +174,23 @@ def fit(nfe: int, start: str, guidance: float, fold: int | None, steps: int, q: 
 def export(calls: list[int], file: Path) -> None:
     """Write the finished cores as the data of the package; a number of calls between two fits is filled in."""
     found, networks = [], {}
-    for start in ("own", "near"):
-        for w in (1.0, 3.0, 7.5):
-            known = cores(start, w, None)
-            networks[f"{start}, guidance {w:g}"] = sorted(one.name for one in chosen(w, start, None))
-            for nfe in calls:
-                core = known[nfe] if nfe in known else _filled(known, nfe)
-                weights = core.weights[np.tril_indices(nfe, -1)]
-                found.append(
-                    {
-                        "nfe": nfe,
-                        "start": core.start,
-                        "guidance": w,
-                        "levels": [float(f"{x:.6g}") for x in core.levels],
-                        "weights": [round(x, 6) for x in weights.tolist()],
-                    }
-                )
+    for start, w, dark in (*product(("own", "near"), (1.0, 3.0, 7.5), (False,)), ("own", 1.0, True)):
+        known = cores(start, w, None, dark)
+        name = "dark" if dark else f"{start}, guidance {w:g}"
+        networks[name] = sorted(one.name for one in chosen(w, start, None, dark))
+        for nfe in (one for one in calls if one >= min(known)):
+            core = known[nfe] if nfe in known else _filled(known, nfe)
+            weights = core.weights[np.tril_indices(nfe, -1)]
+            found.append(
+                {
+                    "nfe": nfe,
+                    "start": core.start,
+                    "guidance": w,
+                    **({"dark": True} if dark else {}),
+                    "levels": [float(f"{x:.6g}") for x in core.levels],
+                    "weights": [round(x, 6) for x in weights.tolist()],
+                }
+            )
     text = json.dumps({"format": 1, "networks": networks, "cores": found})
     write_atomically(file, (text.replace('{"nfe"', '\n{"nfe"') + "\n").encode())
 
@@ -193,13 +211,21 @@ def left_out(member: Member, nfe: int) -> Core | None:
 
 
 def left_out_everywhere(member: Member, nfe: int) -> dict[float, Core]:
-    """Cores of all guidance scales that were fitted without a network, guided or not, by their scale."""
+    """Cores of a network's kind that were fitted without it, guided or not, by their guidance scale."""
+    return {w: core for (w, dark), core in every_left_out(member, nfe).items() if dark == member.dark}
+
+
+def every_left_out(member: Member, nfe: int) -> dict[tuple[float, bool], Core]:
+    """Cores that were fitted without a network, guided or not, by their scale and whether they are of dark pictures.
+
+    Where no fit makes so many calls, a core is filled in, as the shipped ones are.
+    """
     alone, found = member.name.partition("@")[0], {}
-    for w in (1.0, 3.0, 7.5):
-        order = [one.name.partition("@")[0] for one in chosen(w, "own", None)]
-        fold = order.index(alone) % 4 if alone in order else None
-        if (core := cores("own", w, fold).get(nfe)) is not None:
-            found[w] = core
+    for w, dark in ((1.0, False), (3.0, False), (7.5, False), (1.0, True)):
+        order = [one.name.partition("@")[0] for one in chosen(w, "own", None, dark)]
+        known = cores("own", w, order.index(alone) % 4 if alone in order else None, dark)
+        if known:
+            found[w, dark] = known[nfe] if nfe in known else _filled(known, nfe)
     return found
 
 
@@ -207,10 +233,10 @@ def try_out(calls: list[int], near: bool, names: list[str] | None, out: Path) ->
     """Measure the cores on all networks."""
 
     def shipped(member: Member, nfe: int, start: float) -> Core:
-        return chosen_core(nfe, start, 1.0 if member.guidance is None else member.guidance)
+        return chosen_core(nfe, start, 1.0 if member.guidance is None else member.guidance, member.dark)
 
-    def never(member: Member, nfe: int) -> dict[float, Core]:
-        return {} if near else left_out_everywhere(member, nfe)
+    def never(member: Member, nfe: int) -> dict[tuple[float, bool], Core]:
+        return {} if near else every_left_out(member, nfe)
 
     measure(near, calls, never, shipped, WORK / "samples", out, names)
 
@@ -226,6 +252,10 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=8)
     parser.add_argument("--q", type=float, default=3.0)
     parser.add_argument("--part", type=float, default=1.0, help="part of the samples that is used")
+    parser.add_argument(
+        "--robust", type=float, default=1.0, help="errors beyond it count less, in median squared errors"
+    )
+    parser.add_argument("--dark", action="store_true", help="fit on pictures of a few bright objects alone")
     parser.add_argument("--draws", type=int, default=1, help="calibrations of each kind, for starts")
     parser.add_argument("--names", nargs="+", help="networks to try; default: all")
     parser.add_argument("--out", type=Path, help="results file; default: of the action")
@@ -247,7 +277,7 @@ def main() -> None:
         universal_starts.measure(given.calls, left_out_everywhere, WORK / "samples", out, names, given.draws)
         return
     for nfe in given.calls:
-        fit(nfe, given.start, given.guidance, given.fold, given.steps, given.q, given.part)
+        fit(nfe, given.start, given.guidance, given.fold, given.steps, given.q, given.part, given.robust, given.dark)
 
 
 if __name__ == "__main__":

@@ -33,8 +33,6 @@ __all__ = ["Goal", "Joint"]
 _WEIGHT, _LEVEL = 2e-3, 1e-2
 #: Least c over the standard deviation of the data, and delta of the module.
 _UNSEEN, _DELTA = 0.01, 0.2
-#: Charbonnier's loss of errors in units of c².
-_LOSS = Loss(1.0)
 #: Entries of one network call, at the most: a few small networks gain by large batches.
 _TOGETHER = 256
 #: A fit ends after so many steps in a row that gain less than this.
@@ -53,6 +51,7 @@ class Goal:
         par: The mean loss of that solver, plus delta.
         count: The first samples that count.
         part: Scale of its levels, over the data's standard deviation.
+        robust: Charbonnier's loss of errors in units of c².
     """
 
     solved: Solved
@@ -60,18 +59,20 @@ class Goal:
     par: float
     count: int
     part: float
+    robust: Loss
 
     @staticmethod
-    def of(solved: Solved, nfe: int, count: int, part: float = 1.0) -> Goal:
-        """The goal at a number of calls, on the first samples."""
+    def of(solved: Solved, nfe: int, count: int, part: float = 1.0, robust: float = 1.0) -> Goal:
+        """The goal at a number of calls, on the first samples, with a robust loss from ``robust`` times c² on."""
+        loss = Loss(robust)
         errors = [e[:count] for e in solved.classical(nfe).values() if np.isfinite(e).all()]
         c2 = max(min(float(np.median(e)) for e in errors), (_UNSEEN * solved.data_std) ** 2)
-        return Goal(solved, c2, min(float(_LOSS.value(e / c2).mean()) for e in errors) + _DELTA, count, part)
+        return Goal(solved, c2, min(float(loss.value(e / c2).mean()) for e in errors) + _DELTA, count, part, loss)
 
     def loss(self, core: Core) -> float:
         """L of a core."""
         squared = self.solved.squared(self.solved.core(core, self.part), self.count)
-        return (float(_LOSS.value(squared / self.c2).mean()) + _DELTA) / self.par
+        return (float(self.robust.value(squared / self.c2).mean()) + _DELTA) / self.par
 
     @torch.inference_mode()
     def equations(self, core: Core, numbers: Array, steps: Array) -> tuple[Array, Array, float]:
@@ -88,7 +89,7 @@ class Goal:
             runs = PrefixRuns(solved.denoiser.select(few), solved.noise[few], solved.core(core, self.part))
             ends = runs.ends(moved, _TOGETHER)
             squared = squared_errors(runs.end, solved.target[few]) / self.c2
-            weight = _LOSS.root_weight(torch.tensor(squared)).float()[:, None]
+            weight = self.robust.root_weight(torch.tensor(squared)).float()[:, None]
             size = np.sqrt(self.c2 * runs.end[0].numel() * count)
             here = runs.end.flatten(1)
             left = (weight * (solved.target[few].flatten(1) - here)).flatten().double() / size
@@ -98,7 +99,7 @@ class Goal:
             jacobian = torch.stack(columns, 1).double()
             gram += (jacobian.T @ jacobian).numpy()
             moment += (jacobian.T @ left).numpy()
-            total += float(_LOSS.value(squared).sum()) / count
+            total += float(self.robust.value(squared).sum()) / count
         return gram / self.par, moment / self.par, total / self.par
 
 

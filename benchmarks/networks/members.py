@@ -47,6 +47,11 @@ class Member:
     data_std: float | None = None
 
     @property
+    def dark(self) -> bool:
+        """Whether its samples are a few bright objects on a dark ground."""
+        return self.kind in ("galaxies", "stars")
+
+    @property
     def samples(self) -> int:
         """Samples that it gives to a fit."""
         return next(count for cost, count in _SAMPLES if self.cost <= cost)
@@ -55,8 +60,8 @@ class Member:
 @cache
 def _loaded(name: str) -> Model:
     if name in MIXTURES:
-        data, components = MIXTURES[name]
-        return mixture(name, *data(), components)
+        data, components, first = MIXTURES[name]
+        return mixture(name, *data(), components, first)
     if name == "fashion":
         return mixture(name, *_fashion(), 80)
     if name == "digits":
@@ -95,6 +100,8 @@ _PLAIN = [
     _member("cancer", "tables", 0.1),
     _member("pink", "spectra", 0.05),
     _member("brown", "spectra", 0.05),
+    _member("stars", "stars", 0.8),
+    _member("star", "stars", 1.7),
 ]
 _GUIDED = [
     _member(name, kind, cost, w)

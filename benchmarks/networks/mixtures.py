@@ -21,9 +21,11 @@ from longstride.schedule import Schedule
 from longstride.zoo.conditioning import ClassLabels, Unconditional
 from longstride.zoo.model import Model
 
-__all__ = ["MIXTURES", "mixture"]
+__all__ = ["FIRST", "MIXTURES", "mixture"]
 
 Array = NDArray[np.float64]
+#: First level of EDM's schedule.
+FIRST = 80.0
 #: Least variance of a component along any direction, as a part of the data's.
 _FLOOR = 1e-3
 
@@ -53,7 +55,9 @@ class _Mixture(nn.Module):
         return parts @ self.means + inside
 
 
-def mixture(name: str, data: Array, labels: NDArray[np.int64] | None, components: int, seed: int = 0) -> Model:
+def mixture(
+    name: str, data: Array, labels: NDArray[np.int64] | None, components: int, first: float = FIRST, seed: int = 0
+) -> Model:
     """A mixture on rows of data, standardised to mean 0 and standard deviation 1/2 over all entries.
 
     k-means makes the components; each has the covariance of its rows, shrunk towards that of all.
@@ -63,6 +67,7 @@ def mixture(name: str, data: Array, labels: NDArray[np.int64] | None, components
         data: Shape ``(N, d)``.
         labels: Classes ``(N,)``, or None.
         components: Number of components.
+        first: First level of its schedule.
         seed: Seed of k-means.
     """
     from sklearn.cluster import KMeans
@@ -84,7 +89,7 @@ def mixture(name: str, data: Array, labels: NDArray[np.int64] | None, components
     prior = np.log(np.maximum(np.array(counts, np.float64).T, 1e-6))
     network = _Mixture(np.array(means), np.array(covariances) + floor, prior)
     conditioning = Unconditional() if labels is None else ClassLabels(classes, classes)
-    schedule = Schedule.edm(sigma_min=0.002, sigma_max=80.0)
+    schedule = Schedule.edm(sigma_min=0.002, sigma_max=first)
     return Model(name, network, schedule, "data", (rows.shape[1],), conditioning)
 
 
@@ -124,13 +129,29 @@ def _spectrum(exponent: float, side: int = 16) -> tuple[Array, None]:
     return np.fft.ifft2(np.fft.fft2(white) * f ** (-exponent / 2)).real.reshape(len(white), -1), None
 
 
-#: Exact denoisers by name: their data and the number of components.
-MIXTURES: dict[str, tuple[Callable[[], tuple[Array, NDArray[np.int64] | None]], int]] = {
-    "small_digits": (_digits, 60),
-    "flower": (lambda: _patches("flower.jpg", 8, False), 60),
-    "china": (lambda: _patches("china.jpg", 7, True), 30),
-    "wine": (lambda: _table("wine"), 6),
-    "cancer": (lambda: _table("breast_cancer"), 12),
-    "pink": (lambda: _spectrum(1.0, 8), 1),
-    "brown": (lambda: _spectrum(2.0, 12), 1),
+def _stars(side: int, most: int) -> tuple[Array, None]:
+    """A few bright discs on a dark, slightly noisy ground, of brightness that is log-normal, about the middle."""
+    rng = np.random.default_rng(0)
+    y, x = np.mgrid[:side, :side] - (side - 1) / 2
+    pictures = 0.01 * rng.standard_normal((6000, side, side))
+    for picture in pictures:
+        for _ in range(rng.integers(1, most + 1)):
+            (top, left), width = rng.normal(0, side / 8, 2), rng.uniform(0.6, 1.2)
+            distance = (y - top) ** 2 + (x - left) ** 2
+            picture += np.exp(rng.normal(0, 0.7)) * np.exp(-distance / (2 * width**2))
+    return pictures.reshape(len(pictures), -1), None
+
+
+#: Exact denoisers by name: their data, the number of components, and their first level, which is higher for dark
+#: pictures: the standard deviation says little of them.
+MIXTURES: dict[str, tuple[Callable[[], tuple[Array, NDArray[np.int64] | None]], int, float]] = {
+    "small_digits": (_digits, 60, FIRST),
+    "flower": (lambda: _patches("flower.jpg", 8, False), 60, FIRST),
+    "china": (lambda: _patches("china.jpg", 7, True), 30, FIRST),
+    "wine": (lambda: _table("wine"), 6, FIRST),
+    "cancer": (lambda: _table("breast_cancer"), 12, FIRST),
+    "pink": (lambda: _spectrum(1.0, 8), 1, FIRST),
+    "brown": (lambda: _spectrum(2.0, 12), 1, FIRST),
+    "stars": (lambda: _stars(12, 3), 80, 200.0),
+    "star": (lambda: _stars(16, 1), 80, 200.0),
 }

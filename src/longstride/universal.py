@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-from longstride.cores.choice import objection
-from longstride.errors import InputError
 from longstride.grid import LastLevel, grid
 from longstride.nodes import Nodes
 from longstride.schedule import Schedule
-from longstride.solvers.universal import longstride, usual_std
+from longstride.solvers.universal import universal_table
 from longstride.table import SolverTable
 
 __all__ = ["universal"]
@@ -21,6 +19,7 @@ def universal(
     guidance: float | None = None,
     sigma_max: float | None = None,
     final: LastLevel = "zero",
+    dark: bool = False,
 ) -> SolverTable:
     """A table for any network of a schedule, without calibration.
 
@@ -35,6 +34,8 @@ def universal(
         guidance: Guidance scale, or None.
         sigma_max: First level, in the schedule's frame; default: the schedule's.
         final: What the last level is: 0, or the schedule's least level.
+        dark: Whether samples are a few bright objects on a dark ground, such as galaxies: a table that was fitted to
+            such pictures.
 
     Raises:
         InputError: no table makes so many calls or starts so near; or an impossible standard deviation or scale. The
@@ -46,8 +47,5 @@ def universal(
         >>> table.nfe, float(table.alphas[0]), float(table.sigmas[-1])
         (6, 0.0, 0.0)
     """
-    std = usual_std(schedule.family) if data_std is None else data_std
     nodes = Nodes.of(grid("log_snr", nfe, schedule=schedule, sigma_max=sigma_max, final=final), None, schedule)
-    if std > 0 and (why := objection(nfe, float(nodes.ratios[0]) / std)):
-        raise InputError(f"{why}: use longstride.build('unipc', ..., order=3) in their place")
-    return longstride(nodes, data_std=std, guidance=1.0 if guidance is None else guidance)
+    return universal_table(nodes, data_std, 1.0 if guidance is None else guidance, dark)

@@ -3,10 +3,9 @@ r"""Which sampler suits a network that nobody calibrated: chosen by a few sample
 A universal table is right for most networks, and on some a classical solver is better. A rough solution of three
 samples tells. It is compared with what a few samplers make of the same noise.
 
-Errors have heavy tails, and three samples tell nothing of a sample in fifty that is lost. The kurtosis of the samples
-does. On dark pictures with a few bright objects the universal table runs at twice the scale of the data, at which it
-was fitted to such pictures, and must be clearly better than classical solvers. On very dark ones it has half their
-median error, and loses so many samples that its root-mean-square error is larger: there it is not tried.
+Pictures of a few bright objects on a dark ground have universal tables of their own: the kurtosis of the samples tells
+them. The standard deviation says little of such pictures, so that two scales are tried. Their errors have heavy tails,
+and three samples tell nothing of a sample in fifty that is lost: a universal table must be clearly better there.
 """
 
 from __future__ import annotations
@@ -22,13 +21,13 @@ from torch import Tensor
 from longstride.arrays import Array
 from longstride.calibration.reference.solve import least_level, squared_errors
 from longstride.calibration.starts.classical import nodes_between
-from longstride.cores.choice import objection
 from longstride.errors import InputError, NonFiniteError
 from longstride.network import as_network
 from longstride.nodes import Nodes
 from longstride.sampler import DenoiserLike, Run, sample
 from longstride.schedule import Schedule
 from longstride.solvers import SOLVERS, VARIANTS
+from longstride.solvers.universal import universal_table
 from longstride.table import SolverTable
 
 __all__ = ["CANDIDATES", "ROUGH", "UNIVERSAL", "Choice", "choose", "kurtosis_of", "preferred"]
@@ -37,10 +36,10 @@ __all__ = ["CANDIDATES", "ROUGH", "UNIVERSAL", "Choice", "choose", "kurtosis_of"
 ROUGH = 16
 #: Its solver, and its grid: of four that were tried, the one that is near the converged solution on every network.
 _ROUGH, _ROUGH_GRID = VARIANTS["ipndm3"], "log_snr"
-#: Kurtosis of dark and of very dark samples; normal data have 3.
-_DARK, _VERY_DARK = 15.0, 100.0
-#: Scale of universal tables for dark samples, over the standard deviation of the data, and their lead.
-_DARK_SCALE, _DARK_LEAD = 2.0, 0.35
+#: Kurtosis of dark samples, on which universal tables need a lead; normal data have 3.
+_DARK, _DARK_LEAD = 15.0, 0.35
+#: Scales of universal tables for dark samples, over the standard deviation of the data.
+_DARK_SCALES = (1.0, 2.0)
 #: Name of the universal solver.
 UNIVERSAL = "longstride"
 #: What is tried, with its lead: how far the mean logarithm of its errors must be below that of one without a lead.
@@ -57,7 +56,8 @@ class Choice:
         options: Its options, for ``solver_options`` there.
         sample_std: Standard deviation of the rough samples.
         kurtosis: Their kurtosis.
-        errors: Root-mean-square difference of every candidate to the rough solution, by name.
+        errors: Root-mean-square difference of every candidate to the rough solution, by name; a name is followed by
+            ``@`` and the scale over the standard deviation of the data, where several were tried.
         calls: Network calls, in samples.
     """
 
@@ -105,7 +105,8 @@ def choose(
 ) -> Choice:
     """Choose a sampler for a network that nobody calibrated, by a few samples.
 
-    Three samples at 5 network calls cost 84 calls. What is chosen then serves every number of calls.
+    Three samples at 5 network calls cost 84 calls, and 96 on dark pictures. What is chosen then serves every number of
+    calls.
 
     Args:
         denoiser: The network, bound to the conditions of the samples.
@@ -146,26 +147,28 @@ def choose(
             f"the samples have standard deviation {std:.1g}: check the network, its schedule and precision"
         )
     scale, kurtosis = std if data_std is None else data_std, kurtosis_of(rough)
-    scale *= _DARK_SCALE if kurtosis > _DARK else 1.0
     told = guidance if guidance is not None else network.guidance if network.guidance is not None else 1.0
-    squared, options = dict[str, Array](), dict[str, dict[str, Any]]()
-    nodes = levels.nodes(table.nfe)
-    for name in CANDIDATES:
-        options[name] = dict(VARIANTS[name].options)
-        if name == UNIVERSAL:
-            options[name] = {"data_std": scale, "guidance": told}
-            if kurtosis > _VERY_DARK or objection(table.nfe, float(nodes.ratios[0]) / scale):
-                continue
+    dark = kurtosis > _DARK
+    nodes, scales = levels.nodes(table.nfe), _DARK_SCALES if dark else (1.0,)
+    options: dict[str, dict[str, Any]] = {}
+    for part in scales:
+        label = UNIVERSAL if len(scales) == 1 else f"{UNIVERSAL}@{part:g}"
+        options[label] = {"data_std": part * scale, "guidance": told, **({"dark": True} if dark else {})}
+    options |= {name: dict(VARIANTS[name].options) for name in CANDIDATES if name != UNIVERSAL}
+    squared = dict[str, Array]()
+    for label, own in options.items():
+        build = universal_table if _name(label) == UNIVERSAL else SOLVERS[VARIANTS[label].solver]
         try:
-            ends = sample(network, noise, SOLVERS[VARIANTS[name].solver](nodes, **options[name]), first=first)
-        except (InputError, NonFiniteError):  # the ends do not enclose its levels, or it overflows here
+            ends = sample(network, noise, build(nodes, **own), first=first)
+        except (InputError, NonFiniteError):  # no universal table serves it, or it overflows here
             continue
-        squared[name] = squared_errors(ends, rough)
+        squared[label] = squared_errors(ends, rough)
     if not squared:
         raise InputError(f"no sampler of {table.nfe} calls ends in finite samples: check the schedule and precision")
-    name = preferred(squared, dark=kurtosis > _DARK)
+    label = preferred(squared, dark=dark)
+    name = _name(label)
     errors = {key: float(np.sqrt(found.mean())) for key, found in squared.items()}
-    return Choice(name, VARIANTS[name].solver, options[name], std, kurtosis, errors, network.calls - before, levels)
+    return Choice(name, VARIANTS[name].solver, options[label], std, kurtosis, errors, network.calls - before, levels)
 
 
 def kurtosis_of(samples: Tensor) -> float:
@@ -178,9 +181,13 @@ def preferred(squared: Mapping[str, Array], *, dark: bool = False) -> str:
     """The candidate with the least mean logarithm of errors, plus its lead.
 
     Args:
-        squared: Squared errors ``(B,)`` by name in :data:`CANDIDATES`.
+        squared: Squared errors ``(B,)`` by name in :data:`CANDIDATES`, with an ``@`` and a scale behind it or not.
         dark: Whether the samples are dark, so that universal tables need a lead.
     """
     leads = {**CANDIDATES, UNIVERSAL: _DARK_LEAD} if dark else CANDIDATES
     logs = {name: 0.5 * float(np.log(np.maximum(found, 1e-30)).mean()) for name, found in squared.items()}
-    return min(logs, key=lambda name: logs[name] + leads[name])
+    return min(logs, key=lambda label: logs[label] + leads[_name(label)])
+
+
+def _name(label: str) -> str:
+    return label.partition("@")[0]

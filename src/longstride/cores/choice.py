@@ -4,6 +4,8 @@ Cores are fitted for two starts, at :math:`\sigma / \alpha` of 160 and of 14.6 t
 (EDM and flows; Stable Diffusion), and at some guidance scales w. Between them the free numbers, weights and logarithms
 of levels, are linear in the logarithm of the start and in :math:`\log w`. Beyond the ends the nearest core serves: a
 start above the larger is as good as infinite.
+
+Samples that are a few bright objects on a dark ground have cores of their own, of one start and without guidance.
 """
 
 from __future__ import annotations
@@ -21,8 +23,8 @@ from longstride.errors import InputError
 
 __all__ = ["calls", "chosen_core", "closest_start", "networks", "objection"]
 
-#: A start below this part of the lowest start of a core is refused.
-_LEAST_PART = 0.75
+#: A start below this part of the lowest start of a core is refused; for dark samples their first levels decide.
+_LEAST_PART, _LEAST_DARK = 0.75, 0.1
 
 
 @lru_cache(maxsize=1)
@@ -31,13 +33,14 @@ def _document() -> dict[str, Any]:
     return found
 
 
-@lru_cache(maxsize=1)
-def _cores() -> dict[tuple[int, float, float], Core]:
-    """All cores by calls, start and guidance scale."""
+@lru_cache(maxsize=2)
+def _cores(dark: bool = False) -> dict[tuple[int, float, float], Core]:
+    """All cores by calls, start and guidance scale; those of dark samples, or the others."""
     made = {}
     for one in _document()["cores"]:
-        numbers = np.concatenate([one["weights"], np.log(one["levels"])])
-        made[one["nfe"], one["start"], one["guidance"]] = Core.of(numbers, one["nfe"], one["start"])
+        if one.get("dark", False) == dark:
+            numbers = np.concatenate([one["weights"], np.log(one["levels"])])
+            made[one["nfe"], one["start"], one["guidance"]] = Core.of(numbers, one["nfe"], one["start"])
     return made
 
 
@@ -47,50 +50,52 @@ def networks() -> dict[str, list[str]]:
     return found
 
 
-def calls() -> list[int]:
+def calls(dark: bool = False) -> list[int]:
     """Numbers of network calls that there are cores for."""
-    return sorted({nfe for nfe, _, _ in _cores()})
+    return sorted({nfe for nfe, _, _ in _cores(dark)})
 
 
-def closest_start() -> float:
+def closest_start(dark: bool = False) -> float:
     """Least ``sigma / alpha`` of a start, in units of the standard deviation of the data."""
-    return _LEAST_PART * min(start for _, start, _ in _cores()) / UNIT
+    return (_LEAST_DARK if dark else _LEAST_PART) * min(start for _, start, _ in _cores(dark)) / UNIT
 
 
-def objection(nfe: int, start: float) -> str:
+def objection(nfe: int, start: float, dark: bool = False) -> str:
     """Why no core serves a run, or empty.
 
     Args:
         nfe: Network calls.
         start: ``sigma / alpha`` of the first state over the standard deviation of the data.
+        dark: Whether samples are dark.
     """
-    known = calls()
+    known, kind = calls(dark), "universal tables of dark samples" if dark else "universal tables"
     if nfe not in known:
-        return f"universal tables make {known[0]} to {known[-1]} network calls, got {nfe}"
-    if not start >= closest_start():
+        return f"{kind} make {known[0]} to {known[-1]} network calls, got {nfe}"
+    if not start >= (least := closest_start(dark)):
         return (
-            f"universal tables start at sigma / alpha of at least {closest_start():.3g} times the standard deviation "
+            f"{kind} start at sigma / alpha of at least {least:.3g} times the standard deviation "
             f"of the data, got {start:.3g} times, which is too near for a universal table"
         )
     return ""
 
 
-def chosen_core(nfe: int, start: float, guidance: float) -> Core:
+def chosen_core(nfe: int, start: float, guidance: float, dark: bool = False) -> Core:
     """The core of a run.
 
     Args:
         nfe: Network calls.
         start: ``sigma / alpha`` of the first state over the standard deviation of the data; may be infinite.
         guidance: Guidance scale; 1 without guidance.
+        dark: Whether samples are a few bright objects on a dark ground.
 
     Raises:
         InputError: no core has so many calls, the start is too near, or the guidance scale is not finite.
     """
-    if why := objection(nfe, start):
+    if why := objection(nfe, start, dark):
         raise InputError(f"{why}: build 'unipc' with order=3 instead")
     if not math.isfinite(guidance):
         raise InputError(f"guidance must be a finite number, got {guidance}")
-    known = {(s, w): one for (k, s, w), one in _cores().items() if k == nfe}
+    known = {(s, w): one for (k, s, w), one in _cores(dark).items() if k == nfe}
     starts, scales = sorted({s for s, _ in known}), sorted({w for _, w in known})
     part = _place(starts, min(start * UNIT, starts[-1]))
     share = _place(scales, max(guidance, 1.0))

@@ -12,7 +12,7 @@ from longstride.nodes import Nodes
 from longstride.solvers.unipc import unipc
 from longstride.table import SolverTable
 
-__all__ = ["longstride", "usual_std"]
+__all__ = ["Unserved", "longstride", "universal_table", "usual_std"]
 
 #: Order of UniPC where there is no universal table.
 _ORDER = 3
@@ -23,17 +23,20 @@ def usual_std(family: Family) -> float:
     return 0.5 if family == "ve" else 1.0
 
 
-def longstride(nodes: Nodes, data_std: float | None = None, guidance: float = 1.0) -> SolverTable:
+def longstride(nodes: Nodes, data_std: float | None = None, guidance: float = 1.0, dark: bool = False) -> SolverTable:
     r"""A universal table between the first and the last level.
 
     It visits levels of its own: of ``nodes`` the number of steps and the two ends count. The levels lie at multiples
     of ``data_std``. Where there is no universal table, UniPC of order 3 runs on the given levels, with a warning: for
-    fewer or more calls than tables were fitted for, and for a run that starts in the middle.
+    fewer or more calls than tables were fitted for, for a run that starts in the middle, and for ends that do not
+    enclose the table's levels.
 
     Args:
         nodes: ``(alpha, sigma)`` from noisy to clean, each ``(N + 1,)``; the last sigma may be 0.
         data_std: Standard deviation of the data; default: :func:`usual_std` of the schedule's family.
         guidance: Guidance scale; 1 without guidance.
+        dark: Whether samples are a few bright objects on a dark ground: such pictures have tables of their own, whose
+            levels lie at other multiples of ``data_std``.
 
     Returns:
         A table with ``nfe = N``.
@@ -44,6 +47,34 @@ def longstride(nodes: Nodes, data_std: float | None = None, guidance: float = 1.
     References:
         Shaul et al., Bespoke non-stationary solvers, 2024, for the family of tables. https://arxiv.org/abs/2403.01329
     """
+    try:
+        return universal_table(nodes, data_std, guidance, dark)
+    except Unserved as error:
+        warnings.warn(f"{error.reason}: unipc of order {_ORDER} runs in its place", stacklevel=2)
+        return unipc(nodes, order=_ORDER)
+
+
+class Unserved(InputError):
+    """No universal table serves a run.
+
+    Attributes:
+        reason: Why.
+    """
+
+    def __init__(self, reason: str) -> None:
+        super().__init__(f"{reason}: use longstride.build('unipc', ..., order={_ORDER}) in their place")
+        self.reason = reason
+
+
+def universal_table(
+    nodes: Nodes, data_std: float | None = None, guidance: float = 1.0, dark: bool = False
+) -> SolverTable:
+    """What :func:`longstride` runs, where there is a universal table.
+
+    Raises:
+        Unserved: there is none for so many calls, so near a start, or between these ends.
+        InputError: a standard deviation that is not positive, or a guidance scale that is not finite.
+    """
     family = nodes.family if nodes.schedule is None else nodes.schedule.family
     std = usual_std(family) if data_std is None else float(data_std)
     if not 0 < std < math.inf or not math.isfinite(guidance):
@@ -52,10 +83,11 @@ def longstride(nodes: Nodes, data_std: float | None = None, guidance: float = 1.
             "standard deviation of the data, such as 0.5 for pictures in [-1, 1] and 1 for latents"
         )
     start, end = float(nodes.ratios[0]), float(nodes.ratios[-1])
-    if why := objection(nodes.steps, start / std):
-        warnings.warn(f"{why}: unipc of order {_ORDER} runs in its place", stacklevel=2)
-        return unipc(nodes, order=_ORDER)
-    core = chosen_core(nodes.steps, start / std, guidance)
-    return core.table(
-        data_std=std, start=start, end=end, family=nodes.family, options={"data_std": std, "guidance": guidance}
-    )
+    if why := objection(nodes.steps, start / std, dark):
+        raise Unserved(why)
+    core = chosen_core(nodes.steps, start / std, guidance, dark)
+    options = {"data_std": std, "guidance": guidance, **({"dark": True} if dark else {})}
+    try:
+        return core.table(data_std=std, start=start, end=end, family=nodes.family, options=options)
+    except InputError as error:
+        raise Unserved(str(error)) from error

@@ -6,13 +6,13 @@ and a few bright objects want levels that lie higher, even pictures levels that 
 
 from __future__ import annotations
 
+from contextlib import suppress
+
 from longstride.calibration.samples import Samples
 from longstride.calibration.starts.classical import CLASSICAL, classical_tables
-from longstride.cores.choice import objection
-from longstride.errors import InputError
 from longstride.nodes import Nodes
 from longstride.schedule import Schedule
-from longstride.solvers import SOLVERS
+from longstride.solvers.universal import Unserved, universal_table
 from longstride.table import SolverTable
 
 __all__ = ["PARTS", "most_universal_starts", "scaled_tables", "universal_starts"]
@@ -46,12 +46,8 @@ def scaled_tables(
     ends = next(iter(spaced.values()))
     nodes, found = Nodes(ends.alphas, ends.sigmas, schedule), {}
     for part in PARTS:
-        if objection(like.nfe, float(nodes.ratios[0]) / (part * std)):
-            continue
-        try:
-            found[part] = SOLVERS["longstride"](nodes, data_std=part * std, guidance=guidance)
-        except InputError:  # the ends do not enclose its levels
-            continue
+        with suppress(Unserved):
+            found[part] = universal_table(nodes, part * std, guidance)
     return found
 
 
