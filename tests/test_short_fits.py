@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 
 import longstride as ls
-from longstride.calibration.endpoint.short_fits import Starts, chosen_starts, ranked, short_fits
 from longstride.calibration.endpoint.settings import GaussNewtonSettings
+from longstride.calibration.endpoint.short_fits import Starts, chosen_starts, ranked, short_fits
 
 
 def newton_of(errors):

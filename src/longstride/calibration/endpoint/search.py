@@ -1,4 +1,4 @@
-"""The default calibration: from the best classical solvers and universal tables, by Gauss–Newton, to the calibrated table.
+"""The default calibration: by Gauss–Newton from the best classical and universal tables to the calibrated table.
 
 1. Every classical solver on every grid, and universal tables at a few scales, run on a few samples. Held-out samples
    choose the base among the best few tables: the result must beat the base, and is the base if it does not.
@@ -206,9 +206,7 @@ class _WholeFits:
         samples, last = self.fits.samples, last_steps(self.fits.samples.fitted, self.fits.settings)
         while True:
             tables = {key: fit.table for key, fit in fits.items()}
-            start, finals = best_whole_fit(
-                samples, tables, before=self.before, margin=self.fits.settings.margin
-            )
+            start, finals = best_whole_fit(samples, tables, before=self.before, margin=self.fits.settings.margin)
             try:
                 fit = fits.pop(start)
                 return start, self._further(fit, samples.fitted, last, None, self.bound) if last else fit, finals

@@ -82,7 +82,7 @@ def best_whole_fit(
     Args:
         samples: The samples, with their reference solution.
         tables: Tables by name. A single table is not measured.
-        before: Squared errors of the base on held-out samples, shape ``(B,)``. A table that the gate would refuse beside
+        before: Squared errors of the base on held-out samples, shape ``(B,)``. A table that the gate would refuse for
             them is chosen only if it would refuse all. None: the gate is not asked.
         margin: Margin of the gate.
     """
@@ -102,8 +102,11 @@ def best_whole_fit(
         name: WholeFit(Errors.of(found[:, 0]).rmse, Errors.of(found[:, 1]).rmse, means[name] / least)
         for name, found in squared.items()
     }
-    refused = {name: before is not None and bool(objection(found[:, 0], before, margin)) for name, found in squared.items()}
-    return min(fits, key=lambda name: (refused[name], fits[name].score)), fits
+
+    def refused(name: str) -> bool:
+        return before is not None and bool(objection(squared[name][:, 0], before, margin))
+
+    return min(fits, key=lambda name: (refused(name), fits[name].score)), fits
 
 
 def _squared(samples: Samples, table: SolverTable, level: tuple[float, float]) -> Array:
