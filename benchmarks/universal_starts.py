@@ -13,6 +13,7 @@ from unittest.mock import patch
 import numpy as np
 
 from benchmarks.networks.members import MEMBERS, Member
+from benchmarks.networks.mixtures import MIXTURES
 from benchmarks.networks.solved import Solved
 from benchmarks.universal import FRESH
 from longstride.arrays import Array
@@ -39,8 +40,9 @@ NETWORKS = (
     "hsc32",
     "garments_flow",
 )
-#: Fresh samples, and a bound on their errors where a sampler overflows.
-_FRESH, _FAILED = 256, 1e6
+#: Fresh samples, of exact networks and of trained ones, and a bound on errors where a sampler overflows. A few samples
+#: rule a root-mean-square error.
+_EXACT, _TRAINED, _FAILED = 1024, 256, 1e6
 #: Samples per network call.
 _BATCH = 64
 
@@ -66,7 +68,8 @@ def measure(
     results: dict[str, Any] = json.loads(out.read_text()) if out.is_file() else {}
     for name in names:
         member = MEMBERS[name]
-        fresh = Solved(member, range(FRESH, FRESH + _FRESH), False, folder)
+        count = _EXACT if name.partition("@")[0] in MIXTURES else _TRAINED
+        fresh = Solved(member, range(FRESH, FRESH + count), False, folder)
         for nfe in calls:
             line = results.setdefault(name, {}).setdefault(str(nfe), {})
             for draw in range(draws):

@@ -66,7 +66,7 @@ def test_several_settings_make_one_book(book: Path):
     loaded = ls.load_book(book)
     assert (loaded.nfes, loaded.guidances) == ([4, 5, 6], [1.0, 4.0])
     output = run("show", book)
-    assert all(word in output for word in ("card book", "guidance 1", "guidance 4", "best classical", "change"))
+    assert all(word in output for word in ("card book", "guidance 1", "guidance 4", "base", "change"))
     assert json.loads(run("show", book, "--json")) == json.loads(book.read_text())
 
 

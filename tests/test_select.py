@@ -19,7 +19,7 @@ INFINITE = float("inf")
 #: Modes far apart against their widths: halfway between them is no data.
 MODES = Mixture(weights=(0.5, 0.5), means=(-1.0, 1.0), stds=(0.05, 0.05))
 #: Levels of the only call of tables whose ends are given.
-LEVELS = {"blurred": 4.0, "switched": 5.0, "noisy": 6.0, "broken": 7.0}
+LEVELS = {"blurred": 4.0, "switched": 5.0, "noisy": 6.0, "broken": 7.0, "two": 8.0, "all": 9.0}
 
 
 def samples_of(count=40, size=25, seed=0):
@@ -67,7 +67,7 @@ class Given:
         return MODES(x, sigma) if name is None else self.ends[name][: len(x)]
 
 
-def whole_fits(names, most=INFINITE):
+def whole_fits(names, before=None):
     target = samples_of()
     held = target[8:]
     switched = held.clone()
@@ -75,13 +75,16 @@ def whole_fits(names, most=INFINITE):
     blurred = held - 0.7 * held.sign()  # all end on the way to the mean
     generator = torch.Generator().manual_seed(1)
     noisy = held + 0.1 * torch.randn(held.shape, generator=generator, dtype=torch.float64)
+    unit = torch.randn(held.shape, generator=generator, dtype=torch.float64).sign()
+    first = (torch.arange(32) < 2)[:, None]
     ends = {"blurred": blurred, "switched": switched, "noisy": noisy, "broken": held * INFINITE}
+    ends |= {"two": held + unit * torch.where(first, 0.01, 0.12), "all": held + unit * torch.where(first, 2.5, 0.09)}
     network = Given(ends)
     tables = {name: ls.build("ddim", np.array([LEVELS[name], 0.0])) for name in names}
     noise, ends = torch.zeros(40, 25, dtype=torch.float64), tables[names[0]]
     samples = Samples.of(network, noise, ends, held_out=32, sigma_floor=0.01, unit=40)
     samples = replace(samples, reference=Reference(target, 0.0, 1))
-    return *best_whole_fit(samples, tables, most=most), network
+    return *best_whole_fit(samples, tables, before=before), network
 
 
 def test_of_equal_errors_the_one_that_looks_like_data_is_used():
@@ -104,13 +107,23 @@ def test_detail_sees_noise_that_an_error_hardly_sees():
 
 def test_what_the_gate_would_refuse_is_not_chosen():
     """Unless all would be; and what overflows never is."""
-    best, found, _ = whole_fits(["noisy", "switched"], most=0.5)
+    best, found, _ = whole_fits(["noisy", "switched"], before=np.full(32, 0.5**2))
     assert best == "noisy"
     assert found["switched"].rmse > 0.5
-    assert whole_fits(["switched", "blurred"], most=0.1)[0] == "switched"
+    assert whole_fits(["switched", "blurred"], before=np.full(32, 0.1**2))[0] == "switched"
     best, found, _ = whole_fits(["broken", "blurred"])
     assert best == "blurred"
     assert set(found) == {"blurred"}
+
+
+def test_a_whole_fit_that_is_not_surely_better_than_the_base_comes_last():
+    """Of lower error than the base on two samples alone, it wins by its score, and the gate would refuse it."""
+    best, found, _ = whole_fits(["two", "all"])
+    assert best == "two"
+    assert found["two"].rmse < found["all"].rmse
+    base = np.where(np.arange(32) < 2, 3.0**2, 0.1**2)
+    assert found["all"].rmse < np.sqrt(base.mean())
+    assert whole_fits(["two", "all"], before=base)[0] == "all"
 
 
 def test_one_alone_is_not_measured():

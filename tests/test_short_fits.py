@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 
 import longstride as ls
-from longstride.calibration.endpoint.short_fits import chosen_starts, ranked
+from longstride.calibration.endpoint.settings import GaussNewtonSettings
+from longstride.calibration.endpoint.short_fits import Starts, chosen_starts, ranked, short_fits
 
 
 def newton_of(errors):
@@ -22,6 +23,51 @@ def test_scouts_are_the_best_of_the_best_grids():
     assert chosen_starts(ranking, 2) == ["ipndm4@karras", "ipndm4@dp"]
     assert chosen_starts(ranking, 3) == chosen_starts(ranking, 9) == ["ipndm4@karras", "ipndm4@dp", "ddim@uniform"]
     assert chosen_starts(["given", "another", *ranking], 3) == ["given", "another", "ipndm4@karras"]
+
+
+def test_universal_tables_take_one_place_among_scouts():
+    own = ["longstride, 0.5 std@universal", "longstride, 1 std@universal", "longstride, 2 std, guidance 7.5@universal"]
+    ranking = [*own, "ipndm4@karras", "ipndm3@karras", "ipndm4@dp", "unipc3@uniform"]
+    assert chosen_starts(ranking, 3) == [own[0], "ipndm4@karras", "ipndm4@dp"]
+    assert chosen_starts(ranking[::-1], 3) == ["unipc3@uniform", "ipndm4@dp", "ipndm3@karras"]
+
+
+def test_the_base_is_the_better_of_classical_and_universal_tables():
+    """Universal tables that are ahead on a few samples leave room for four classical tables on those that decide."""
+    own = [f"longstride, {part} std@universal" for part in (0.5, 1, 2)]
+    names = dict(zip([*own, *"abcde"], [*own, *"abcde"], strict=True))
+    few = dict(zip(names, np.arange(1.0, 9.0), strict=True))
+    for then, base in ((2.0, own[1]), (9.0, "d")):  # the best universal table, and the best of four classical tables
+        held = {**dict.fromkeys(own, 10.0), own[1]: then, **dict.fromkeys("abc", 8.0), "d": 3.0, "e": 0.1}
+
+        def errors(table, numbers, held=held):
+            return np.full((9, 2), (few if numbers == [0] else held)[table])
+
+        assert ranked(newton_of(errors), names).base == base
+
+
+def test_the_second_whole_fit_is_of_the_other_kind():
+    """Universal or classical; else short fits go on in the order of their objectives."""
+    own, losses = "longstride, 1 std@universal", {"a": 1.0, "b": 2.0, "c": 3.0}
+
+    def order(losses):
+        newton = newton_of(lambda table, numbers: np.full((9, 2), losses[table]))
+        newton.robust, newton.parameters = 1.0, SimpleNamespace(prepared=lambda table: table)
+        starts = Starts({key: key for key in losses}, [], losses, list(losses))
+        return list(short_fits(newton, starts, list(losses), 0, lambda: None).fits)
+
+    assert order(losses) == ["a", "b", "c"]
+    assert order({**losses, own: 9.0}) == ["a", own, "b", "c"]
+    assert order({own: 0.5, **losses}) == [own, "a", "b", "c"]
+
+
+def test_universal_tables_are_starts_beside_classical_ones_unless_rows_are_short():
+    """Their rows read all outputs."""
+    assert GaussNewtonSettings().from_universal
+    assert not GaussNewtonSettings(scouts=0).from_universal
+    assert not GaussNewtonSettings(window=2).from_universal
+    assert GaussNewtonSettings(scouts=0, universal=True).from_universal
+    assert not GaussNewtonSettings(universal=False).from_universal
 
 
 def test_the_base_is_the_strongest_of_the_best_few_on_the_samples_that_decide():

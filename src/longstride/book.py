@@ -120,7 +120,7 @@ class CardBook(documents.Document):
         nearest = self._nearest(nfe, scale)
         table = self._classical(nearest.card, nfe)
         name = nearest.card.base.name if nearest.card.search is None else nearest.card.search.base
-        note = f"{asked}: not in this book, which holds {self.contents}; the classical {name} is used, uncalibrated"
+        note = f"{asked}: not in this book, which holds {self.contents}; {name}, its base, is used, uncalibrated"
         return Unjudged(table, table, self.model.model_copy(update={"guidance": scale}), "base", note, nearest.card)
 
     def find(self, nfe: int, guidance: float | None = None) -> Card | Unjudged | None:

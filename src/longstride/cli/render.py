@@ -135,7 +135,7 @@ def _search(search: Search) -> list[RenderableType]:
     lines = Table.grid(padding=(0, 2))
     lines.add_column(style="dim")
     lines.add_column()
-    lines.add_row("classical", _listed(f"{error:.4f}  {card_label(name)}" for name, error in best))
+    lines.add_row("starts", _listed(f"{error:.4f}  {card_label(name)}" for name, error in best))
     if search.scouts:
         tried = sorted(search.scouts.items(), key=lambda item: item[1])
         lines.add_row("short fits", _listed(f"{_root(value):.4f}  {card_label(name)}" for name, value in tried))
@@ -165,8 +165,8 @@ def _search(search: Search) -> list[RenderableType]:
 def book_summary(book: CardBook) -> Panel:
     """All settings of a book, and how good each measured."""
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False, collapse_padding=True)
-    for name in ("calls", "how", "best classical", "RMSE", "here", "change"):
-        table.add_column(name, justify="left" if name in ("how", "best classical") else "right", no_wrap=True)
+    for name in ("calls", "how", "base", "RMSE", "here", "change"):
+        table.add_column(name, justify="left" if name in ("how", "base") else "right", no_wrap=True)
     for n, entry in enumerate(book.entries):
         if entry.guidance is not None and (n == 0 or book.entries[n - 1].guidance != entry.guidance):
             table.add_section()
@@ -175,7 +175,7 @@ def book_summary(book: CardBook) -> Panel:
     kept = sum(entry.how == "base" for entry in book.entries)
     note = f"{len(book.entries)} settings on {book.entries[0].card.end.samples} held-out samples each"
     note = f"RMSE to the converged solution; {note}"
-    note += f"; {kept} kept the classical solver" if kept else "; each is surely better than its classical solver"
+    note += f"; {kept} kept the base" if kept else "; each is surely better than its base"
     head = Text(one_line(f"model {book.model.name}"), style="bold")
     return Panel(Group(head, table, Text(note, style="dim")), title="card book", expand=False, padding=(0, 2))
 

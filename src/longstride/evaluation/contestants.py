@@ -8,6 +8,7 @@ from typing import Any
 
 from longstride.calibration.methods import METHODS
 from longstride.calibration.rowwise.iia import PUBLISHED
+from longstride.calibration.starts.universal import is_universal
 from longstride.errors import InputError, unknown
 from longstride.grid import LastLevel, spacing_of
 from longstride.grid import grid as levels_on
@@ -148,8 +149,12 @@ def card_label(name: str) -> str:
 
     >>> card_label("gauss_newton"), card_label("unipc3@log_snr"), card_label("given")
     ('Gauss–Newton', 'UniPC-3 on log_snr', 'the given table')
+    >>> card_label("longstride, 0.5 std@universal")
+    'universal table, 0.5 std'
     """
     solver, _, grid = name.partition("@")
+    if is_universal(name):
+        return f"universal table{solver.removeprefix('longstride')}"
     text = _IN_CARDS.get(solver) or label(solver)
     return f"{text} on {grid}" if grid else text
 

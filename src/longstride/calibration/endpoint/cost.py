@@ -66,7 +66,7 @@ def most_calls(nfe: int, fitted: int, held_out: int, settings: GaussNewtonSettin
     seen = finals * len(sizes) * (sizes[-1] + 2 * held_out) + settings.scouts * few + 4 * held_out
     seen += last * (fitted + 2 * held_out)
     tried = (most_starts() * few * nfe + (FINE + 1) * TRAJECTORIES) if settings.scouts else few * nfe
-    tried += most_universal_starts() * few * nfe if settings.universal else 0
+    tried += (most_universal_starts() * few + 2 * held_out) * nfe if settings.from_universal else 0
     solved = (fitted + held_out + 8) * reference_steps
     guard = _guard_calls(nfe, fitted + held_out, settings, reference_steps)
     return (

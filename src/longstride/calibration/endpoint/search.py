@@ -1,10 +1,12 @@
-"""The default calibration: from the best classical solvers, by Gauss–Newton, to the calibrated table.
+"""The default calibration: by Gauss–Newton from the best classical and universal tables to the calibrated table.
 
-1. Every classical solver on every grid runs on a few samples. Held-out samples choose the base among the best few
-   tables: the result must beat the base.
-2. Short fits start from the best table on each of the best grids. They see a few samples.
-3. Whole fits go on from short fits, on more samples: from the best short fit on held-out samples, and from further
-   short fits if few network calls make that cheap. The error of a short fit says little of the error of its whole fit.
+1. Every classical solver on every grid, and universal tables at a few scales, run on a few samples. Held-out samples
+   choose the base among the best few tables: the result must beat the base, and is the base if it does not.
+2. Short fits start from the best table on each of the best grids; universal tables count as one grid. Short fits see a
+   few samples.
+3. Whole fits go on from short fits, on more samples: from the best short fit on held-out samples, then from the best of
+   the other kind (universal or classical), and from further short fits, as far as few network calls make that cheap.
+   The error of a short fit says little of the error of its whole fit.
    First steps go far, in directions that a few samples tell. So a step makes the Jacobian for new samples alone, and
    keeps the quadratic model of earlier samples.
 4. The best whole fit (:mod:`~longstride.calibration.endpoint.select`) takes its last steps on all samples, each with a
@@ -70,7 +72,7 @@ class Fits:
 
         Args:
             tables: Tables by name.
-            foreign: Names of the tables that are not classical.
+            foreign: Names of the tables that were passed.
         """
         plain = self.on(self.settings.scout_samples, Residual())
         found = ranked(plain, tables, foreign)
@@ -79,16 +81,15 @@ class Fits:
             self.scales = relative_scales(squared, self.settings.guard_floor)
         return found, balanced(self.settings.residual, self.samples, found.tables[found.base])
 
-    def bound(self, base: SolverTable) -> float:
-        """Largest root-mean-square error on held-out samples that the gate accepts against ``base``.
+    def before(self, base: SolverTable) -> Array | None:
+        """Squared errors of ``base`` on held-out samples, shape ``(B,)``, which the gate compares with those of a fit.
 
-        A few samples can raise this error while the mean loss falls. Last steps prefer tables within the bound. With a
-        guard there is no bound: the base makes such samples again, and the guard is judged on more samples.
+        None with a guard: the base makes samples again that a fit does badly, and the guard is judged on more samples.
         """
         if self.settings.guard_share:
-            return float("inf")
+            return None
         plain = self.on(self.settings.scout_samples, Residual())
-        return (1 + self.settings.margin) * Errors.of(plain.errors(base, plain.held_out)[:, 1]).rmse
+        return plain.errors(base, plain.held_out)[:, 1]
 
 
 def calibrate_gauss_newton(
@@ -128,7 +129,7 @@ def calibrate_gauss_newton(
     chosen = chosen_starts(found.ranking, settings.scouts) if settings.scouts else found.ranking[:1]
     short = short_fits(fits.on(settings.scout_samples, residual), found, chosen, _short_steps(settings), step)
     base = found.tables[short.base]
-    whole = _WholeFits(fits, residual, fits.bound(base), step)
+    whole = _WholeFits(fits, residual, fits.before(base), step)
     start, fit, finals = whole.best(short, count)
     search = Search(short.base, dict(found.errors), dict(short.objectives), start, fit.iterations, fit.stopped, finals)
     return replace(fit.table, name=name), base, search
@@ -172,7 +173,7 @@ def _candidates(
         if any(table.distance(other) == 0 for other in classical.values()):
             del found["given"]  # the given table is a classical start, and would be tried twice
         found |= classical
-    if settings.universal:
+    if settings.from_universal:
         found |= universal_starts(samples, table)
     return found
 
@@ -183,12 +184,15 @@ class _WholeFits:
     Args:
         fits: The fits of the calibration.
         residual: The feature map.
-        bound: Bound on the error; see :meth:`Fits.bound`.
+        before: Squared errors of the base; see :meth:`Fits.before`.
         step: Called after every step.
     """
 
-    def __init__(self, fits: Fits, residual: Residual, bound: float, step: Callable[[], None]) -> None:
-        self.fits, self.residual, self.bound, self.step = fits, residual, bound, step
+    def __init__(self, fits: Fits, residual: Residual, before: Array | None, step: Callable[[], None]) -> None:
+        self.fits, self.residual, self.before, self.step = fits, residual, before, step
+        # The gate accepts no larger root-mean-square error. A few samples can raise this error while the mean loss
+        # falls. Last steps prefer tables within the bound.
+        self.bound = float("inf") if before is None else (1 + fits.settings.margin) * Errors.of(before).rmse
         self.sizes = whole_fit_samples(fits.samples.fitted, fits.settings)
 
     def best(self, short: ShortFits, count: int) -> tuple[str, Fit, dict[str, WholeFit]]:
@@ -202,7 +206,7 @@ class _WholeFits:
         samples, last = self.fits.samples, last_steps(self.fits.samples.fitted, self.fits.settings)
         while True:
             tables = {key: fit.table for key, fit in fits.items()}
-            start, finals = best_whole_fit(samples, tables, most=self.bound)
+            start, finals = best_whole_fit(samples, tables, before=self.before, margin=self.fits.settings.margin)
             try:
                 fit = fits.pop(start)
                 return start, self._further(fit, samples.fitted, last, None, self.bound) if last else fit, finals

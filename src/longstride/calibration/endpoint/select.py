@@ -8,7 +8,7 @@ two apart, by the noise that it would take away from a sample x:
 
 This *detail* is small and alike for all samples that look like data. A fit has the squared errors :math:`|x - x^*|^2`
 of its samples and :math:`|n(x) - n(x^*)|^2` of their detail. The fit with the least product of both is chosen, each as
-its mean robust loss over held-out samples.
+its mean robust loss over held-out samples. A fit that the gate would refuse comes after all fits that it would accept.
 
 The level is :math:`\sigma / \alpha = 0.3` standard deviations of the reference samples. Far below this level the
 network sees hardly any structure. Far above it, the error of detail becomes the error of samples.
@@ -27,6 +27,7 @@ import torch
 from torch import Tensor
 
 from longstride.arrays import Array, double, infinite_for_nan
+from longstride.calibration.acceptance.gate import objection
 from longstride.calibration.loss import Loss
 from longstride.calibration.reference.solve import squared_errors
 from longstride.calibration.samples import Samples
@@ -74,14 +75,16 @@ def details(samples: Tensor, network: Network, table: SolverTable, level: tuple[
 
 
 def best_whole_fit(
-    samples: Samples, tables: Mapping[str, SolverTable], *, most: float
+    samples: Samples, tables: Mapping[str, SolverTable], *, before: Array | None = None, margin: float = 0.0
 ) -> tuple[str, dict[str, WholeFit]]:
     """Name of the best of several fitted tables, and the errors of all tables on held-out samples.
 
     Args:
         samples: The samples, with their reference solution.
         tables: Tables by name. A single table is not measured.
-        most: A table with a larger root-mean-square error is chosen only if all tables have a larger one.
+        before: Squared errors of the base on held-out samples, shape ``(B,)``. A table that the gate would refuse for
+            them is chosen only if it would refuse all. None: the gate is not asked.
+        margin: Margin of the gate.
     """
     first = next(iter(tables))
     if len(tables) == 1:
@@ -99,7 +102,11 @@ def best_whole_fit(
         name: WholeFit(Errors.of(found[:, 0]).rmse, Errors.of(found[:, 1]).rmse, means[name] / least)
         for name, found in squared.items()
     }
-    return min(fits, key=lambda name: (fits[name].rmse > most, fits[name].score)), fits
+
+    def refused(name: str) -> bool:
+        return before is not None and bool(objection(squared[name][:, 0], before, margin))
+
+    return min(fits, key=lambda name: (refused(name), fits[name].score)), fits
 
 
 def _squared(samples: Samples, table: SolverTable, level: tuple[float, float]) -> Array:

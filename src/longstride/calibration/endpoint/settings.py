@@ -28,7 +28,9 @@ class GaussNewtonSettings:
             all samples, each with a Jacobian of its own.
         scouts: Number of starts that short fits go on from; 1: there is no short fit. 0: no classical solver is tried,
             and the passed tables are the only starts.
-        universal: Whether universal tables are starts, too.
+        universal: Whether universal tables are starts, too, at scales around the standard deviation of the samples
+            (:mod:`longstride.calibration.starts.universal`). None: if classical solvers are, and ``window`` is None,
+            since universal tables keep all outputs.
         scout_iterations: Steps of a short fit.
         scout_samples: Number of samples that rank the starts, and that short fits see.
         final_calls: Most network calls, in samples, of whole fits after the first; 0: there is one whole fit.
@@ -59,10 +61,10 @@ class GaussNewtonSettings:
 
     iterations: int = 4
     scouts: int = 3
-    universal: bool = False
+    universal: bool | None = None
     scout_iterations: int = 1
     scout_samples: int = 16
-    final_calls: int = 6_000
+    final_calls: int = 8_100
     final_samples: int = 48
     levels: bool = True
     column: bool = True
@@ -95,6 +97,11 @@ class GaussNewtonSettings:
         if self.guard_floor is not None and not 0 < self.guard_floor <= 1:
             raise InputError(f"expected guard_floor in (0, 1], or None, got {self.guard_floor}")
         self.guarding()
+
+    @property
+    def from_universal(self) -> bool:
+        """Whether universal tables are starts."""
+        return bool(self.scouts) and self.window is None if self.universal is None else self.universal
 
     def guarding(self) -> Guarding:
         """What is asked of the guard.

@@ -11,13 +11,14 @@ from longstride.arrays import Array
 from longstride.calibration.endpoint.fits import Fit
 from longstride.calibration.endpoint.gauss_newton import GaussNewton
 from longstride.calibration.loss import Loss
+from longstride.calibration.starts.universal import is_universal
 from longstride.errors import InputError
 from longstride.table import SolverTable
 
 __all__ = ["STRONG", "ShortFits", "Starts", "chosen_starts", "ranked", "short_fits"]
 
-#: How many of the best classical tables are compared on held-out samples.
-STRONG = 4
+#: How many of the best classical tables are compared on held-out samples, and how many of the best universal tables.
+STRONG, _UNIVERSAL = 4, 2
 #: A short fit from another start ranks before the fit from the base if its objective is below this part of the
 #: latter's. Short fits on a few samples scatter by about as much. A fit from the base seldom spoils samples that the
 #: base does well, and the gate compares both.
@@ -30,7 +31,7 @@ class Starts:
 
     Attributes:
         tables: Tables by name.
-        foreign: Names of the tables that are not classical.
+        foreign: Names of the tables that were passed, and are neither classical nor universal.
         errors: Root-mean-square errors on the samples of short fits, best first; tables that overflow are left out.
         ranking: Names, best first; see :func:`ranked`.
     """
@@ -42,7 +43,7 @@ class Starts:
 
     @property
     def base(self) -> str:
-        """Name of the best classical table, which a result must beat."""
+        """Name of the best classical or universal table, which a result must beat."""
         return next((key for key in self.ranking if key not in self.foreign), self.ranking[0])
 
 
@@ -52,7 +53,7 @@ class ShortFits:
 
     Attributes:
         fits: Short fits by their start, best first.
-        base: Name of the classical table that the result must beat.
+        base: Name of the classical or universal table that the result must beat.
         objectives: Mean loss on held-out samples after each short fit, by its start.
     """
 
@@ -62,15 +63,16 @@ class ShortFits:
 
 
 def ranked(newton: GaussNewton, tables: Mapping[str, SolverTable], foreign: Sequence[str] = ()) -> Starts:
-    """Tables by their mean loss on the fitted samples, best first; held-out samples rank the best few classical tables.
+    """Tables by their mean loss on the fitted samples, best first; held-out samples rank the best few of them.
 
-    The first classical table is the base. The gate compares the result with the base on the same held-out samples. So
-    neither the base nor a start is a table that a few fitted samples ranked first by chance.
+    These few are classical and universal tables; the first of them is the base. The gate compares the result with the
+    base on the same held-out samples. So neither the base nor a start is a table that a few fitted samples ranked first
+    by chance.
 
     Args:
         newton: The fit on a few samples.
         tables: Tables by name.
-        foreign: Names of the tables that are not classical.
+        foreign: Names of the tables that were passed.
 
     Raises:
         InputError: no table ends in finite samples.
@@ -80,7 +82,10 @@ def ranked(newton: GaussNewton, tables: Mapping[str, SolverTable], foreign: Sequ
     if not squared:
         raise InputError("no classical solver ends in finite samples on this network: check its schedule and precision")
     errors = {key: float(np.sqrt(found.mean())) for key, found in squared.items()}
-    few = [key for key in errors if key not in foreign][:STRONG]
+    own = [key for key in errors if key not in foreign]
+    kinds = [key for key in own if not is_universal(key)], [key for key in own if is_universal(key)]
+    strong = {*kinds[0][:STRONG], *kinds[1][:_UNIVERSAL]}
+    few = [key for key in own if key in strong]
     newton.measure([tables[key] for key in few], newton.held_out)
     finite = _squared(newton, {key: tables[key] for key in few}, newton.held_out)
     order = iter([*finite, *(key for key in few if key not in finite)])
@@ -100,7 +105,8 @@ def chosen_starts(ranking: Sequence[str], count: int) -> list[str]:
     """The best start, and the best start on each of the next best grids.
 
     The error of a start says little of the error of its fit. A fit finds the best weights for given levels from any
-    solver's weights, and levels do not move far. So fits from one grid mostly end alike.
+    solver's weights, and levels do not move far. So fits from one grid mostly end alike. Universal tables count as one
+    grid, so that they leave room for classical ones.
 
     Args:
         ranking: Names ``solver@grid``, best first; another name counts as a grid of its own.
@@ -116,6 +122,8 @@ def short_fits(
     newton: GaussNewton, starts: Starts, chosen: Sequence[str], iterations: int, say: Callable[[], None]
 ) -> ShortFits:
     """Short fits from some tables, best on held-out samples first; the base's before fits that tie with it.
+
+    The second is the best of the other kind, universal or classical, if there is one: fits of one kind end more alike.
 
     Args:
         newton: The fit on a few samples.
@@ -144,5 +152,7 @@ def short_fits(
     loss = Loss.common(held.values(), newton.robust)
     objectives = {key: loss.mean(errors) for key, errors in held.items()}
     order = sorted(objectives, key=lambda key: objectives[key] * (_AHEAD if key == base else 1))
+    other = [key for key in order if is_universal(key) != is_universal(order[0])][:1]
+    order = [order[0], *other, *(key for key in order[1:] if key not in other)]
     finite = {key: value for key, value in objectives.items() if np.isfinite(value)}
     return ShortFits({key: fits[key] for key in order}, base, finite)

@@ -2,6 +2,8 @@
 
 The scale that suits a network best is not always the standard deviation of its data: pictures with a dark background
 and a few bright objects want levels that lie higher, even pictures levels that lie lower. A few samples tell.
+
+A universal start is named ``longstride, 0.5 std@universal``: all of them count as starts on one grid.
 """
 
 from __future__ import annotations
@@ -15,12 +17,19 @@ from longstride.schedule import Schedule
 from longstride.solvers.universal import Unserved, universal_table
 from longstride.table import SolverTable
 
-__all__ = ["PARTS", "most_universal_starts", "scaled_tables", "universal_starts"]
+__all__ = ["PARTS", "is_universal", "most_universal_starts", "scaled_tables", "universal_starts"]
 
 #: Scales that are tried, as multiples of the data's standard deviation.
 PARTS = (0.5, 1.0, 2.0)
 #: Guidance scales that are tried where the network does not tell its own.
 _SCALES = (1.0, 7.5)
+#: What names of universal starts end in.
+_GRID = "@universal"
+
+
+def is_universal(start: str) -> bool:
+    """Whether a start of this name is a universal table."""
+    return start.endswith(_GRID)
 
 
 def most_universal_starts() -> int:
@@ -65,5 +74,5 @@ def universal_starts(samples: Samples, like: SolverTable) -> dict[str, SolverTab
     for scale in _SCALES if network.guidance is None else (network.guidance,):
         guided = f", guidance {scale:g}" if network.guidance is None and scale != 1 else ""
         for part, table in scaled_tables(like, network.schedule, std, scale, samples.floor).items():
-            found[f"longstride@{part:g} std{guided}"] = table
+            found[f"longstride, {part:g} std{guided}{_GRID}"] = table
     return found
