@@ -72,7 +72,7 @@ def _calibrated(fresh: Solved, core: Core, budget: float, nfe: int) -> dict[str,
         return {"calls": 0}
     like = fresh.classical_table("ddim@log_snr", nfe)
     seeds = range(plan.samples)
-    with patch("longstride.cores.choice._cores", lambda: {(nfe, core.start, w): core}):
+    with patch("longstride.cores.choice._cores", lambda dark=False: {(nfe, core.start, w): core}):
         result = calibrate(
             model.denoiser(seeds, member.guidance),
             model.noise(seeds, float(like.sigmas[0])),

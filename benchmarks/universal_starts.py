@@ -98,7 +98,7 @@ class _Draw:
     def calibrated(self, settings: Mapping[str, Any]) -> dict[str, Any]:
         """Errors of the result and of its base on fresh noise, the start, the verdict, and network calls in all."""
         known = {(self.nfe, core.start, w): core for w, core in self.cores.items()}
-        with patch("longstride.cores.choice._cores", lambda: known):
+        with patch("longstride.cores.choice._cores", lambda dark=False: known):
             result = calibrate(
                 self.denoiser,
                 self.noise,

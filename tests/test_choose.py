@@ -10,7 +10,8 @@ from problems import Mixture
 from tiny_pipelines import make_pipeline
 
 import longstride as ls
-from longstride.calibration.choose import CANDIDATES, kurtosis_of, preferred
+from longstride.calibration.choose import CANDIDATES, preferred
+from longstride.cores.dark import kurtosis_of
 from longstride.integrations.diffusers import LongstrideScheduler
 from longstride.integrations.pipelines import choose_solver
 
@@ -46,10 +47,25 @@ def far(x: torch.Tensor, sigma: float, rare: float = 0.002, bright: float = 20.0
     return mean + (width**2 / variance) * (x - mean)
 
 
-def test_another_sampler_is_chosen_where_the_universal_table_is_wrong() -> None:
-    noise = noise_of(3, 4000)
-    found = ls.choose(far, noise, ls.universal(5, schedule=EDM), schedule=EDM)
+def test_another_sampler_is_chosen_where_universal_tables_have_no_clear_lead() -> None:
+    found = ls.choose(partial(far, rare=0.0005), noise_of(3, 4000), ls.universal(5, schedule=EDM), schedule=EDM)
     assert found.solver != "longstride"
+
+
+@pytest.mark.parametrize("rare", [0.002, 0.01, 0.025])
+def test_dark_tables_serve_dark_data_that_they_were_not_fitted_to(rare: float) -> None:
+    """Independent entries that are 0, or bright in a rare case; errors on other noise than that which chose."""
+    network = partial(far, rare=rare, bright=2.0)
+    found = ls.choose(network, noise_of(3, 4000), ls.universal(5, schedule=EDM), schedule=EDM)
+    assert found.options["dark"]
+    noise = noise_of(8, 4000, seed=9)
+
+    def sampled(solver: str, steps: int, order: int) -> torch.Tensor:
+        return ls.sample(network, noise, ls.build(solver, ls.grid("karras", steps, schedule=EDM), order=order))
+
+    exact = sampled("unipc", 300, 2)
+    ours, classical = ls.sample(network, noise, found.table(5)), sampled("unipc", 5, 3)
+    assert (ours - exact).square().mean() < 0.7 * (classical - exact).square().mean()
 
 
 def test_another_candidate_must_lead_by_what_it_says() -> None:

@@ -127,6 +127,7 @@ def fit(
     part: float,
     robust: float,
     dark: bool,
+    bright: bool,
 ) -> None:
     """One fit, from its last step if there is one."""
     name = f"{start}-w{guidance:g}-k{nfe}" + "-dark" * dark + ("" if fold is None else f"-fold{fold}")
@@ -139,6 +140,8 @@ def fit(
         return
     goals, scale = [], _DARK if dark else 1.0
     for one in chosen(guidance, start, fold, dark):
+        if bright and one.dark:
+            continue
         solved = Solved(one, range(one.samples), start == "near", WORK / "samples")
         lifted = _DARK if one.dark and start == "own" else 1.0
         goals.append(Goal.of(solved, nfe, max(4, round(part * one.samples)), lifted, robust))
@@ -256,6 +259,7 @@ def main() -> None:
         "--robust", type=float, default=1.0, help="errors beyond it count less, in median squared errors"
     )
     parser.add_argument("--dark", action="store_true", help="fit on pictures of a few bright objects alone")
+    parser.add_argument("--bright", action="store_true", help="fit without them")
     parser.add_argument("--draws", type=int, default=1, help="calibrations of each kind, for starts")
     parser.add_argument("--names", nargs="+", help="networks to try; default: all")
     parser.add_argument("--out", type=Path, help="results file; default: of the action")
@@ -277,7 +281,18 @@ def main() -> None:
         universal_starts.measure(given.calls, left_out_everywhere, WORK / "samples", out, names, given.draws)
         return
     for nfe in given.calls:
-        fit(nfe, given.start, given.guidance, given.fold, given.steps, given.q, given.part, given.robust, given.dark)
+        fit(
+            nfe,
+            given.start,
+            given.guidance,
+            given.fold,
+            given.steps,
+            given.q,
+            given.part,
+            given.robust,
+            given.dark,
+            given.bright,
+        )
 
 
 if __name__ == "__main__":

@@ -100,8 +100,8 @@ _PLAIN = [
     _member("cancer", "tables", 0.1),
     _member("pink", "spectra", 0.05),
     _member("brown", "spectra", 0.05),
-    _member("stars", "stars", 0.8),
-    _member("star", "stars", 1.7),
+    _member("stars", "stars", 1.5),
+    _member("star", "stars", 3.5),
 ]
 _GUIDED = [
     _member(name, kind, cost, w)

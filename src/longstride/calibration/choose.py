@@ -21,6 +21,7 @@ from torch import Tensor
 from longstride.arrays import Array
 from longstride.calibration.reference.solve import least_level, squared_errors
 from longstride.calibration.starts.classical import nodes_between
+from longstride.cores.dark import SCALES, is_dark, kurtosis_of
 from longstride.errors import InputError, NonFiniteError
 from longstride.network import as_network
 from longstride.nodes import Nodes
@@ -30,16 +31,14 @@ from longstride.solvers import SOLVERS, VARIANTS
 from longstride.solvers.universal import universal_table
 from longstride.table import SolverTable
 
-__all__ = ["CANDIDATES", "ROUGH", "UNIVERSAL", "Choice", "choose", "kurtosis_of", "preferred"]
+__all__ = ["CANDIDATES", "ROUGH", "UNIVERSAL", "Choice", "choose", "preferred"]
 
 #: Steps of the rough solution.
 ROUGH = 16
 #: Its solver, and its grid: of four that were tried, the one that is near the converged solution on every network.
 _ROUGH, _ROUGH_GRID = VARIANTS["ipndm3"], "log_snr"
-#: Kurtosis of dark samples, on which universal tables need a lead; normal data have 3.
-_DARK, _DARK_LEAD = 15.0, 0.35
-#: Scales of universal tables for dark samples, over the standard deviation of the data.
-_DARK_SCALES = (1.0, 2.0)
+#: Lead of universal tables on dark samples.
+_DARK_LEAD = 0.35
 #: Name of the universal solver.
 UNIVERSAL = "longstride"
 #: What is tried, with its lead: how far the mean logarithm of its errors must be below that of one without a lead.
@@ -148,8 +147,8 @@ def choose(
         )
     scale, kurtosis = std if data_std is None else data_std, kurtosis_of(rough)
     told = guidance if guidance is not None else network.guidance if network.guidance is not None else 1.0
-    dark = kurtosis > _DARK
-    nodes, scales = levels.nodes(table.nfe), _DARK_SCALES if dark else (1.0,)
+    dark = is_dark(kurtosis)
+    nodes, scales = levels.nodes(table.nfe), SCALES if dark else (1.0,)
     options: dict[str, dict[str, Any]] = {}
     for part in scales:
         label = UNIVERSAL if len(scales) == 1 else f"{UNIVERSAL}@{part:g}"
@@ -169,12 +168,6 @@ def choose(
     name = _name(label)
     errors = {key: float(np.sqrt(found.mean())) for key, found in squared.items()}
     return Choice(name, VARIANTS[name].solver, options[label], std, kurtosis, errors, network.calls - before, levels)
-
-
-def kurtosis_of(samples: Tensor) -> float:
-    """Fourth moment of all values about their mean, over the square of the second."""
-    away = samples.double() - samples.double().mean()
-    return float(away.pow(4).mean() / away.square().mean() ** 2)
 
 
 def preferred(squared: Mapping[str, Array], *, dark: bool = False) -> str:

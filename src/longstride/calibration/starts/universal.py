@@ -1,17 +1,21 @@
 """Universal tables as starts of fits: at the data's scale, and at a finer and a coarser scale.
 
 The scale that suits a network best is not always the standard deviation of its data: pictures with a dark background
-and a few bright objects want levels that lie higher, even pictures levels that lie lower. A few samples tell.
+and a few bright objects want levels that lie higher, even pictures levels that lie lower. A few samples tell. Tables
+that were fitted to dark pictures are tried on dark samples, too.
 
 A universal start is named ``longstride, 0.5 std@universal``: all of them count as starts on one grid.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from contextlib import suppress
+from functools import partial
 
 from longstride.calibration.samples import Samples
 from longstride.calibration.starts.classical import CLASSICAL, classical_tables
+from longstride.cores.dark import SCALES, is_dark, kurtosis_of
 from longstride.nodes import Nodes
 from longstride.schedule import Schedule
 from longstride.solvers.universal import Unserved, universal_table
@@ -33,12 +37,19 @@ def is_universal(start: str) -> bool:
 
 
 def most_universal_starts() -> int:
-    """Most universal starts."""
+    """Most universal starts; there are fewer on dark samples."""
     return len(PARTS) * len(_SCALES)
 
 
 def scaled_tables(
-    like: SolverTable, schedule: Schedule | None, std: float, guidance: float, floor: float | None = None
+    like: SolverTable,
+    schedule: Schedule | None,
+    std: float,
+    guidance: float,
+    floor: float | None = None,
+    *,
+    parts: Sequence[float] = PARTS,
+    dark: bool = False,
 ) -> dict[float, SolverTable]:
     """Universal tables between the ends of a table, by their scale over ``std``; none where there is none.
 
@@ -48,15 +59,17 @@ def scaled_tables(
         std: Standard deviation of the data.
         guidance: Guidance scale; 1 without guidance.
         floor: Least positive level, for tables that end at sigma 0.
+        parts: The scales.
+        dark: Whether the tables are those of dark samples.
     """
     spaced = classical_tables(like, schedule, floor, solvers={"ddim": CLASSICAL["ddim"]})
     if not spaced:
         return {}
     ends = next(iter(spaced.values()))
     nodes, found = Nodes(ends.alphas, ends.sigmas, schedule), {}
-    for part in PARTS:
+    for part in parts:
         with suppress(Unserved):
-            found[part] = universal_table(nodes, part * std, guidance)
+            found[part] = universal_table(nodes, part * std, guidance, dark)
     return found
 
 
@@ -69,10 +82,13 @@ def universal_starts(samples: Samples, like: SolverTable) -> dict[str, SolverTab
     """
     if samples.reference is None:
         return {}
-    network, std = samples.network, float(samples.reference.samples.float().std())
-    found = {}
-    for scale in _SCALES if network.guidance is None else (network.guidance,):
+    network, ends = samples.network, samples.reference.samples.float()
+    build = partial(scaled_tables, like, network.schedule, float(ends.std()), floor=samples.floor)
+    found, dark = {}, is_dark(kurtosis_of(ends))
+    for scale in ((1.0,) if dark else _SCALES) if network.guidance is None else (network.guidance,):
         guided = f", guidance {scale:g}" if network.guidance is None and scale != 1 else ""
-        for part, table in scaled_tables(like, network.schedule, std, scale, samples.floor).items():
-            found[f"longstride, {part:g} std{guided}{_GRID}"] = table
+        found |= {f"longstride, {part:g} std{guided}{_GRID}": one for part, one in build(scale).items()}
+    if dark:
+        tables = build(1.0, parts=SCALES, dark=True)
+        found |= {f"longstride, {part:g} std, dark{_GRID}": one for part, one in tables.items()}
     return found
