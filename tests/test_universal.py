@@ -118,3 +118,16 @@ def test_guidance_and_scale_reach_the_table() -> None:
     ]
     assert tables[0].distance(tables[1]) > 1e-3
     assert tables[0].distance(tables[2]) > 1e-3
+
+
+def test_levels_for_dark_samples_give_way_to_a_start_that_lies_lower() -> None:
+    schedule = ls.Schedule.edm()
+    wide, wider = (ls.universal(5, schedule=schedule, data_std=std, dark=True) for std in (2.0, 4.0))
+    assert wide.sigmas[1] < 0.9 * 80 + 1e-9
+    assert wider.sigmas[1] == pytest.approx(0.9 * 80)
+    low = ls.universal(5, schedule=schedule, data_std=0.1, dark=True)
+    assert ls.universal(5, schedule=schedule, data_std=0.2, dark=True).sigmas[1:-1] == pytest.approx(
+        2 * low.sigmas[1:-1]
+    )
+    with pytest.raises(ls.InputError, match="universal tables of dark samples make 5 to"):
+        ls.universal(4, schedule=schedule, dark=True)

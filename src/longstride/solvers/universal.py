@@ -6,6 +6,7 @@ import math
 import warnings
 
 from longstride.cores.choice import chosen_core, objection
+from longstride.cores.core import UNIT
 from longstride.errors import InputError
 from longstride.families import Family
 from longstride.nodes import Nodes
@@ -16,6 +17,8 @@ __all__ = ["Unserved", "longstride", "universal_table", "usual_std"]
 
 #: Order of UniPC where there is no universal table.
 _ORDER = 3
+#: First inner level of tables for dark samples, as a part of the start, at the most.
+_BELOW = 0.9
 
 
 def usual_std(family: Family) -> float:
@@ -36,7 +39,7 @@ def longstride(nodes: Nodes, data_std: float | None = None, guidance: float = 1.
         data_std: Standard deviation of the data; default: :func:`usual_std` of the schedule's family.
         guidance: Guidance scale; 1 without guidance.
         dark: Whether samples are a few bright objects on a dark ground: such pictures have tables of their own, whose
-            levels lie at other multiples of ``data_std``.
+            levels lie at other multiples of ``data_std``, and lower if the first level is too near for them.
 
     Returns:
         A table with ``nfe = N``.
@@ -86,6 +89,8 @@ def universal_table(
     if why := objection(nodes.steps, start / std, dark):
         raise Unserved(why)
     core = chosen_core(nodes.steps, start / std, guidance, dark)
+    if dark:  # their scale is rough: it gives way to a start that lies lower
+        std = min(std, _BELOW * start * UNIT / float(core.levels[0]))
     options = {"data_std": std, "guidance": guidance, **({"dark": True} if dark else {})}
     try:
         return core.table(data_std=std, start=start, end=end, family=nodes.family, options=options)
