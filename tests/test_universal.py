@@ -122,7 +122,7 @@ def test_guidance_and_scale_reach_the_table() -> None:
 
 def test_levels_for_dark_samples_give_way_to_a_start_that_lies_lower() -> None:
     schedule = ls.Schedule.edm()
-    wide, wider = (ls.universal(5, schedule=schedule, data_std=std, dark=True) for std in (2.0, 4.0))
+    wide, wider = (ls.universal(5, schedule=schedule, data_std=std, dark=True) for std in (1.0, 2.4))
     assert wide.sigmas[1] < 0.9 * 80 + 1e-9
     assert wider.sigmas[1] == pytest.approx(0.9 * 80)
     low = ls.universal(5, schedule=schedule, data_std=0.1, dark=True)
