@@ -31,6 +31,7 @@ figures: $(VENV)/.test-installed ## Everything that README and docs show, from n
 	$(VENV)/bin/python -m benchmarks.overhead
 	$(VENV)/bin/python -m benchmarks.memory
 	$(VENV)/bin/python -m benchmarks.rollouts
+	$(VENV)/bin/python -m benchmarks summary
 	$(VENV)/bin/python -m benchmarks pages --docs .
 
 $(VENV)/bin/python:

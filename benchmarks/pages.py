@@ -43,6 +43,7 @@ PAGES = (
     "docs/iia.md",
     "docs/evaluate.md",
     "docs/peers.md",
+    "docs/summary.md",
     "docs/gauss-newton.md",
     "docs/diffusers.md",
     "docs/rollout.md",
