@@ -173,37 +173,48 @@ def peer_scene(network: str, results: Results) -> Scene:
 def summarise(many: Mapping[str, Scene], peers: Mapping[str, Scene]) -> dict[str, Any]:
     """Everything that the scenes say, as plain data.
 
-    ``many`` and ``peers`` hold ratios to the usual solvers, by measure, method and calls. In ``many`` stand the methods
-    of the first scenes, and longstride on the networks of both. In ``peers`` stand the methods of the second scenes,
-    and universal tables and choices on the same networks, from the first scenes. Fréchet distances are of different
-    features there and are not mixed. ``longstride`` holds longstride over each method, of one scene always; a network
-    of both scenes counts once, with the second.
+    ``many`` and ``peers`` hold ratios to the best of the usual solvers, by measure, method and calls; ``many_best`` and
+    ``peers_best`` hold ratios to the best classical solver in hindsight. In ``many`` stand the methods of the first
+    scenes, and longstride on the networks of both. In ``peers`` stand the methods of the second scenes, and universal
+    tables and choices on the same networks, from the first scenes. Fréchet distances are of different features there
+    and are not mixed. ``longstride`` holds longstride over each method, of one scene always; a network of both scenes
+    counts once, with the second.
     """
     calls = sorted({nfe for scene in (*many.values(), *peers.values()) for nfe in scene.values})
-    found: dict[str, Any] = {"calls": calls, "many": {}, "peers": {}, "longstride": {}}
     same = {name: scene for name, scene in many.items() if name in peers}
-    for measure in MEASURES:
-        errors = measure != "frechet"
-        for part, scenes, borrowed, more in (
-            ("many", many, ("longstride",), peers),
-            ("peers", peers, ("universal", "chosen", "chosen_worst"), same),
-        ):
-            methods = [*dict.fromkeys(("best", *_methods(scenes.values()), *borrowed))]
-            found[part][measure] = {
-                method: _by_calls(
-                    [scenes, more] if errors and method in borrowed else [scenes], calls, method, measure, "usual"
+    parts = {
+        "many": (many, ("longstride",), peers),
+        "peers": (peers, ("universal", "chosen", "chosen_worst"), same),
+    }
+    found: dict[str, Any] = {"calls": calls}
+    for part, (scenes, borrowed, more) in parts.items():
+        for under in ("usual", "best"):
+            methods = dict.fromkeys(({"usual": "best", "best": "usual"}[under], *_methods(scenes.values()), *borrowed))
+            found[part if under == "usual" else f"{part}_best"] = {
+                measure: _known(
+                    {
+                        method: _by_calls(
+                            [scenes, more] if measure != "frechet" and method in borrowed else [scenes],
+                            calls,
+                            method,
+                            measure,
+                            under,
+                        )
+                        for method in methods
+                    }
                 )
-                for method in methods
+                for measure in MEASURES
             }
-        methods = [*dict.fromkeys(("best", *_methods([*peers.values(), *many.values()])))]
-        found["longstride"][measure] = {
-            method: _by_calls([many, peers], calls, "longstride", measure, method)
-            for method in methods
-            if method != "longstride"
-        }
-        for part in ("many", "peers", "longstride"):
-            found[part][measure] = {method: at for method, at in found[part][measure].items() if at}
+    rivals = [name for name in ("usual", "best", *_methods([*peers.values(), *many.values()])) if name != "longstride"]
+    found["longstride"] = {
+        measure: _known({name: _by_calls([many, peers], calls, "longstride", measure, name) for name in rivals})
+        for measure in MEASURES
+    }
     return found
+
+
+def _known(methods: dict[str, Any]) -> dict[str, Any]:
+    return {method: at for method, at in methods.items() if at}
 
 
 def _methods(scenes: Iterable[Scene]) -> list[str]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -25,6 +25,7 @@ __all__ = ["common", "draw_summary", "spread", "summary_sections"]
 _LABELS = {
     **{f"{name}@usual": f"{label(name)}, default levels" for name in CLASSICAL},
     **{name: f"{label(name)}, best grid" for name in (*CLASSICAL, "heun")},
+    "usual": "the best of DDIM, DPM-Solver++ 2M and UniPC-3, default levels",
     "best": "the best classical solver, in hindsight",
     **{name: peer.LABEL for name, peer in PEERS.items()},
     **{name: label(name) for name in ("iia_dpmpp_2m", "iia_ipndm", "iia_ddim", "global")},
@@ -34,48 +35,35 @@ _LABELS = {
     **{f"budget_{calls}": f"budget of {calls:,} calls" for calls in BUDGETS},
     "longstride": "**longstride**, the default calibration",
 }
-#: Parts of the summary, as tables name them.
-_TITLES = {"many": "on many networks", "peers": "on the networks of the benchmark against everybody else"}
 
 
 def summary_sections(file: Path) -> dict[str, Callable[[], str]]:
     """What can be said of the results file, by the names of its markers."""
     found = json.loads(file.read_text(encoding="utf-8"))
-    parts = [(part, measure) for part in ("many", "peers", "longstride") for measure in MEASURES]
+    parts = [(part, measure) for part in found if part != "calls" for measure in MEASURES]
     return {
         **{f"summary:{part}:{measure}": partial(_table, found[part][measure]) for part, measure in parts},
         "summary:networks": partial(_networks, found),
-        "summary:short": partial(_short, found),
+        "summary:short:many": partial(_table, found["many"]["rmse"], _kept),
+        "summary:short:peers": partial(_table, found["peers_best"]["rmse"], _kept),
     }
 
 
-def _table(methods: Mapping[str, Any]) -> str:
-    calls = _calls(methods)
-    return markdown_table(["network calls", *calls], _rows(methods, calls, _LABELS))
+def _kept(name: str) -> bool:
+    """Whether a method stands in short tables, which leave out solvers that few people use."""
+    solver, _, levels = name.partition("@")
+    if levels:
+        return solver in USUAL
+    return name == "unipc3" or not (solver in (*CLASSICAL, "heun") or name == "chosen_worst")
 
 
-def _calls(*parts: Mapping[str, Any]) -> list[int]:
-    return sorted({int(nfe) for methods in parts for at in methods.values() for nfe in at})
-
-
-def _rows(methods: Mapping[str, Any], calls: list[int], names: Iterable[str]) -> list[list[str]]:
+def _table(methods: Mapping[str, Any], kept: Callable[[str], bool] = lambda name: True) -> str:
+    calls = sorted({int(nfe) for at in methods.values() for nfe in at})
     rows = []
-    for name in names:
-        if at := methods.get(name):
+    for name, text in _LABELS.items():
+        if (at := methods.get(name)) and kept(name):
             cells = [at.get(str(nfe)) for nfe in calls]
-            rows.append([_LABELS[name], *("–" if cell is None else _cell(cell) for cell in cells)])
-    return rows
-
-
-def _short(found: Mapping[str, Any]) -> str:
-    """Root-mean-square errors, without solvers that few people use."""
-    parts = {title: found[part]["rmse"] for part, title in _TITLES.items() if found[part]["rmse"]}
-    calls = _calls(*parts.values())
-    solvers = {f"{name}{grid}" for name in (*CLASSICAL, "heun") for grid in ("", "@usual")}
-    kept = [name for name in _LABELS if name not in solvers or name in (*(f"{one}@usual" for one in USUAL), "unipc3")]
-    rows = []
-    for title, methods in parts.items():
-        rows += [[f"*{title}*", *("" for _ in calls)], *_rows(methods, calls, kept)]
+            rows.append([text, *("–" if cell is None else _cell(cell) for cell in cells)])
     return markdown_table(["network calls", *calls], rows)
 
 
@@ -86,7 +74,7 @@ def _cell(cell: Mapping[str, Any]) -> str:
 def _networks(found: Mapping[str, Any]) -> str:
     """Which networks a row covers, by calls."""
     rows = []
-    for part, title in _TITLES.items():
+    for part, title in (("many", "many"), ("peers_best", "peers")):
         sets: dict[tuple[str, ...], dict[str, list[str]]] = {}
         for method, text in _LABELS.items():
             for nfe, cell in found[part]["rmse"].get(method, {}).items():
@@ -118,19 +106,22 @@ class _Panel:
 
 
 _PANELS = (
-    _Panel("no calibration", "many", ("best", "universal", "chosen")),
-    _Panel("calibrated", "peers", ("best", "longstride"), ("universal", "chosen")),
-    _Panel("calibrated, with other methods", "peers", ("best", "dc_solver", "gs", "longstride")),
+    _Panel("no calibration", "many_best", ("usual", "universal", "chosen")),
+    _Panel("calibrated", "peers_best", ("longstride",), ("chosen",)),
+    _Panel("beside other methods", "peers_best", ("dc_solver", "gs", "longstride")),
 )
 #: Label and look of each line.
 _LOOKS: dict[str, tuple[str, Look]] = {
-    "best": ("best classical\nin hindsight", BASE),
+    "best": ("best of all solvers", Look(INK, "", False)),
+    "usual": ("best usual solver", BASE),
     "universal": ("universal table", CURVES[1]),
     "chosen": ("ls.choose", CURVES[2]),
     "dc_solver": ("DC-Solver", CURVES[3]),
     "gs": ("GS", CURVES[4]),
     "longstride": ("longstride", OURS),
 }
+#: Where the axis of ratios ends; larger ones are written there.
+_TOP = 6.0
 #: Panels of fewer networks have bands from the best network to the worst.
 _FEW = 8
 
@@ -165,7 +156,7 @@ def spread(methods: Mapping[str, Any], name: str, calls: list[int], networks: li
 
 @styled
 def draw_summary(results: Path, pictures: Path) -> list[Path]:
-    """Draw root-mean-square errors over those of the usual solvers, against network calls.
+    """Draw root-mean-square errors over those of the best classical solvers in hindsight, against network calls.
 
     All lines of a panel are of the same networks.
 
@@ -183,48 +174,54 @@ def draw_summary(results: Path, pictures: Path) -> list[Path]:
     if not panels:
         return []
     figure, (axes,) = new_figure(3.2 * len(panels), 3.9, 1, len(panels), sharey=True)
-    for ax, panel in zip(axes, panels, strict=True):
-        _draw(ax, panel, found[panel.part]["rmse"])
-    axes[0].set_ylabel("error over that of the best usual solver\n(RMSE, geometric mean)")
+    ends = [_draw(ax, panel, found[panel.part]["rmse"]) for ax, panel in zip(axes, panels, strict=True)]
+    axes[0].set_ylim(0.9 * min(ax.dataLim.ymin for ax in axes), _TOP)
+    for ax, places in zip(axes, ends, strict=True):  # when all lines are drawn, and the axes end where they end
+        _name_lines(ax, places)
+    axes[0].set_ylabel("error over that of the best classical solver\nin hindsight (RMSE, geometric mean)")
     pictures.mkdir(parents=True, exist_ok=True)
     save_figure(figure, pictures / "summary.png")
     return [pictures / "summary.png"]
 
 
-def _draw(ax: Any, panel: _Panel, methods: Mapping[str, Any]) -> None:
+def _draw(ax: Any, panel: _Panel, methods: Mapping[str, Any]) -> dict[str, tuple[int, float]]:
+    """Draw the lines and bands of a panel, and say where the lines end."""
     calls, networks = common(methods, panel.methods)
-    ends = {}
+    low, high = ("best", "worst") if len(networks) <= _FEW else ("low", "high")
+    ends = {"best": (calls[-1], 1.0)}
     for name in (*panel.methods, *panel.more):
         at = spread(methods, name, calls, networks)
         if not at:
             continue
-        look, x = _LOOKS[name][1], list(at)
-        low, high = ("best", "worst") if len(networks) <= _FEW else ("low", "high")
+        look, x, found = _LOOKS[name][1], list(at), list(at.values())
         ax.fill_between(
-            x, [one[low] for one in at.values()], [one[high] for one in at.values()], color=look.color, alpha=0.13, lw=0
+            x, [one[low] for one in found], [one[high] for one in found], color=look.color, alpha=0.13, lw=0
         )
-        ax.plot(x, [one["mean"] for one in at.values()], **look.curve)
+        ax.plot(x, [one["mean"] for one in found], **look.curve)
         if high != "worst":
-            ax.plot(x, [one["worst"] for one in at.values()], ls="", marker="_", ms=9, color=look.color)
-        ends[name] = (x[-1], at[x[-1]]["mean"])
-    ax.axhline(1, color=GREY, lw=0.8, zorder=0)
+            for place, worst in zip(x, (one["worst"] for one in found), strict=True):
+                if worst <= _TOP:
+                    ax.plot(place, worst, marker="_", ms=9, color=look.color)
+                else:
+                    ax.text(place, 0.95 * _TOP, f"↑ {worst:.0f}", color=look.color, va="top", ha="center", fontsize=8)
+        ends[name] = (x[-1], found[-1]["mean"])
+    ax.plot([calls[0], calls[-1]], [1, 1], color=GREY, lw=1.2, zorder=1)
     log_axes(ax, calls)
-    band = "from best to worst" if len(networks) <= _FEW else "middle half; – worst"
-    ax.set_title(f"{panel.title}\n{len(networks)} networks, band: {band}", loc="left")
+    ax.set_xlim(calls[0] / (calls[-1] / calls[0]) ** 0.06, calls[-1] * (calls[-1] / calls[0]) ** 0.75)
+    count = f"{len(networks)} network{'s' * (len(networks) > 1)}"
+    band = "best to worst network" if len(networks) <= _FEW else "middle half; dash: worst"
+    ax.set_title(f"{panel.title}, {count}\nband: {band}", loc="left")
     ax.set_xlabel("network calls")
-    _name_lines(ax, ends, calls[-1] / calls[0])
+    return ends
 
 
-def _name_lines(ax: Any, ends: Mapping[str, tuple[int, float]], span: float) -> None:
+def _name_lines(ax: Any, ends: Mapping[str, tuple[int, float]]) -> None:
     """Names at the right ends of lines, apart from each other."""
-    places: dict[str, float] = {}
-    gap, last = 0.19, -math.inf
+    low, high = np.log(ax.get_ylim())
+    first, last = np.log(ax.get_xlim())
+    right = math.exp(math.log(max(x for x, _ in ends.values())) + 0.02 * (last - first))
+    place = -math.inf
     for name, (_, y) in sorted(ends.items(), key=lambda item: item[1][1]):
-        last = max(float(np.log(y)), last + gap * (1 + _LOOKS[name][0].count("\n")))
-        places[name] = last
-    right = max(x for x, _ in ends.values())
-    for name, place in places.items():
+        place = max(math.log(y), place + 0.045 * (high - low))
         text, look = _LOOKS[name]
-        ax.text(right * span**0.04, math.exp(place), text, color=look.color, va="center", fontsize=8)
-    ax.set_xlim(ax.get_xlim()[0], right * span**0.75)
-    ax.text(right * span**0.04, 1.0, "best usual solver", color=INK, va="bottom", fontsize=8)
+        ax.text(right, math.exp(place), text, color=look.color, va="center", fontsize=8)

@@ -140,6 +140,7 @@ def test_a_figure_covers_the_networks_that_have_it():
     assert "8" not in found["many"]["rmse"]["universal"]
     assert found["many"]["rmse"]["longstride"]["5"]["networks"] == {"b": 0.125}
     assert found["longstride"]["rmse"]["universal"]["5"]["networks"] == {"b": 0.5}
+    assert found["many_best"]["rmse"]["usual"]["8"]["networks"] == {"c": 1.0}
     assert found["calls"] == [5, 8]
 
 
@@ -200,9 +201,9 @@ def test_the_command_writes_what_pages_and_the_picture_need(tmp_path):
     save_results(PEERS, tmp_path / "peers_galaxy_hsc32.json")
     run("summary", "--results", tmp_path, app=app)
     sections = summary_sections(tmp_path / "summary.json")
-    text = sections["summary:short"]()
-    assert "| GS | 0.50 (0.50; 1) |" in text
-    assert "| universal table as it is | 0.50 (0.50; 2) |" in text
+    assert "| GS | 0.50 (0.50; 1) |" in sections["summary:peers:rmse"]()
+    assert "| GS | 0.67 (0.67; 1) |" in sections["summary:short:peers"]()
+    assert "| universal table as it is | 0.50 (0.50; 2) |" in sections["summary:short:many"]()
     assert all(section().startswith("| ") for section in sections.values())
     (drawn,) = draw_summary(tmp_path, tmp_path / "images")
     assert drawn.read_bytes().startswith(b"\x89PNG")
