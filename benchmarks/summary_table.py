@@ -207,7 +207,8 @@ def _draw(ax: Any, panel: _Panel, methods: Mapping[str, Any]) -> dict[str, tuple
         ends[name] = (x[-1], found[-1]["mean"])
     ax.plot([calls[0], calls[-1]], [1, 1], color=GREY, lw=1.2, zorder=1)
     log_axes(ax, calls)
-    ax.set_xlim(calls[0] / (calls[-1] / calls[0]) ** 0.06, calls[-1] * (calls[-1] / calls[0]) ** 0.75)
+    width = max(calls[-1] / calls[0], 1.5)
+    ax.set_xlim(calls[0] / width**0.06, calls[-1] * width**0.75)  # names stand at the right
     count = f"{len(networks)} network{'s' * (len(networks) > 1)}"
     band = "best to worst network" if len(networks) <= _FEW else "middle half; dash: worst"
     ax.set_title(f"{panel.title}, {count}\nband: {band}", loc="left")
