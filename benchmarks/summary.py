@@ -36,6 +36,8 @@ MEASURES = {"rmse": "rmse", "median": "median", "frechet": "fd_teacher"}
 BUDGETS = (2000, 10000)
 #: Least and most network calls of the summary.
 _LEAST, _MOST = 3, 12
+#: Fewest classical solvers of which one is said to be the best.
+_ENOUGH = 3
 #: Networks of the benchmark against peers by the names that universal tables know them by.
 _SAME = {
     "galaxy_hsc32": "hsc32",
@@ -63,7 +65,8 @@ class Scene:
     def value(self, method: str, calls: int, measure: str) -> float | None:
         """A measure of a method, or None; ``best`` is the least of all classical solvers, ``usual`` of :data:`USUAL`.
 
-        Where one of the usual solvers is missing, there is no ``usual``.
+        Where one of the usual solvers is missing, there is no ``usual``; where fewer than three were measured, as at
+        numbers of calls that are yardsticks alone, there is no ``best``.
         """
         at = self.values.get(calls, {})
         if method == "usual":
@@ -71,7 +74,7 @@ class Scene:
             return None if None in found else min(one for one in found if one is not None)
         if method == "best":
             known = [one[measure] for name, one in at.items() if _is_classical(name) and measure in one]
-            return min(known, default=None)
+            return min(known) if len(known) >= _ENOUGH else None
         return at.get(method, {}).get(measure)
 
     def ratio(self, method: str, calls: int, measure: str, under: str = "usual") -> float | None:

@@ -71,12 +71,19 @@ def test_without_one_of_the_usual_solvers_there_is_no_denominator():
     one = scene("a", longstride=0.5)
     del one.values[5]["unipc3@usual"]
     assert one.ratio("longstride", 5, "rmse") is None
-    assert one.ratio("longstride", 5, "rmse", under="best") == 0.25
+    assert one.ratio("longstride", 5, "rmse", under="dpmpp_2m@usual") == 0.25
 
 
 def test_the_best_in_hindsight_is_of_classical_solvers_alone():
     one = scene("a", **{"ipndm3@log_snr": 1.0, "unipc3": 1.5, "gs": 0.1, "longstride": 0.2})
     assert one.value("best", 5, "rmse") == 1.0
+
+
+def test_the_best_of_two_yardsticks_is_not_the_best():
+    one = scene("a", unipc3=1.0)
+    assert one.value("best", 5, "rmse") == 1.0
+    del one.values[5]["ddim@usual"], one.values[5]["dpmpp_2m@usual"]
+    assert one.value("best", 5, "rmse") is None
 
 
 def universal(samples: int) -> dict[str, object]:
