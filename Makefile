@@ -6,7 +6,7 @@ PYTHON ?= $(shell command -v python3.11 || command -v python3)
 PIP     = $(VENV)/bin/pip --disable-pip-version-check --quiet
 OUT    ?= demo-output
 
-.PHONY: demo test lint docs figures clean help
+.PHONY: demo test lint docs figures lock clean help
 
 help: ## Show this list
 	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -31,7 +31,14 @@ figures: $(VENV)/.test-installed ## Everything that README and docs show, from n
 	$(VENV)/bin/python -m benchmarks.overhead
 	$(VENV)/bin/python -m benchmarks.memory
 	$(VENV)/bin/python -m benchmarks.rollouts
+	$(VENV)/bin/python -m benchmarks summary
 	$(VENV)/bin/python -m benchmarks pages --docs .
+
+lock: $(VENV)/bin/python ## Every package of the demo with its hashes, anew from PyPI: writes requirements.lock
+	$(PIP) install uv==0.13.9
+	echo 'hatchling>=1.24' | UV_CUSTOM_COMPILE_COMMAND='make lock' $(VENV)/bin/uv pip compile - pyproject.toml \
+		--extra metrics --constraint constraints.txt --universal --python-version 3.11 --upgrade \
+		--generate-hashes --no-annotate --no-config --quiet --output-file requirements.lock
 
 $(VENV)/bin/python:
 	$(PYTHON) -m venv $(VENV)

@@ -22,13 +22,14 @@ from longstride.cores.core import Core
 from longstride.files import write_atomically
 from longstride.reports import Errors
 
-__all__ = ["BUDGETS", "NETWORKS", "measure", "summary"]
+__all__ = ["BUDGETS", "FRESH_SAMPLES", "NETWORKS", "measure", "summary"]
 
 #: Network calls, references included; the last is the default calibration.
 BUDGETS = (1000.0, 2000.0, 3000.0, 5000.0, 10000.0, math.inf)
 #: Networks of five kinds of data, two of them guided.
 NETWORKS = ("hsc32", "garments_flow", "small_digits", "flower", "china", "wine", "digits@3", "digits@7.5", "wine@3")
-_FRESH = 256
+#: Samples that every calibration is judged by.
+FRESH_SAMPLES = 256
 _FAILED = 1e6
 
 
@@ -47,7 +48,7 @@ def measure(
     results: dict[str, Any] = json.loads(out.read_text()) if out.is_file() else {}
     for name in names:
         member = MEMBERS[name]
-        fresh = Solved(member, range(FRESH, FRESH + _FRESH), False, folder)
+        fresh = Solved(member, range(FRESH, FRESH + FRESH_SAMPLES), False, folder)
         for nfe in calls:
             core = cores(member, nfe)
             line = results.setdefault(name, {}).setdefault(str(nfe), {})

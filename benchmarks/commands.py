@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from benchmarks.scale import scale
+from benchmarks.summary import summary
 from longstride.cli.common import Command, Group, console, handled, progress_bars, use_device
 from longstride.cli.options import Device, Guidance, option
 from longstride.errors import LongstrideError
@@ -29,6 +30,7 @@ app = typer.Typer(
 )
 
 app.command(cls=Command, epilog="Example: python -m benchmarks scale --seconds SDXL=0.05")(handled(scale))
+app.command(cls=Command, epilog="Example: python -m benchmarks summary --results benchmarks/results")(handled(summary))
 
 Out = Annotated[Path, option("Folder for results; finished batches are kept in work/ in it.", "FOLDER")]
 Quick = Annotated[bool, typer.Option("--quick", help="Few samples: ten minutes on two cores, figures without weight.")]
@@ -124,6 +126,9 @@ def peers(
             help="Only peers with backprop, with full schedules whatever these cost, and our fit with more steps.",
         ),
     ] = False,
+    usual: Annotated[
+        bool, typer.Option("--usual", help="Only classical solvers, on the levels that users get by default.")
+    ] = False,
     samples: Annotated[int | None, option("Evaluation samples; default: the case's.", "N", min=80)] = None,
     device: Device = "cpu",
 ) -> None:
@@ -142,7 +147,7 @@ def peers(
     for name in case or ():
         if name not in known:
             raise unknown("case", name, known)
-    wish = Wish(tuple(nfe or ()), tuple(peer or ()), times, full)
+    wish = Wish(tuple(nfe or ()), tuple(peer or ()), times, full, usual)
     check_writable(out / "x.json", new_folders=True)
     used = use_device(device)
     with progress_bars() as say:
@@ -299,11 +304,16 @@ def pages(
     from benchmarks.monitor_table import draw_monitor
     from benchmarks.newton_plots import draw_newton_plots
     from benchmarks.pages import write_pages
+    from benchmarks.summary_table import draw_summary
 
     folder = docs / "benchmarks" / "results" if results is None else results
     changed = write_pages(docs, folder, check=check)
     pictures = docs / "docs" / "images"
-    drawn = () if check else (*draw_newton_plots(folder, pictures), *draw_monitor(folder, pictures))
+    drawn = (
+        ()
+        if check
+        else (*draw_newton_plots(folder, pictures), *draw_monitor(folder, pictures), *draw_summary(folder, pictures))
+    )
     for picture in drawn:
         print(f"{picture} drawn")
     for page in changed:

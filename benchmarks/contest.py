@@ -72,6 +72,8 @@ class Wish:
             them ``NAME_xTIMES``.
         full: Only these peers, with all iterations of their schedules, as ``NAME_full``; and our own fit with more
             steps.
+        usual: Only classical solvers, on the levels that users get by default, as ``SOLVER@GRID``. ``names`` are then
+            classical solvers; default: all.
         seed: Shifts every seed.
     """
 
@@ -79,9 +81,15 @@ class Wish:
     names: tuple[str, ...] = ()
     times: float = 1.0
     full: bool = False
+    usual: bool = False
     seed: int = 0
 
     def __post_init__(self) -> None:
+        if self.usual and (self.full or self.times != 1):
+            raise InputError("classical solvers have no schedule to be run in full or cut: choose usual, full or times")
+        for name in self.names if self.usual else ():
+            if name not in CLASSICAL:
+                raise unknown("classical solver", name, CLASSICAL)
         if self.full and self.times != 1:
             raise InputError(f"full schedules are not to be cut to {self.times:g} times our calls: choose one of both")
 
@@ -102,6 +110,8 @@ class _Searches:
         Raises:
             InputError: no such sampler, or ``full`` or ``times`` and no peer that learns by backprop.
         """
+        if wish.usual:
+            return cls((), {}, {}, full=False)
         names, peers = wish.names, chosen_peers(wish.names, backprop=one.backprop)
         if not wish.full and wish.times == 1:
             ours = tuple(name for name in (*IIA, *OURS) if not names or name in names)
@@ -172,9 +182,13 @@ def run_peers(
 
     def measure(nfe: int, found: Mapping[str, Found]) -> Results:
         samplers: dict[Key, Sampler] = {(name, nfe): each.sampler for name, each in found.items()}
-        bases = {name: None if name in ("classical", *CLASSICAL, *STAGED) else "classical" for name in found}
+        plain = ("classical", *CLASSICAL, *STAGED)
+        bases = {name: None if name.partition("@")[0] in plain else "classical" for name in found}
         ends = base_table(model.schedule, "ddim", nfe)
-        measured = measure_samplers(model, study, ends, samplers, bases, folder / "measured", say=say, keep=True)
+        others = not (wish.usual and file.exists())  # an earlier run may have measured the yardstick
+        measured = measure_samplers(
+            model, study, ends, samplers, bases, folder / "measured", others=others, say=say, keep=True
+        )
         search = {f"{name}-{nfe}": each.about for name, each in found.items()}
         new = Results({**measured.about, "search": search, "labels": searches.labels}, measured.lines)
         results = merged(load_results(file), new) if file.exists() else new
@@ -182,6 +196,10 @@ def run_peers(
         return results
 
     field = Field(model, one, wish.seed, folder / "solution")
+    if wish.usual:
+        for nfe in study.nfes:
+            results = measure(nfe, field.usual(nfe, wish.names or tuple(CLASSICAL)))
+        return results
     for nfe in study.nfes:
         known = load_results(file).about["search"] if file.exists() else {}
         spent = known.get(f"gauss_newton-{nfe}", {}).get("calls")

@@ -23,6 +23,7 @@ from longstride.calibration.reference.trajectory import FINE, DenseSolution, sol
 from longstride.calibration.starts.classical import CLASSICAL, classical_tables
 from longstride.evaluation.contestants import base_table
 from longstride.evaluation.seeds import seed_range
+from longstride.grid import spacing_of
 from longstride.journal import Journal, table_digest
 from longstride.reports import Errors
 from longstride.sampler import sample
@@ -135,6 +136,13 @@ class Field:
             found[name] = Found(tables[key], {"grid": key.partition("@")[2], "rmse_by_grid": rmse})
         best = min((key for key in loss if key.partition("@")[0] in CLASSICAL), key=lambda key: loss[key])
         return {"classical": Found(tables[best], {"solver": best}), **found}
+
+    def usual(self, nfe: int, names: Iterable[str] = tuple(CLASSICAL)) -> dict[str, Found]:
+        """Classical solvers as ``SOLVER@GRID`` on the grid that users get by default; it needs no calibration noise."""
+        spacing = spacing_of("auto", self.model.schedule)
+        tables = classical_tables(self._ends(nfe), self.model.schedule)
+        keys = [key for name in names if (key := f"{name}@{spacing}") in tables]
+        return {key: Found(tables[key], {"grid": spacing}) for key in keys}
 
     def own(self, name: str, classical: Mapping[str, Found]) -> Callable[[], Found]:
         """A calibration of this package: IIA on its base's best grid, the others from the best classical solver."""

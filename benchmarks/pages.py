@@ -25,6 +25,7 @@ from benchmarks.pipelines.page import pipeline_sections
 from benchmarks.recalibration_table import recalibration_table
 from benchmarks.rollout_table import rollout_table
 from benchmarks.scale_tables import scale_sections
+from benchmarks.summary_table import summary_sections
 from benchmarks.universal_table import budget_table, starts_table, universal_tables
 from longstride.errors import InputError
 from longstride.evaluation.contestants import label
@@ -42,6 +43,7 @@ PAGES = (
     "docs/iia.md",
     "docs/evaluate.md",
     "docs/peers.md",
+    "docs/summary.md",
     "docs/gauss-newton.md",
     "docs/diffusers.md",
     "docs/rollout.md",
@@ -92,6 +94,8 @@ def _of_folder(results: Path) -> dict[str, Callable[[], str]]:
             sections |= adaptation_sections(file)
         elif file.stem == "scale":
             sections |= scale_sections(file)
+        elif file.stem == "summary":
+            sections |= summary_sections(file)
         elif file.name.startswith(("ablations_", "newton_")):
             sections |= ablation_sections(file)
         elif not file.stem.endswith("_quality"):

@@ -286,7 +286,7 @@ def test_the_help_names_every_benchmark():
     assert all(word in text for word in ("paper", "peers", "newton", "pages", "torchrun"))
 
 
-@pytest.mark.parametrize("command", ["paper", "peers", "newton", "pages"])
+@pytest.mark.parametrize("command", ["paper", "peers", "newton", "summary", "pages"])
 def test_help_ends_with_an_example_whose_options_exist(command):
     text = re.sub(r"\x1b\[[0-9;]*m", "", run(command, "--help", app=app))
     example = next(line.strip() for line in text.splitlines() if "Example:" in line)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from dataclasses import replace
 
 import pytest
@@ -129,6 +130,32 @@ def test_another_number_of_calls_is_added(outcome):
     with pytest.raises(ls.InputError, match="another model or other samples"):
         merged(replace(results, about={**results.about, "model": {}}), more)
     assert json.loads((out / "peers_tiny.json").read_text())["about"]["study"]["nfes"] == [3, 5]
+
+
+def test_classical_solvers_on_default_levels_stand_beside_the_best_grids(outcome, monkeypatch, tmp_path):
+    """Nothing is searched, and the yardstick of other noise stays."""
+    model, one, kept, before = outcome
+    out = shutil.copytree(kept, tmp_path / "out")
+    monkeypatch.setattr("benchmarks.field.solve_dense", lambda *a, **k: pytest.fail("solved calibration samples"))
+    after = run_peers(model, one, out, Wish(names=("ddim", "unipc3"), usual=True))
+    assert set(after.contestants) == {*before.contestants, "ddim@uniform", "unipc3@uniform"}
+    assert [line for line in after.lines if line.contestant == "teacher"] == [
+        line for line in before.lines if line.contestant == "teacher"
+    ]
+    assert [after.value("ld3", 3, m) for m in ("rmse", "fd_teacher")] == [
+        before.value("ld3", 3, m) for m in ("rmse", "fd_teacher")
+    ]
+    tables = Field(model, one, 0).usual(3, ("ddim", "unipc3"))
+    assert {key: found.about for key, found in tables.items()} == {
+        key: after.about["search"][f"{key}-3"] for key in ("ddim@uniform", "unipc3@uniform")
+    }
+    schedule = model.schedule
+    by_hand = ls.build("ddim", ls.grid("uniform", 3, schedule=schedule, final="sigma_min"), schedule=schedule)
+    assert tables["ddim@uniform"].sampler.distance(by_hand) < 1e-12
+    with pytest.raises(ls.InputError, match="classical solvers have no schedule to be run in full or cut"):
+        Wish(usual=True, full=True)
+    with pytest.raises(ls.InputError, match="gits"):
+        Wish(names=("gits",), usual=True)
 
 
 def test_one_sampler_alone_is_measured_again(outcome, monkeypatch):

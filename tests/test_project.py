@@ -7,6 +7,7 @@ import inspect
 import re
 import subprocess
 import sys
+import tomllib
 import zipfile
 from pathlib import Path
 
@@ -16,6 +17,7 @@ import longstride as ls
 from benchmarks.pages import write_pages
 
 ROOT = Path(__file__).resolve().parent.parent
+LOCK = ROOT / "requirements.lock"
 
 
 def sources(path: Path) -> list[Path]:
@@ -38,6 +40,24 @@ def test_the_readme_code_runs(tmp_path, monkeypatch):
     exec(make_card, scope)
     exec(blocks[1], scope)
     assert tuple(scope["images"].shape) == (10, 1, 28, 28)
+
+
+def test_the_lock_has_the_constraints_versions_and_a_hash_for_every_package():
+    """After a change of constraints.txt or pyproject.toml: make lock."""
+    pins = re.findall(r"^([a-z0-9-]+)==(\S+)", (ROOT / "constraints.txt").read_text(), re.MULTILINE)
+    entries = re.findall(r"^([a-z0-9-]+)==(\S+)(.*\n(?:    .*\n)*)", LOCK.read_text(), re.MULTILINE)
+    assert len(entries) > 40
+    assert [name for name, _, rest in entries if not re.search(r"--hash=sha256:[0-9a-f]{64}", rest)] == []
+    locked: dict[str, set[str]] = {}
+    for name, version, _ in entries:
+        locked.setdefault(name, set()).add(version)
+    assert {name: {version} for name, version in pins if name in locked} == {
+        name: locked[name] for name, _ in pins if name in locked
+    }
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())
+    asked = [*project["project"]["dependencies"], *project["project"]["optional-dependencies"]["metrics"]]
+    asked += project["build-system"]["requires"]
+    assert {re.split(r"[><=\[]", one)[0] for one in asked} <= set(locked)
 
 
 def test_the_pages_say_what_the_results_say():

@@ -89,8 +89,8 @@ class Results:
 def merged(old: Results, new: Results) -> Results:
     """The results of two runs of one study.
 
-    If a sampler was measured again at a number of calls, its old lines there are dropped. The old lines of the teacher
-    are dropped too.
+    If a sampler was measured again at a number of calls, its old lines there are dropped. Of the teacher an old line is
+    dropped if the later run has the same measure.
 
     Args:
         old: Results of the earlier run.
@@ -103,8 +103,12 @@ def merged(old: Results, new: Results) -> Results:
     settings = [{k: v for k, v in one.about["study"].items() if k != "nfes"} for one in (old, new)]
     if settings[0] != settings[1] or old.about["model"] != new.about["model"]:
         raise InputError("the results that are there are of another model or other samples: move them away first")
-    again = {(line.contestant, line.nfe) for line in new.lines}
-    kept = [line for line in old.lines if line.contestant != "teacher" and (line.contestant, line.nfe) not in again]
+
+    def key(line: Line) -> tuple[str, int | str]:
+        return (line.contestant, line.measure if line.contestant == "teacher" else line.nfe)
+
+    again = {key(line) for line in new.lines}
+    kept = [line for line in old.lines if key(line) not in again]
     # The teacher first, then by number of calls; equal numbers keep their order.
     lines = sorted([*kept, *new.lines], key=lambda line: (line.contestant != "teacher", line.nfe))
     nfes = sorted({*old.nfes, *new.nfes})

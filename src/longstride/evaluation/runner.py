@@ -125,6 +125,7 @@ def measure_samplers(
     folder: Path,
     *,
     real: ReferenceSet | None = None,
+    others: bool = True,
     say: Say = lambda what, done, total: None,
     keep: bool = False,
 ) -> Results:
@@ -138,13 +139,16 @@ def measure_samplers(
         bases: The name that each name is compared with, or None.
         folder: Folder for finished batches.
         real: Statistics of real pictures; by default the statistics beside the model, if there are any.
+        others: Whether converged samples from other noise are measured, too.
         say: Called with (what is being done, done, total).
         keep: Whether the converged samples stay in ``folder``, so that they need not be solved for again.
     """
     journal, extractor, anchor = _opened(model, study, folder, real)
     grid = spacing_of(study.grid, model.schedule)
     source = NetworkSource(model, study.guidance, study.reference_steps, ends, grid)
-    return measure_source(source, study, samplers, bases, journal, extractor, real=anchor, say=say, keep=keep)
+    return measure_source(
+        source, study, samplers, bases, journal, extractor, real=anchor, others=others, say=say, keep=keep
+    )
 
 
 def measure_source(
