@@ -30,6 +30,10 @@ def _claim(row: Row) -> str:
     return f"{_percent(claim['share'])}: {_percent(row['guarded']['worse_2'])}"
 
 
+def _effort(row: Row) -> tuple[str, str]:
+    return f"{row['samples']:,}", f"{row['calibration_calls'] / 1000:.0f}"
+
+
 def _where(row: Row) -> tuple[object, ...]:
     return row["model"], row["nfe"], f"{row['fitted']} + {row['held_out']}", row["set"]
 
@@ -48,8 +52,7 @@ def _guarded(rows: Iterable[Row]) -> str:
             _percent(row["flagged"]),
             f"{row['calls']:.2f}",
             _claim(row),
-            f"{row['samples']:,}",
-            f"{row['calibration_calls'] / 1000:.0f}",
+            *_effort(row),
         )
         for row in rows
     )
@@ -57,8 +60,8 @@ def _guarded(rows: Iterable[Row]) -> str:
 
 
 def _plain(rows: Iterable[Row]) -> str:
-    head = ("network", "calls", "samples", "set", "table", "> 2 ×, %", "> 4 ×, %")
-    lines = ((*_where(row), *_errors(row, "unguarded")[:1], *_worse(row)) for row in rows)
+    head = ("network", "calls", "samples", "set", "table", "> 2 ×, %", "> 4 ×, %", "fresh", "cost")
+    lines = ((*_where(row), *_errors(row, "unguarded")[:1], *_worse(row), *_effort(row)) for row in rows)
     return markdown_table(head, lines)
 
 
