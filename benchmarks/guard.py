@@ -15,7 +15,7 @@ import json
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, get_args
 
 import numpy as np
 import torch
@@ -26,7 +26,7 @@ from benchmarks import CLASSICAL_STARTS
 from benchmarks.guard_scores import compared
 from longstride.arrays import Array
 from longstride.calibration import Reference
-from longstride.calibration.endpoint.settings import HELD_OUT, fitted_samples
+from longstride.calibration.endpoint.settings import HELD_OUT, GaussNewtonSettings, fitted_samples
 from longstride.calibration.reference.solve import solve_reference, squared_errors, start_of
 from longstride.errors import unknown
 from longstride.evaluation.contestants import base_table
@@ -42,6 +42,10 @@ ROOT = Path(__file__).resolve().parent.parent
 BATCH, CALL = 64, 16
 #: Declared share of further network calls.
 SHARE = 0.05
+#: Samples of a pool per sample of the calibration: the default.
+MINED = GaussNewtonSettings().guard_mined
+#: How tables are fitted: with a guard and hard samples, with a guard alone, or without a guard, to plain errors.
+How = Literal["mined", "guarded", "plain"]
 #: Steps of the converged solution.
 STEPS = 64
 
@@ -105,9 +109,9 @@ class GuardBench:
 
         return self.journal.tensor(f"{place}/target", solve, like=noise)
 
-    def card(self, nfe: int, number: int, fitted: int, plain: bool) -> ls.Card:
-        """The card of a calibration from a set of noise; ``plain``: without a guard, its fits take plain errors."""
-        file = self.folder / "cards" / f"{nfe}-{number}-{fitted}{'-plain' * plain}.json"
+    def card(self, nfe: int, number: int, fitted: int, how: How) -> ls.Card:
+        """The card of a calibration from a set of noise."""
+        file = self.folder / "cards" / f"{nfe}-{number}-{fitted}-{how}.json"
         if file.exists():
             return ls.load_card(file)
         count = fitted + HELD_OUT
@@ -121,8 +125,8 @@ class GuardBench:
             held_out=HELD_OUT,
             reference=Reference(target[:count], float("nan"), STEPS, start_of(noise, table)),
             batch_size=CALL,
-            guard_share=0.0 if plain else SHARE,
-            **CLASSICAL_STARTS,
+            guard_share=0.0 if how == "plain" else SHARE,
+            guard_mined=MINED if how == "mined" else 0.0,
             model=self.model.info(self.case.guidance),
             seed=number,
             journal=self.folder / "calibration" / file.stem,
@@ -177,9 +181,9 @@ class GuardBench:
             raise AssertionError(f"sample_guarded flags {drawn.flagged.sum()} samples, the runs' scores others")
         np.testing.assert_allclose(squared, guarded[: len(noise)], rtol=1e-2, atol=1e-9)
 
-    def record(self, nfe: int, number: int, fitted: int, plain: bool) -> dict[str, Any]:
+    def record(self, nfe: int, number: int, fitted: int, how: How) -> dict[str, Any]:
         """A calibration, and how it fares on fresh samples."""
-        card = self.card(nfe, number, fitted, plain)
+        card = self.card(nfe, number, fitted, how)
         after, before = (self.seen(one, "evaluation", 0, self.samples) for one in (card.table, card.base_table))
         guard, base, squared = card.guard, before["squared"], after["squared"]
         flagged: NDArray[np.bool_] = np.zeros(len(base), bool) if guard is None else guard.flags(after["statistics"])
@@ -191,7 +195,7 @@ class GuardBench:
             "nfe": nfe,
             "set": number,
             "fitted": fitted,
-            "plain": plain,
+            "how": how,
             "held_out": HELD_OUT,
             "accepted": card.end.accepted,
             "reason": card.end.reason,
@@ -258,6 +262,16 @@ def tails(squared: Array, base: Array) -> dict[str, float]:
     return found | {name: float((squared > factor**2 * base).mean()) for name, factor in shares.items()}
 
 
+def added(record: dict[str, Any], file: Path) -> None:
+    """Write a row to the file of results, in place of an earlier row of the same calibration."""
+    known = json.loads(file.read_text(encoding="utf-8"))["rows"] if file.exists() else []
+    keys = ("model", "nfe", "set", "fitted", "how")
+    rows = [row for row in known if any(row[key] != record[key] for key in keys)]
+    rows = sorted([*rows, record], key=lambda row: [row[key] for key in keys])
+    write_atomically(file, (json.dumps({"rows": rows}, indent=1) + "\n").encode())
+    print(json.dumps(record), flush=True)
+
+
 def main() -> None:
     """The command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -265,7 +279,12 @@ def main() -> None:
     parser.add_argument("--nfe", type=int, nargs="+", help="network calls; default: the network's")
     parser.add_argument("--sets", type=int, default=4, help="sets of calibration noise")
     parser.add_argument("--fitted", type=int, nargs="+", help="fitted samples; default: 48 and the default's")
-    parser.add_argument("--plain", action="store_true", help="without a guard: fits of plain errors")
+    parser.add_argument(
+        "--how",
+        choices=get_args(How),
+        default="mined",
+        help="with hard samples (default); without; or without a guard, and so with fits of plain errors",
+    )
     parser.add_argument("--samples", type=int, default=2048, help="fresh samples")
     parser.add_argument("--out", type=Path, default=ROOT / "benchmarks" / "results", help="folder of the results")
     asked = parser.parse_args()
@@ -278,13 +297,7 @@ def main() -> None:
         for nfe in asked.nfe or bench.case.nfes:
             for fitted in asked.fitted or dict.fromkeys((48, fitted_samples(nfe))):
                 for number in range(asked.sets):
-                    record = bench.record(nfe, number, fitted, asked.plain)
-                    known = json.loads(file.read_text(encoding="utf-8"))["rows"] if file.exists() else []
-                    keys = ("model", "nfe", "set", "fitted", "plain")
-                    rows = [row for row in known if any(row[key] != record[key] for key in keys)]
-                    rows = sorted([*rows, record], key=lambda row: [row[key] for key in keys])
-                    write_atomically(file, (json.dumps({"rows": rows}, indent=1) + "\n").encode())
-                    print(json.dumps(record), flush=True)
+                    added(bench.record(nfe, number, fitted, asked.how), file)
 
 
 if __name__ == "__main__":

@@ -30,6 +30,10 @@ def _claim(row: Row) -> str:
     return f"{_percent(claim['share'])}: {_percent(row['guarded']['worse_2'])}"
 
 
+def _effort(row: Row) -> tuple[str, str]:
+    return f"{row['samples']:,}", f"{row['calibration_calls'] / 1000:.0f}"
+
+
 def _where(row: Row) -> tuple[object, ...]:
     return row["model"], row["nfe"], f"{row['fitted']} + {row['held_out']}", row["set"]
 
@@ -37,7 +41,7 @@ def _where(row: Row) -> tuple[object, ...]:
 def _guarded(rows: Iterable[Row]) -> str:
     head = (
         *("network", "calls", "samples", "set", "table alone", "> 4 ×, %", "guarded", "> 4 ×, %"),
-        *("looks after call", "made again, %", "calls in all", "claimed > 2 ×, %: found"),
+        *("looks after call", "made again, %", "calls in all", "claimed > 2 ×, %: found", "fresh", "cost"),
     )
     lines = (
         (
@@ -48,6 +52,7 @@ def _guarded(rows: Iterable[Row]) -> str:
             _percent(row["flagged"]),
             f"{row['calls']:.2f}",
             _claim(row),
+            *_effort(row),
         )
         for row in rows
     )
@@ -55,8 +60,8 @@ def _guarded(rows: Iterable[Row]) -> str:
 
 
 def _plain(rows: Iterable[Row]) -> str:
-    head = ("network", "calls", "samples", "set", "table", "> 2 ×, %", "> 4 ×, %")
-    lines = ((*_where(row), *_errors(row, "unguarded")[:1], *_worse(row)) for row in rows)
+    head = ("network", "calls", "samples", "set", "table", "> 2 ×, %", "> 4 ×, %", "fresh", "cost")
+    lines = ((*_where(row), *_errors(row, "unguarded")[:1], *_worse(row), *_effort(row)) for row in rows)
     return markdown_table(head, lines)
 
 
@@ -87,12 +92,15 @@ def _far(row: Row) -> str:
 def guard_table(file: Path) -> str:
     """Guarded tables, tables of plain fits, and who is lost by these."""
     rows = json.loads(file.read_text(encoding="utf-8"))["rows"]
-    plain, guarded = ([row for row in rows if row["plain"] is which] for which in (True, False))
-    told = max(row["samples"] for row in rows)
+    mined, guarded, plain = ([row for row in rows if row["how"] == which] for which in ("mined", "guarded", "plain"))
     parts = [
-        _guarded(guarded),
-        f"(root-mean-square error, and in brackets the median error, over the base's; up to {told:,} fresh samples)",
+        "Root-mean-square error, and in brackets the median error, over the base's. Fresh: number of fresh samples of "
+        "the measurement. Cost: network calls of the calibration in thousands, reference solution not included."
     ]
+    if mined:
+        parts += ["With hard samples:", _guarded(mined)]
+    if guarded:
+        parts += ["Without hard samples (`guard_mined=0`):", _guarded(guarded)]
     if plain:
         parts += ["Without a guard, and so with fits of plain errors:", _plain(plain)]
     if lost := [row for row in plain if row["far"] is not None]:

@@ -64,6 +64,32 @@ def test_about_the_declared_share_of_fresh_samples_is_flagged(share):
     assert np.mean(flagged) == pytest.approx(share, rel=0.35)
 
 
+def test_further_runs_without_errors_tell_the_threshold():
+    """The share of fresh samples that it flags scatters by what a quantile of so many samples scatters."""
+    flagged = {96: [], 4096: []}
+    for seed in range(30):
+        statistics, ratios = drawn(96, seed, scatter=1.5)
+        for count, found in flagged.items():
+            others = drawn(count, 2000 + seed)[0] if count > 96 else None
+            guard = fit_guard(statistics, ratios, 0.1, others=others)
+            found.append(guard.flags(drawn(4000, 1000 + seed)[0]).mean())
+    assert np.mean(flagged[4096]) == pytest.approx(0.1, abs=0.005)
+    assert np.std(flagged[4096]) < 0.01 < 2 * 0.01 < np.std(flagged[96])
+
+
+def test_a_score_is_of_the_samples_that_count():
+    """Samples of another law, of little weight, do not matter; equal weights are no weights."""
+    (statistics, ratios), (others, _) = drawn(200, scatter=0.0), drawn(100, 1)
+    both, wrong = np.concatenate([statistics, others]), np.concatenate([ratios, -others[:, 0]])
+    weights = np.r_[np.ones(200), np.full(100, 1e-9)]
+    fresh = drawn(50, 2)[0]
+    found = fit_guard(both, wrong, 0.03, weights=weights).scores(fresh)
+    assert spearmanr(found, fit_guard(statistics, ratios, 0.03).scores(fresh))[0] > 0.999
+    assert spearmanr(found, fit_guard(both, wrong, 0.03).scores(fresh))[0] < 0.9
+    same = fit_guard(statistics, ratios, 0.03, weights=np.ones(200))
+    np.testing.assert_array_equal(same.scores(fresh), fit_guard(statistics, ratios, 0.03).scores(fresh))
+
+
 def test_samples_that_the_table_was_fitted_on_do_not_set_the_threshold():
     """They do better by the statistic that tells, so that a threshold over all samples flags too many others."""
     flagged = {0: [], 300: []}

@@ -17,7 +17,7 @@ from longstride.calibration.acceptance.guarding import Guarding, guarded
 from longstride.calibration.reference.solve import squared_errors
 from longstride.guard.bound import upper_share
 
-ASKED = Guarding(share=0.05, tail=0.02, added=2.0, margin=0.0, stability=4.0)
+ASKED = Guarding(share=0.05, tail=0.02, added=2.0, mined=0.0, hard=0.1, margin=0.0, stability=4.0)
 
 
 def verdict_on(samples, asked=ASKED, base=BASE, table=TABLE):
@@ -107,6 +107,17 @@ def test_samples_that_did_not_do_for_the_claim_teach_the_guard():
     assert verdict.calls == 2 * (48 * (32 + 2 * 4) + 8 * 16)
 
 
+def test_a_pool_sees_more_lost_samples_and_its_scores_set_the_threshold():
+    """Six samples of 192 are lost; the pool has 24 more, of which all are hard, and the whole of it sets the share."""
+    samples = samples_with(unlucky_of(192))
+    _, verdict = verdict_on(samples, replace(ASKED, mined=4.0, hard=1 / 16))
+    assert verdict.end.accepted
+    x, unlucky = noise_of(4096, 78), unlucky_of(4096)
+    flagged = ls.sample_guarded(network(unlucky), x, replace_card(verdict)).flagged
+    assert flagged[unlucky].float().mean() > 0.9
+    assert flagged.float().mean() == pytest.approx(verdict.guard.share, rel=0.25) or not flagged[~unlucky].any()
+
+
 def test_a_table_that_is_no_better_is_refused_without_fresh_samples():
     samples = samples_with(unlucky_of(64, every=10**6))
     end, verdict = verdict_on(samples, base=TABLE, table=replace(BASE, name="fitted"))
@@ -139,7 +150,7 @@ def test_a_calibration_keeps_its_guard_on_the_card(tmp_path):
     """Also after a restart from its journal, to the bit; and the old numbers are those of a calibration without it."""
     x, base = noise_of(96), ls.build("ddim", SIGMAS)
     options = {"reference_steps": 32, "iterations": 2, "scouts": 1}
-    asked = {**options, "guard_share": 0.03, "guard_floor": None}
+    asked = {**options, "guard_share": 0.03, "guard_floor": None, "guard_mined": 0.0}
     found = ls.calibrate(Mixture(), x, base, journal=tmp_path / "work", **asked)
     found.card.save(tmp_path / "card.json")
     card = ls.load_card(tmp_path / "card.json")

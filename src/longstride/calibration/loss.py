@@ -19,12 +19,16 @@ from dataclasses import dataclass
 import numpy as np
 from torch import Tensor
 
-from longstride.arrays import Array
+from longstride.arrays import Array, weighted_quantile
 
 __all__ = ["Loss", "relative_scales"]
 
 #: Largest scale of :func:`relative_scales`.
 _HIGHEST = 25.0
+
+
+def _median(values: Array, weights: Array | None) -> float:
+    return float(np.median(values)) if weights is None else weighted_quantile(values, 0.5, weights)
 
 
 @dataclass(frozen=True)
@@ -38,9 +42,9 @@ class Loss:
     c2: float = float("inf")
 
     @staticmethod
-    def of(squared: Array, factor: float = 1.0) -> Loss:
+    def of(squared: Array, factor: float = 1.0, weights: Array | None = None) -> Loss:
         """The loss whose c² is ``factor`` times the median of squared errors ``(B,)``; plain squares if c² is 0."""
-        median = float(np.median(squared))
+        median = _median(squared, weights)
         return Loss(factor * median if factor > 0 and median > 0 else float("inf"))
 
     @staticmethod
@@ -62,12 +66,12 @@ class Loss:
         """Square root of :meth:`weight`, the factor of residuals; on the device of ``squared``."""
         return (1 + squared / self.c2).pow(-0.25)
 
-    def mean(self, squared: Array) -> float:
-        """Mean loss over squared errors ``(B,)``."""
-        return float(self.value(squared).mean())
+    def mean(self, squared: Array, weights: Array | None = None) -> float:
+        """Mean loss over squared errors ``(B,)``, with weights ``(B,)`` if any are passed."""
+        return float(np.average(self.value(squared), weights=weights))
 
 
-def relative_scales(base: Array, floor: float) -> Array:
+def relative_scales(base: Array, floor: float, weights: Array | None = None) -> Array:
     r"""Scales of squared errors, by which e / s compares a table with its base.
 
     .. math:: s = \mathrm{clip}(e' / m,\; \phi,\; 25), \qquad m = \mathrm{median}\, e'.
@@ -79,11 +83,12 @@ def relative_scales(base: Array, floor: float) -> Array:
     Args:
         base: Squared errors e' of the base, ``(B,)``.
         floor: Phi, between 0 and 1.
+        weights: Weights of the samples in the median, ``(B,)``; default: all are equal.
 
     Returns:
         Shape ``(B,)``; all are 1 if most errors are 0 or not finite.
     """
-    level = float(np.median(base))
+    level = _median(base, weights)
     if not 0 < level < np.inf:
         return np.ones(len(base))
     return np.clip(np.nan_to_num(base / level, nan=np.inf), floor, _HIGHEST)

@@ -139,6 +139,14 @@ class Samples:
         """Number of held-out samples."""
         return len(self.noise) - self.fitted
 
+    def of_units(self, values: Array, numbers: Sequence[int]) -> Array:
+        """Those of the values ``(B, …)`` that belong to the samples of some units."""
+        return np.concatenate([values[self.units.slices[n]] for n in numbers])
+
+    def charge(self, others: Samples) -> None:
+        """Count the network calls of other samples as calls of these, too."""
+        self.ledger.calls += others.ledger.calls
+
     def batches(self, numbers: Sequence[int]) -> list[Batch]:
         """Batches of this process's units among ``numbers``; see :meth:`~.units.Units.groups`."""
         groups = self.units.groups(numbers, max(1, self.batch_size // self.units.size))

@@ -11,7 +11,8 @@ own calls, which is the same. So m - 1 calls are lost per flagged sample: the ea
 it can afford to flag. For every m as many samples are flagged as the declared further calls pay for. The guard looks
 after the call where the leave-one-out scores flag the samples that are worst in sum. The threshold is a quantile of
 these scores, as in conformal prediction: about the declared share of fresh samples exceeds it. It is raised to where a
-sample has a chance of one in two hundred to be bad: no other sample is worth the calls.
+sample has a chance of one in two hundred to be bad: no other sample is worth the calls. Scores need no errors, so that
+any number of further runs can tell the quantile.
 
 Distances from the bulk of all samples (the largest robust z, the robust Mahalanobis distance) were tried in its place.
 They flag samples that are hard for the base, too, which the table improves most: at a share of 3 % they gave nearly
@@ -31,7 +32,7 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import ConfigDict
 
-from longstride.arrays import Array
+from longstride.arrays import Array, weighted_quantile
 from longstride.errors import InputError
 from longstride.guard.statistics import names
 from longstride.reports import Finite
@@ -125,7 +126,14 @@ def log_ratios(squared: Array, base: Array) -> Array:
 
 
 def fit_guard(
-    statistics: Array, ratios: Array, share: float, nfe: int | None = None, *, fitted: int = 0
+    statistics: Array,
+    ratios: Array,
+    share: float,
+    nfe: int | None = None,
+    *,
+    fitted: int = 0,
+    weights: Array | None = None,
+    others: Array | None = None,
 ) -> Guard | None:
     """Fit a guard; None for fewer than :data:`FEWEST` samples with finite statistics.
 
@@ -138,20 +146,29 @@ def fit_guard(
             whole.
         fitted: Number of samples, the first, that the table was fitted on. It does better on them than on others, so
             that they do not tell how many samples a threshold flags.
+        weights: Weights of the samples in the fit, ``(B,)``; default: all are equal.
+        others: Statistics of further samples, whose errors are not known, ``(N, F)``. Together with those that the
+            table was not fitted on they are drawn like fresh samples. Default: none.
     """
     whole = np.flatnonzero(np.isfinite(statistics).all(1))
-    statistics, ratios, unseen = statistics[whole], ratios[whole], np.asarray(whole >= fitted)
+    unseen, equal = np.asarray(whole >= fitted), np.ones(len(statistics))
+    statistics, ratios, weights = statistics[whole], ratios[whole], (equal if weights is None else weights)[whole]
+    others = statistics[:0] if others is None else others[np.isfinite(others).all(1)]
     if len(ratios) < FEWEST or not unseen.any():
         return None
+
+    def look_at(width: int) -> _Look:
+        return _Look(statistics[:, :width], ratios, unseen, weights, others[:, :width])
+
     if nfe is None:
-        return _Look(statistics, ratios, unseen).guard(share, None)
+        return look_at(statistics.shape[1]).guard(share, None)
     found: list[tuple[float, Guard]] = []
     for calls in range(1, nfe + 1):
-        look = _Look(statistics[:, : len(names(calls))], ratios, unseen)
+        look = look_at(len(names(calls)))
         most = share * nfe / (calls - 1) if calls > 1 else 1.0
         guard = look.guard(min(most, _MOST), calls)
         excess = np.minimum(np.exp(ratios), _WORST) - 1
-        found.append((float(excess[look.alone > guard.threshold].sum()), guard))
+        found.append((float((weights * excess)[look.alone > guard.threshold].sum()), guard))
     return max(found, key=lambda one: one[0])[1]  # of equals the first: it costs least
 
 
@@ -162,42 +179,52 @@ class _Look:
         statistics: Finite statistics ``(B, F)``.
         ratios: Log ratios of errors ``(B,)``.
         unseen: Samples that the table was not fitted on, ``(B,)``.
+        weights: Weights of the samples in the fit, ``(B,)``.
+        others: Statistics of further samples, ``(N, F)``.
 
     Attributes:
         alone: Scores of the samples ``(B,)``, each by a fit without it.
+        drawn: Scores of samples that are drawn like fresh samples; one that is fitted has that of a fit without it.
     """
 
-    def __init__(self, statistics: Array, ratios: Array, unseen: NDArray[np.bool_]) -> None:
-        self.unseen = unseen
-        wanted = np.tanh(ratios - math.log(FACTOR))
-        self.centre = np.median(statistics, axis=0)
-        spread = 1.4826 * np.median(np.abs(statistics - self.centre), axis=0)
+    def __init__(
+        self, statistics: Array, ratios: Array, unseen: NDArray[np.bool_], weights: Array, others: Array
+    ) -> None:
+        wanted, share = np.tanh(ratios - math.log(FACTOR)), weights / weights.sum()
+        typical = np.concatenate([statistics[unseen], others]) if len(others) else statistics
+        self.centre = np.median(typical, axis=0)
+        spread = 1.4826 * np.median(np.abs(typical - self.centre), axis=0)
         self.scale = np.where(spread > 1e-9 * (1 + np.abs(self.centre)), spread, 1.0)
         scaled = _scaled(statistics, self.centre, self.scale)
-        middle, mean = scaled.mean(0), float(wanted.mean())
-        u, s, v = np.linalg.svd(scaled - middle, full_matrices=False)
-        along, apart = u.T @ (wanted - mean), wanted - mean
-        best = (math.inf, 0.0, apart)
+        middle, mean = share @ scaled, float(share @ wanted)
+        # Every sample's equation times the root of its weight: least squares with weights.
+        root = np.sqrt(weights)
+        u, s, v = np.linalg.svd((scaled - middle) * root[:, None], full_matrices=False)
+        apart = (wanted - mean) * root
+        along, best = u.T @ apart, (math.inf, 0.0, apart)
         for penalty in _PENALTIES.tolist():
             kept = s**2 / (s**2 + penalty)
-            leverage = (u**2 @ kept) + 1 / len(wanted)
+            leverage = (u**2 @ kept) + share
             residuals = (apart - u @ (kept * along)) / np.maximum(1 - leverage, 1e-9)
             if (found := float(np.mean(residuals**2))) < best[0]:
                 best = (found, penalty, residuals)
-        _, penalty, self.residuals = best
-        self.weights = v.T @ (s / (s**2 + penalty) * along)
-        self.offset = float(mean - middle @ self.weights)
+        _, penalty, residuals = best
+        self.residuals, self.weights = residuals / root, weights
+        self.slopes = v.T @ (s / (s**2 + penalty) * along)
+        self.offset = float(mean - middle @ self.slopes)
         self.alone = wanted - self.residuals
+        further = self.offset + _scaled(others, self.centre, self.scale) @ self.slopes
+        self.drawn = np.concatenate([self.alone[unseen], further])
 
     def guard(self, share: float, calls: int | None) -> Guard:
         """The guard that flags a share of samples that the table was not fitted on."""
-        ordered = np.sort(self.alone[self.unseen])
+        ordered = np.sort(self.drawn)
         rank = min(math.ceil((len(ordered) + 1) * (1 - share)), len(ordered))
-        worth = -float(np.quantile(self.residuals, 1 - _CHANCE))
+        worth = -weighted_quantile(self.residuals, 1 - _CHANCE, self.weights)
         return Guard(
             centre=tuple(self.centre.tolist()),
             scale=tuple(self.scale.tolist()),
-            weights=tuple(self.weights.tolist()),
+            weights=tuple(self.slopes.tolist()),
             offset=self.offset,
             threshold=max(float(ordered[rank - 1]), worth),
             share=share,

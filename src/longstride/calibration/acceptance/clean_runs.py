@@ -6,18 +6,17 @@ conditions of the calibration's samples in turn.
 
 from __future__ import annotations
 
-from dataclasses import replace
-
 import numpy as np
 import torch
 
 from longstride.arrays import Array
+from longstride.calibration.fresh import fresh
 from longstride.calibration.samples import Samples
-from longstride.calibration.units import Batch, Units
+from longstride.calibration.units import Batch
 from longstride.errors import InputError
 from longstride.guard.normal import FEWEST, MOST_STATISTICS, Normal, fit_normal
 from longstride.guard.statistics import Recorder, names
-from longstride.journal import digest, table_digest
+from longstride.journal import table_digest
 from longstride.sampler import Run
 from longstride.table import SolverTable
 
@@ -47,9 +46,9 @@ def clean_runs(samples: Samples, table: SolverTable, count: int) -> tuple[Normal
         return None, 0
     found, calls = _statistics(samples, table)[:count], 0
     if count > len(samples):
-        fresh = _fresh(samples, count - len(samples))
-        found = np.concatenate([found, _statistics(fresh, table)])
-        calls = fresh.total_calls()
+        more = fresh(samples, "clean", count - len(samples))
+        found = np.concatenate([found, _statistics(more, table)])
+        calls = more.total_calls()
     return fit_normal(found), calls
 
 
@@ -62,20 +61,3 @@ def _statistics(samples: Samples, table: SolverTable) -> Array:
 
     width, name = len(names(table.nfe)), f"clean/{table_digest(table)[:20]}"
     return np.concatenate(samples.map(name, samples.units.all, run, lambda b: (b, width)))
-
-
-def _fresh(samples: Samples, count: int) -> Samples:
-    """Samples from noise of their own, the same on every process and device."""
-    generator = torch.Generator().manual_seed(int(digest("clean", samples.noise)[:15], 16))
-    like, sigma = samples.noise, float(samples.ends.sigmas[0])
-    noise = torch.randn(count, *like.shape[1:], generator=generator, dtype=torch.float64) * sigma
-    made = replace(
-        samples,
-        network=samples.network.select(torch.arange(count) % len(samples)),
-        noise=noise.to(like),
-        fitted=0,
-        units=Units(count, 0, samples.units.size),
-        reference=None,
-    )
-    folder = samples.journal.folder
-    return made.kept(None if folder is None else folder / "clean")

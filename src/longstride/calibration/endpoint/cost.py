@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 from longstride.calibration.acceptance.clean_runs import CLEAN_RUNS
+from longstride.calibration.endpoint.gauss_newton import TRIALS
 from longstride.calibration.endpoint.settings import GaussNewtonSettings
+from longstride.calibration.endpoint.taught import TAUGHT
+from longstride.calibration.mining import hard_samples
 from longstride.calibration.reference.trajectory import FINE
 from longstride.calibration.starts.classical import most_starts
 from longstride.calibration.starts.dynamic_programming import TRAJECTORIES
@@ -84,5 +87,17 @@ def _guard_calls(nfe: int, samples: int, settings: GaussNewtonSettings, referenc
     """Most network calls of the guard, in samples: scales of its fits, its own fit, and its fresh samples."""
     if not settings.guard_share:
         return 0
-    fresh = 2 * settings.guarding().look(samples)
-    return nfe * (3 * samples + 2 * fresh) + reference_steps * (fresh + 8 * bool(fresh))
+    asked = settings.guarding()
+    fresh = 2 * asked.look(samples)
+    calls = nfe * (3 * samples + 2 * fresh) + reference_steps * (fresh + 8 * bool(fresh))
+    many = asked.pool(samples)
+    return calls + (_mining_calls(nfe, samples, many, settings, reference_steps) if many else 0)
+
+
+def _mining_calls(nfe: int, samples: int, many: int, settings: GaussNewtonSettings, reference_steps: int) -> int:
+    """Most network calls of two pools of ``many`` samples, and of the steps on hard samples of the first."""
+    hard = hard_samples(many, settings.guard_hard)
+    pools = 2 * (2 * nfe * (many + hard) + reference_steps * (hard + 8))
+    steps = TAUGHT * (samples + hard) * jacobian_calls(nfe, settings)
+    # Trials of steps, errors of the start, and runs that tell which of the samples are hard.
+    return pools + steps + (TRIALS * TAUGHT + 3) * (samples + hard) * nfe

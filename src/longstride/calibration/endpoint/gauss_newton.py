@@ -79,6 +79,7 @@ class GaussNewton(Measurements):
         watched: Numbers of the units that choose among iterates; default: the held-out units. With the fitted units
             themselves, the held-out samples stay unseen for a later comparison.
         scales: See :class:`Measurements`.
+        weights: Weights of the samples in the objective, ``(B,)``; default: all are equal.
     """
 
     def __init__(
@@ -92,11 +93,14 @@ class GaussNewton(Measurements):
         fitted: Sequence[int] | None = None,
         watched: Sequence[int] | None = None,
         scales: Array | None = None,
+        weights: Array | None = None,
     ) -> None:
         super().__init__(samples, parameters, residual, scales)
+        self.weights = np.ones(len(samples)) if weights is None else weights
         self.robust, self.ridge = robust, ridge
         self.fitted = samples.units.fitted if fitted is None else list(fitted)
         self.held_out = samples.units.held_out if watched is None else list(watched)
+        self._shares = None if weights is None else samples.of_units(weights, self.fitted)
 
     def solved(self, table: SolverTable, loss: Loss, center: Array) -> SolverTable:
         """``table`` with its best last row on the fitted samples.
@@ -114,10 +118,10 @@ class GaussNewton(Measurements):
         terms = Terms.of(table, self.parameters)
         weights, free = terms.weights(table), terms.free(table, self.parameters)
         away = weights - terms.weights(self.parameters.with_values(table, center))
-        new = weights + rows.best(loss, free, self.ridge, away)
+        new = weights + rows.best(loss, free, self.ridge, away, self._shares)
         far = terms.too_far(weights, new)
         if far.any():  # as in every step, a weight of a state keeps its sign and changes by a bounded factor
-            new = weights + rows.best(loss, free & ~far, self.ridge, away)
+            new = weights + rows.best(loss, free & ~far, self.ridge, away, self._shares)
         return terms.table(table, new)
 
     def quadratic(self, table: SolverTable, loss: Loss, known: Quadratic | None) -> Quadratic:
@@ -138,11 +142,11 @@ class GaussNewton(Measurements):
         p = len(self.parameters)
 
         def products(batch: Batch) -> list[Array]:
-            scales = torch.from_numpy(self.scales[batch.numbers])
+            scales, weights = (torch.from_numpy(one[batch.numbers]) for one in (self.scales, self.weights))
 
             def root_weight(squared: Tensor) -> Tensor:
                 own = scales.to(squared)
-                return loss.root_weight(squared / own) / own.sqrt()
+                return loss.root_weight(squared / own) / (own / weights.to(squared)).sqrt()
 
             found = linearised(
                 batch.network,
@@ -157,7 +161,7 @@ class GaussNewton(Measurements):
             parts = batch.slices
             return [NormalEquations.of([one[part] for one in found.columns], found.left[part]).pack() for part in parts]
 
-        told = f"{self.residual.name}/{digest(self.scales)[:12]}/{loss.c2:.12e}"
+        told = f"{self.residual.name}/{digest(self.scales, self.weights)[:12]}/{loss.c2:.12e}"
         name = f"jacobian/{told}/{table_digest(table)[:20]}"
         parts = self.samples.map(name, numbers, products, lambda b: (p * p + p + 2,))
         return NormalEquations.unpack(np.sum(parts, axis=0), p)
@@ -191,15 +195,15 @@ class GaussNewton(Measurements):
         here, held = self.errors(best, self.fitted), self.errors(best, self.held_out)
         if not (np.isfinite(here).all() and np.isfinite(held).all()):
             raise InputError(f"{start.name} does not end in finite samples at {start.nfe} calls: choose another start")
-        loss = Loss.of(here[:, 0], self.robust)
+        loss = self._loss(here)
         center, stopped = self.parameters.values(best), "all steps are taken"
-        lines = [_line(here, held, loss, damping)]
+        lines = [self._line(here, held, loss, damping)]
         table, worse, model = self.solved(best, loss, center), 0, known
         here = self.errors(table, self.fitted)
         best = table if self.better(table, best, loss, most) else best
         for _ in range(iterations):
-            loss = Loss.of(here[:, 0], self.robust)
-            model, before = self.quadratic(table, loss, known), loss.mean(here[:, 0])
+            loss = self._loss(here)
+            model, before = self.quadratic(table, loss, known), self._mean(loss, here)
             known, equations = None, model.equations
             if not (np.isfinite(equations.gram).all() and np.isfinite(equations.moment).all()):
                 model, stopped = None, "a step beside the table is not finite"
@@ -214,7 +218,7 @@ class GaussNewton(Measurements):
                 stopped = "a step is not finite on held-out samples"
                 break
             table, here = trial, new
-            lines.append(_line(here, unseen, loss, damping))
+            lines.append(self._line(here, unseen, loss, damping))
             damping = max(damping / 5, 1e-7)
             say()
             better = self.better(table, best, loss, most)
@@ -235,7 +239,7 @@ class GaussNewton(Measurements):
         for _ in range(TRIALS):
             trial = self.solved(self.parameters.moved(table, equations.solve(damping)), loss, center)
             new = self.errors(trial, self.fitted)
-            if np.isfinite(new).all() and loss.mean(new[:, 0]) < before:
+            if np.isfinite(new).all() and self._mean(loss, new) < before:
                 return trial, new, damping
             damping *= 8
         return None
@@ -259,7 +263,15 @@ class GaussNewton(Measurements):
         gain = loss.value(then[:, 0]) - loss.value(now[:, 0])
         return bool(gain.mean() >= -gain.std() / np.sqrt(len(gain)))
 
+    def _loss(self, here: Array) -> Loss:
+        """The loss for errors ``(B, 2)`` of the fitted samples."""
+        return Loss.of(here[:, 0], self.robust, self._shares)
 
-def _line(here: Array, held: Array, loss: Loss, damping: float) -> Iteration:
-    now, then = (float(np.sqrt(errors[:, 1].mean())) for errors in (here, held))
-    return Iteration(loss.mean(here[:, 0]), loss.mean(held[:, 0]), now, then, damping, len(here))
+    def _mean(self, loss: Loss, here: Array) -> float:
+        """The objective, for errors ``(B, 2)`` of the fitted samples."""
+        return loss.mean(here[:, 0], self._shares)
+
+    def _line(self, here: Array, held: Array, loss: Loss, damping: float) -> Iteration:
+        now, then = np.average(here[:, 1], weights=self._shares), held[:, 1].mean()
+        rmse, rmse_held = float(np.sqrt(now)), float(np.sqrt(then))
+        return Iteration(self._mean(loss, here), loss.mean(held[:, 0]), rmse, rmse_held, damping, len(here))

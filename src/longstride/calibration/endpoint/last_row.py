@@ -152,7 +152,14 @@ class LastRows:
             squared = self.squared - 2 * self.moment @ by + pulled @ by
         return replace(self, moment=self.moment - pulled, squared=infinite_for_nan(np.maximum(squared, 0)))
 
-    def best(self, loss: Loss, free: NDArray[np.bool_], ridge: float = 0.0, away: Array | None = None) -> Array:
+    def best(
+        self,
+        loss: Loss,
+        free: NDArray[np.bool_],
+        ridge: float = 0.0,
+        away: Array | None = None,
+        weights: Array | None = None,
+    ) -> Array:
         """Change of the weights with the least loss, shape ``(t,)``; all squared errors must be finite.
 
         Args:
@@ -160,12 +167,13 @@ class LastRows:
             free: Which weights may change, booleans of shape ``(t,)``.
             ridge: Pull towards a centre, relative to the energy of each term.
             away: Present weights less the centre, shape ``(t,)``; default: 0.
+            weights: Weights of the samples in the loss, ``(B,)``; default: 1.
         """
         change = np.zeros(len(free))
         from_center = change if away is None else away
         for _ in range(_ROUNDS):
             here = self.moved(change)
-            weight = loss.weight(here.squared)
+            weight = loss.weight(here.squared) * (1.0 if weights is None else weights)
             equations = NormalEquations(int(free.sum()))
             equations.gram = np.tensordot(weight, here.gram, 1)[np.ix_(free, free)]
             equations.moment = (weight @ here.moment)[free]

@@ -44,7 +44,7 @@ class Measurements:
 
     def scales_of(self, numbers: Sequence[int]) -> Array:
         """Scales of the samples of some units."""
-        return np.concatenate([self.scales[self.samples.units.slices[n]] for n in numbers])
+        return self.samples.of_units(self.scales, numbers)
 
     def errors(self, table: SolverTable, numbers: Sequence[int]) -> Array:
         """Squared residual and squared error of every sample of some units, shape ``(B, 2)``; infinite for NaN.

@@ -11,6 +11,7 @@
    keeps the quadratic model of earlier samples.
 4. The best whole fit (:mod:`~longstride.calibration.endpoint.select`) takes its last steps on all samples, each with a
    Jacobian of its own: near the end an old model is worth less than new samples.
+5. With a guard, further steps see hard samples, too (:mod:`~longstride.calibration.endpoint.taught`).
 """
 
 from __future__ import annotations
@@ -29,6 +30,7 @@ from longstride.calibration.endpoint.residuals import Residual, balanced
 from longstride.calibration.endpoint.select import best_whole_fit
 from longstride.calibration.endpoint.settings import GaussNewtonSettings
 from longstride.calibration.endpoint.short_fits import ShortFits, Starts, chosen_starts, ranked, short_fits
+from longstride.calibration.endpoint.taught import TAUGHT, taught
 from longstride.calibration.loss import relative_scales
 from longstride.calibration.samples import Samples
 from longstride.calibration.starts.classical import classical_starts
@@ -55,13 +57,18 @@ class Fits:
         self.parameters = Parameters(nfe, levels=settings.levels, column=settings.column, window=settings.window)
         self.scales: Array | None = None
 
+    @property
+    def robust(self) -> float:
+        """c² of the loss as a multiple of the median error."""
+        return self.settings.robust if self.scales is None else self.settings.guard_robust
+
     def on(self, samples: int, residual: Residual) -> GaussNewton:
         """The fit on the first ``samples`` fitted samples, in whole units."""
         return GaussNewton(
             self.samples,
             self.parameters,
             residual,
-            robust=self.settings.robust if self.scales is None else self.settings.guard_robust,
+            robust=self.robust,
             ridge=self.settings.ridge,
             fitted=self.samples.units.first(samples),
             scales=self.scales,
@@ -131,6 +138,20 @@ def calibrate_gauss_newton(
     base = found.tables[short.base]
     whole = _WholeFits(fits, residual, fits.before(base), step)
     start, fit, finals = whole.best(short, count)
+    if many := settings.guarding().pool(len(samples)):
+        fit = taught(
+            samples,
+            fits.parameters,
+            residual,
+            base,
+            fit,
+            count=many,
+            part=settings.guard_hard,
+            robust=fits.robust,
+            ridge=settings.ridge,
+            floor=settings.guard_floor,
+            say=step,
+        )
     search = Search(short.base, dict(found.errors), dict(short.objectives), start, fit.iterations, fit.stopped, finals)
     return replace(fit.table, name=name), base, search
 
@@ -153,6 +174,7 @@ def _steps(
     """
     whole, done = len(whole_fit_samples(fitted, settings)), 0
     total = settings.scouts * _short_steps(settings) + whole * count + last_steps(fitted, settings)
+    total += TAUGHT if settings.guarding().pool(fitted) else 0
 
     def step() -> None:
         nonlocal done

@@ -53,6 +53,10 @@ class GaussNewtonSettings:
         guard_tail: Share of samples of which it is to be claimed that no more are more than twice as far off as with
             the base; fresh samples are added for this claim.
         guard_added: Most fresh samples, per sample of the calibration; 0: none, and nothing is claimed.
+        guard_mined: With a guard, fresh samples of a pool, per sample of the calibration; 0: no pool. One pool teaches
+            the fit, and another the guard: the reference is solved for hard samples alone
+            (:mod:`longstride.calibration.mining`).
+        guard_hard: Share of hard samples in a pool.
         guard_floor: With a guard, fits take the squared error of a sample in units of the base's, at least this part of
             the base's median squared error (:func:`~longstride.calibration.loss.relative_scales`). So they avoid being
             much worse than the base anywhere. None: plain errors.
@@ -77,6 +81,8 @@ class GaussNewtonSettings:
     guard_share: float = 0.0
     guard_tail: float = 0.02
     guard_added: float = 3.0
+    guard_mined: float = 8.0
+    guard_hard: float = 0.0625
     guard_floor: float | None = 0.1
     guard_robust: float = 8.0
 
@@ -109,7 +115,15 @@ class GaussNewtonSettings:
         Raises:
             InputError: impossible shares.
         """
-        return Guarding(self.guard_share, self.guard_tail, self.guard_added, self.margin, self.stability)
+        return Guarding(
+            self.guard_share,
+            self.guard_tail,
+            self.guard_added,
+            self.guard_mined,
+            self.guard_hard,
+            self.margin,
+            self.stability,
+        )
 
 
 def fitted_samples(nfe: int) -> int:
