@@ -22,7 +22,6 @@ import torch
 from numpy.typing import NDArray
 
 import longstride as ls
-from benchmarks import CLASSICAL_STARTS
 from benchmarks.guard_scores import compared
 from longstride.arrays import Array
 from longstride.calibration import Reference
@@ -122,7 +121,6 @@ class GuardBench:
             reference=Reference(target[:count], float("nan"), STEPS, start_of(noise, table)),
             batch_size=CALL,
             guard_share=0.0 if plain else SHARE,
-            **CLASSICAL_STARTS,
             model=self.model.info(self.case.guidance),
             seed=number,
             journal=self.folder / "calibration" / file.stem,
