@@ -11,7 +11,6 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from benchmarks import CLASSICAL_STARTS
 from benchmarks.paper import Case
 from benchmarks.peer_task import Found, Meter, Peer, Task
 from longstride.arrays import Array
@@ -169,7 +168,6 @@ class Field:
                 reference=Reference(target, float("nan"), FINE, start_of(noise, table)),
                 batch_size=32,
                 model=self.model.info(self.one.case.guidance),
-                **(CLASSICAL_STARTS if method == "gauss_newton" else {}),
                 **FULL.get(name, {}),
             )
             about = {"calls": result.calls, "accepted": result.end.accepted, "reason": result.end.reason}

@@ -22,7 +22,6 @@ import torch
 from numpy.typing import NDArray
 
 import longstride as ls
-from benchmarks import CLASSICAL_STARTS
 from benchmarks.guard_scores import compared
 from longstride.arrays import Array
 from longstride.calibration import Reference

@@ -12,7 +12,6 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from benchmarks import CLASSICAL_STARTS
 from benchmarks.markdown import slug_of
 from longstride.calibration import Calibration, Reference, calibrate
 from longstride.calibration.converged import solved
@@ -128,8 +127,6 @@ class Lab:
         denoiser = denoiser.with_condition(
             **{key: value[order] for key, value in denoiser.condition.items() if isinstance(value, torch.Tensor)}
         )
-        if method == "gauss_newton":
-            settings = CLASSICAL_STARTS | settings
         begun = {name: table_digest(start) for name, start in (starts or {}).items()}
         said = as_data(settings)
         place = digest(table_digest(table), noise, said, method, begun)[:20]

@@ -19,7 +19,6 @@ import numpy as np
 import torch
 
 import longstride as ls
-from benchmarks import CLASSICAL_STARTS
 from benchmarks.monitor_faults import CASES, Case, Faulty, faults
 from longstride.arrays import Array
 from longstride.errors import unknown
@@ -78,7 +77,6 @@ class MonitorBench:
             model=self.model.info(case.guidance),
             seed=0,
             journal=self.folder / "calibration",
-            **CLASSICAL_STARTS,
             **case.settings,
         )
         result.card.save(file)

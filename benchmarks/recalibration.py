@@ -21,7 +21,6 @@ import torch
 from torch import Tensor
 
 import longstride as ls
-from benchmarks import CLASSICAL_STARTS
 from longstride.arrays import Array
 from longstride.calibration.reference.solve import solve_reference, squared_errors
 from longstride.evaluation.contestants import base_table
@@ -77,7 +76,7 @@ def calibrated(network: ls.Model, start: SolverTable, **options: Any) -> ls.Card
     """The card of a whole calibration; options as of :func:`longstride.calibrate`."""
     seeds = seed_range("calibration", 0, ANEW[0])
     noise = network.noise(seeds, float(start.sigmas[0]))
-    asked: dict[str, Any] = {"held_out": ANEW[1], "batch_size": BATCH, "seed": 0, **CLASSICAL_STARTS, **options}
+    asked: dict[str, Any] = {"held_out": ANEW[1], "batch_size": BATCH, "seed": 0, **options}
     return ls.calibrate(network.denoiser(seeds), noise, start, **asked).card
 
 

@@ -25,7 +25,6 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 import longstride as ls
-from benchmarks import CLASSICAL_STARTS
 from longstride.arrays import Array
 from longstride.calibration.reference.solve import squared_errors
 from longstride.evaluation.contestants import base_table
@@ -106,13 +105,7 @@ def draw_pool(model: ls.Model, nfe: int, samples: int) -> Pool:
     seeds = seed_range("calibration", 0, _FITTED + _HELD_OUT)
     ends = base_table(model.schedule, "ddim", nfe)
     found = ls.calibrate(
-        model.denoiser(seeds),
-        model.noise(seeds, ends.sigmas[0]),
-        ends,
-        held_out=_HELD_OUT,
-        iterations=3,
-        seed=0,
-        **CLASSICAL_STARTS,
+        model.denoiser(seeds), model.noise(seeds, ends.sigmas[0]), ends, held_out=_HELD_OUT, iterations=3, seed=0
     )
     base = found.card.base_table
     fresh = seed_range("evaluation", 0, samples)

@@ -25,8 +25,12 @@ from longstride.reports import Errors
 
 __all__ = ["ARMS", "NETWORKS", "measure", "summary"]
 
-#: Settings of the default calibration: from classical solvers alone, and from universal tables, too.
-ARMS: dict[str, dict[str, Any]] = {"classical": {"universal": False}, "universal": {"universal": True}}
+#: Settings of the default calibration: from classical solvers alone, and from universal tables, too. Both have as many
+#: whole fits.
+ARMS: dict[str, dict[str, Any]] = {
+    "classical": {"universal": False, "final_calls": 8_100},
+    "universal": {"universal": True, "final_calls": 8_100},
+}
 #: Networks of five kinds of data, three of them guided.
 NETWORKS = (
     "wine",

@@ -74,7 +74,7 @@ EXPECTED: dict[str, tuple[Recommendation, int | None, str, str, set[str]]] = {
     "base refused": (
         DECLINE,
         None,
-        "Calibration does not help this model: its own test kept a sampler without calibration at every number of",
+        "Calibration does not help this model: its own test kept the classical solver at every number of",
         "このモデルではキャリブレーションの効果がありません。",
         {"gate-kept"},
     ),

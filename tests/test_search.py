@@ -12,6 +12,7 @@ import longstride as ls
 from longstride.calibration.endpoint.gauss_newton import GaussNewton
 from longstride.calibration.starts.classical import classical_tables
 from longstride.calibration.starts.dynamic_programming import DISCOUNTS
+from longstride.calibration.starts.universal import is_universal
 from longstride.reports import Errors
 
 
@@ -168,3 +169,13 @@ def test_a_step_that_an_old_model_fails_at_does_not_damp_the_last_ones():
     assert second.damping > 0.1
     assert (third.samples, fourth.samples) == (48, 48)
     assert max(third.damping, fourth.damping) <= 1e-3
+
+
+def test_universal_tables_take_one_place_among_scouts_and_one_among_whole_fits():
+    """With as many whole fits as needed for one of each kind."""
+    options = {"universal": True, "final_calls": 0}
+    search = ls.calibrate(networked(Mixture()), noise_of(96), ls.build("ddim", SIGMAS), **options).search
+    assert [is_universal(name) for name in search.scouts].count(True) == 1
+    assert len({name.partition("@")[2] for name in search.scouts}) == len(search.scouts) == 3
+    assert sorted(is_universal(name) for name in search.finals) == [False, True]
+    assert len([name for name in search.classical if is_universal(name)]) > 1

@@ -8,7 +8,6 @@ import numpy as np
 import pytest
 
 import longstride as ls
-from longstride.calibration.endpoint.settings import GaussNewtonSettings
 from longstride.calibration.endpoint.short_fits import Starts, chosen_starts, ranked, short_fits
 
 
@@ -59,15 +58,6 @@ def test_the_second_whole_fit_is_of_the_other_kind():
     assert order(losses) == ["a", "b", "c"]
     assert order({**losses, own: 9.0}) == ["a", own, "b", "c"]
     assert order({own: 0.5, **losses}) == [own, "a", "b", "c"]
-
-
-def test_universal_tables_are_starts_beside_classical_ones_unless_rows_are_short():
-    """Their rows read all outputs."""
-    assert GaussNewtonSettings().from_universal
-    assert not GaussNewtonSettings(scouts=0).from_universal
-    assert not GaussNewtonSettings(window=2).from_universal
-    assert GaussNewtonSettings(scouts=0, universal=True).from_universal
-    assert not GaussNewtonSettings(universal=False).from_universal
 
 
 def test_the_base_is_the_strongest_of_the_best_few_on_the_samples_that_decide():

@@ -113,7 +113,7 @@ def terms_of(language: Language) -> Lines:
                 "The network stays as it is."
             ),
         ),
-        (_("Gate"), _("Held-out samples accept the calibrated sampler, or keep its base.")),
+        (_("Gate"), _("Held-out samples accept the calibrated sampler, or keep the classical one.")),
     ]
     return [{"name": name, "text": text} for name, text in terms]
 

@@ -20,7 +20,7 @@ def _gate(said: Calibrated, language: Language) -> str:
     _, (before, after) = language.text, (language.number(one) for one in said.held_out)
     if said.how == "base":
         return _(
-            "Kept the base: {base}, {before}; calibrated {after}.",
+            "Kept the classical solver: {base}, {before}; calibrated {after}.",
             base=said.base,
             before=before,
             after=after,
@@ -31,7 +31,7 @@ def _gate(said: Calibrated, language: Language) -> str:
 def _gain(gain: tuple[float, float], language: Language) -> str:
     """How much the table and its base amplify errors."""
     _, (base, own) = language.text, (language.number(one) for one in gain)
-    return _("Errors of the network are amplified by {own}; by the base, {base}.", own=own, base=base)
+    return _("Errors of the network are amplified by {own}; by the classical base, {base}.", own=own, base=base)
 
 
 def _tails(ours: Numbers, language: Language) -> str:

@@ -39,7 +39,7 @@ def label_of(one: Sampler, language: Language) -> str:
     """Name of a sampler for people, whatever its number of calls."""
     if one.name == "calibrated":
         return language.text("Calibrated (longstride)")
-    return language.text("Best sampler without calibration") if one.name == "best_classical" else one.label
+    return language.text("Best classical solver") if one.name == "best_classical" else one.label
 
 
 def rule_of(language: Language) -> list[str]:
@@ -55,9 +55,9 @@ def rule_of(language: Language) -> list[str]:
             "the calibration accepted. All numbers are looked at together: the intervals allow for that."
         ),
         _(
-            "Do not adopt: there is no such number; or a sampler without calibration is not worse at as few calls "
-            "either; or no time is surely saved; or calibration is paid back after more than {months} months of the "
-            "given volume; or the network returned NaN or infinity; or the measurement is unfinished.",
+            "Do not adopt: there is no such number; or a classical solver with as few calls is not worse either; or "
+            "no time is surely saved; or calibration is paid back after more than {months} months of the given "
+            "volume; or the network returned NaN or infinity; or the measurement is unfinished.",
             months=MOST_MONTHS,
         ),
         _(
@@ -131,8 +131,8 @@ _HEADLINES: dict[str, Callable[[Values, Language], str]] = {
         ratio=_ratio_text(v, t),
     ),
     "kept": lambda v, t: t.text(
-        "Calibration does not help this model: its own test kept a sampler without calibration at every number of "
-        "network calls, and today's {sampler} with {today} calls stays.",
+        "Calibration does not help this model: its own test kept the classical solver at every number of network "
+        "calls, and today's {sampler} with {today} calls stays.",
         sampler=v["sampler"],
         today=v["today"],
     ),
@@ -204,12 +204,12 @@ _REASONS: dict[str, Callable[[Values, Language], str]] = {
         guidance=t.number(v["guidance"]),
     ),
     "classical-more": lambda v, t: t.text(
-        "Without calibration, the best sampler needs {calls} calls for this: {classical}.",
+        "Without calibration, the best classical solver needs {calls} calls for this: {classical}.",
         calls=v["calls"],
         classical=v["classical"],
     ),
     "classical-none": lambda v, t: t.text(
-        "No sampler without calibration that was measured reaches today's quality with fewer than {today} calls.",
+        "No classical solver that was measured reaches today's quality with fewer than {today} calls.",
         today=v["today"],
     ),
     "tail-fine": lambda v, t: t.text(
@@ -260,7 +260,7 @@ _REASONS: dict[str, Callable[[Values, Language], str]] = {
         ratio=_ratio_text(v, t),
     ),
     "gate-kept": lambda v, t: t.text(
-        "The gate kept the base at {calls} calls. The closest: on held-out samples the error of {base} is "
+        "The gate kept the classical solver at {calls} calls. The closest: on held-out samples the error of {base} is "
         "{before}, that of the calibrated table {after}: not surely better, or not as stable.",
         calls=t.listed([str(one) for one in v["calls"]]),
         base=v["base"],

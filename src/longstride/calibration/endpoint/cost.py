@@ -43,12 +43,13 @@ def jacobian_calls(nfe: int, settings: GaussNewtonSettings | None = None) -> int
 
 
 def most_whole_fits(nfe: int, fitted: int, held_out: int, settings: GaussNewtonSettings) -> int:
-    """Most whole fits: one, and as many further fits as ``final_calls`` pay for."""
+    """Most whole fits: one, and as many further fits as ``final_calls`` pay for; from universal tables at least one."""
     sizes, few = whole_fit_samples(fitted, settings), min(settings.scout_samples, fitted)
     # A short fit on all samples of a step leaves no new samples: the step makes a model of its own.
     jacobian = (sizes[-1] - few or sizes[-1]) * jacobian_calls(nfe, settings)
     trials = (sum(sizes) + len(sizes) * held_out) * nfe
-    return 1 + min(max(settings.scouts - 1, 0), settings.final_calls // (jacobian + trials))
+    more = max(settings.final_calls // (jacobian + trials), int(settings.universal))
+    return 1 + min(max(settings.scouts - 1, 0), more)
 
 
 def most_calls(nfe: int, fitted: int, held_out: int, settings: GaussNewtonSettings, reference_steps: int = 64) -> int:
@@ -69,7 +70,7 @@ def most_calls(nfe: int, fitted: int, held_out: int, settings: GaussNewtonSettin
     seen = finals * len(sizes) * (sizes[-1] + 2 * held_out) + settings.scouts * few + 4 * held_out
     seen += last * (fitted + 2 * held_out)
     tried = (most_starts() * few * nfe + (FINE + 1) * TRAJECTORIES) if settings.scouts else few * nfe
-    tried += (most_universal_starts() * few + 2 * held_out) * nfe if settings.from_universal else 0
+    tried += (most_universal_starts() * few + 2 * held_out) * nfe if settings.universal else 0
     solved = (fitted + held_out + 8) * reference_steps
     guard = _guard_calls(nfe, fitted + held_out, settings, reference_steps)
     return (

@@ -1,12 +1,12 @@
 """The default calibration: by Gauss–Newton from the best classical and universal tables to the calibrated table.
 
-1. Every classical solver on every grid, and universal tables at a few scales, run on a few samples. Held-out samples
-   choose the base among the best few tables: the result must beat the base, and is the base if it does not.
+1. Every classical solver on every grid, and on demand universal tables at a few scales, run on a few samples. Held-out
+   samples choose the base among the best few tables: the result must beat the base, and is the base if it does not.
 2. Short fits start from the best table on each of the best grids; universal tables count as one grid. Short fits see a
    few samples.
-3. Whole fits go on from short fits, on more samples: from the best short fit on held-out samples, then from the best of
-   the other kind (universal or classical), and from further short fits, as far as few network calls make that cheap.
-   The error of a short fit says little of the error of its whole fit.
+3. Whole fits go on from short fits, on more samples: from the best short fit on held-out samples, and from further
+   short fits if few network calls make that cheap. If universal tables are among the starts, the second whole fit is of
+   the other kind. The error of a short fit says little of the error of its whole fit.
    First steps go far, in directions that a few samples tell. So a step makes the Jacobian for new samples alone, and
    keeps the quadratic model of earlier samples.
 4. The best whole fit (:mod:`~longstride.calibration.endpoint.select`) takes its last steps on all samples, each with a
@@ -34,7 +34,7 @@ from longstride.calibration.endpoint.taught import TAUGHT, taught
 from longstride.calibration.loss import relative_scales
 from longstride.calibration.samples import Samples
 from longstride.calibration.starts.classical import classical_starts
-from longstride.calibration.starts.universal import universal_starts
+from longstride.calibration.starts.universal import is_universal, universal_starts
 from longstride.errors import InputError
 from longstride.parameters import Parameters
 from longstride.reports import Errors, Search, WholeFit
@@ -129,10 +129,12 @@ def calibrate_gauss_newton(
         raise InputError(
             "the reference solution holds NaN or infinity: check the network, its schedule and its precision"
         )
-    count = most_whole_fits(table.nfe, samples.fitted, samples.held_out, settings)
+    tables = _candidates(samples, table, settings, starts or {})
+    some = replace(settings, universal=any(map(is_universal, tables)))
+    count = most_whole_fits(table.nfe, samples.fitted, samples.held_out, some)
     step = _steps(count, samples.fitted, settings, progress)
     fits = Fits(samples, table.nfe, settings)
-    found, residual = fits.starts(_candidates(samples, table, settings, starts or {}), tuple(starts or {}))
+    found, residual = fits.starts(tables, tuple(starts or {}))
     chosen = chosen_starts(found.ranking, settings.scouts) if settings.scouts else found.ranking[:1]
     short = short_fits(fits.on(settings.scout_samples, residual), found, chosen, _short_steps(settings), step)
     base = found.tables[short.base]
@@ -195,7 +197,7 @@ def _candidates(
         if any(table.distance(other) == 0 for other in classical.values()):
             del found["given"]  # the given table is a classical start, and would be tried twice
         found |= classical
-    if settings.from_universal:
+    if settings.universal:
         found |= universal_starts(samples, table)
     return found
 

@@ -29,8 +29,8 @@ class GaussNewtonSettings:
         scouts: Number of starts that short fits go on from; 1: there is no short fit. 0: no classical solver is tried,
             and the passed tables are the only starts.
         universal: Whether universal tables are starts, too, at scales around the standard deviation of the samples
-            (:mod:`longstride.calibration.starts.universal`). None: if classical solvers are, and ``window`` is None,
-            since universal tables keep all outputs.
+            (:mod:`longstride.calibration.starts.universal`). The base is then the best of both kinds, and at least two
+            whole fits go on.
         scout_iterations: Steps of a short fit.
         scout_samples: Number of samples that rank the starts, and that short fits see.
         final_calls: Most network calls, in samples, of whole fits after the first; 0: there is one whole fit.
@@ -65,10 +65,10 @@ class GaussNewtonSettings:
 
     iterations: int = 4
     scouts: int = 3
-    universal: bool | None = None
+    universal: bool = False
     scout_iterations: int = 1
     scout_samples: int = 16
-    final_calls: int = 8_100
+    final_calls: int = 6_000
     final_samples: int = 48
     levels: bool = True
     column: bool = True
@@ -103,11 +103,6 @@ class GaussNewtonSettings:
         if self.guard_floor is not None and not 0 < self.guard_floor <= 1:
             raise InputError(f"expected guard_floor in (0, 1], or None, got {self.guard_floor}")
         self.guarding()
-
-    @property
-    def from_universal(self) -> bool:
-        """Whether universal tables are starts."""
-        return bool(self.scouts) and self.window is None if self.universal is None else self.universal
 
     def guarding(self) -> Guarding:
         """What is asked of the guard.
