@@ -84,7 +84,8 @@ def universal_starts(samples: Samples, like: SolverTable) -> dict[str, SolverTab
         return {}
     network, ends = samples.network, samples.reference.samples.float()
     build = partial(scaled_tables, like, network.schedule, float(ends.std()), floor=samples.floor)
-    found, dark = {}, is_dark(kurtosis_of(ends))
+    found: dict[str, SolverTable] = {}
+    dark = is_dark(kurtosis_of(ends))
     for scale in ((1.0,) if dark else _SCALES) if network.guidance is None else (network.guidance,):
         guided = f", guidance {scale:g}" if network.guidance is None and scale != 1 else ""
         found |= {f"longstride, {part:g} std{guided}{_GRID}": one for part, one in build(scale).items()}
