@@ -227,7 +227,7 @@ def every_left_out(member: Member, nfe: int) -> dict[tuple[float, bool], Core]:
     for w, dark in ((1.0, False), (3.0, False), (7.5, False), (1.0, True)):
         order = [one.name.partition("@")[0] for one in chosen(w, "own", None, dark)]
         known = cores("own", w, order.index(alone) % 4 if alone in order else None, dark)
-        if known:
+        if known and nfe >= min(known):
             found[w, dark] = known[nfe] if nfe in known else _filled(known, nfe)
     return found
 
