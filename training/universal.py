@@ -2,7 +2,8 @@
 
     python -m training.universal fit --calls 5 --start own --guidance 1     # minutes to an hour on one core
     python -m training.universal fit --calls 5 --fold 0                     # without every fourth network
-    python -m training.universal export --calls 3 4 5 6 7 8 9               # into the package
+    python -m training.universal fit --calls 5 --dark --robust 8            # for dark pictures
+    python -m training.universal export --calls 3 4 5 6 7 8 9 10 11 12      # into the package
     python -m training.universal try --calls 5 8                            # each network by a table without it
     python -m training.universal budgets --calls 5 8                        # calibrations from such tables
     python -m training.universal starts --calls 5 8                         # what they are worth as starts
