@@ -131,3 +131,13 @@ def test_levels_for_dark_samples_give_way_to_a_start_that_lies_lower() -> None:
     )
     with pytest.raises(ls.InputError, match="universal tables of dark samples make 5 to"):
         ls.universal(4, schedule=schedule, dark=True)
+
+
+def test_a_pipeline_runs_a_table_for_dark_samples() -> None:
+    theirs, schedule, std = PIPELINES["edm"]
+    scheduler = LongstrideScheduler.from_config(theirs.config, solver="longstride", solver_options={"dark": True})
+    scheduler.set_timesteps(6)
+    got, want = scheduler.setup.plan.table, ls.universal(6, schedule=schedule, data_std=std, dark=True)
+    assert np.allclose(got.sigmas, want.sigmas, rtol=1e-5)
+    assert np.allclose(got.b, want.b, atol=1e-4)
+    assert want.distance(ls.universal(6, schedule=schedule, data_std=std)) > 1e-2
