@@ -4,17 +4,16 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
-from unittest.mock import patch
 
 import numpy as np
 
 from benchmarks.networks.members import MEMBERS, Member
 from benchmarks.networks.solved import Solved
-from benchmarks.universal import FRESH
+from benchmarks.universal import FRESH, only
 from longstride.arrays import Array
 from longstride.calibration import calibrate
 from longstride.calibration.budget import Plan, plan_for
@@ -34,13 +33,17 @@ _FAILED = 1e6
 
 
 def measure(
-    calls: Sequence[int], cores: Callable[[Member, int], Core | None], folder: Path, out: Path, names: Sequence[str]
+    calls: Sequence[int],
+    cores: Callable[[Member, int], Mapping[tuple[float, bool], Core]],
+    folder: Path,
+    out: Path,
+    names: Sequence[str],
 ) -> None:
     """Calibrate every network within every budget, and measure on fresh noise.
 
     Args:
         calls: Numbers of network calls.
-        cores: The core that was fitted without a network.
+        cores: Cores that were fitted without a network, by guidance scale and whether they are of dark pictures.
         folder: Where solutions are kept.
         out: The results file; what it holds is not measured again.
         names: Networks.
@@ -48,32 +51,32 @@ def measure(
     results: dict[str, Any] = json.loads(out.read_text()) if out.is_file() else {}
     for name in names:
         member = MEMBERS[name]
+        w = 1.0 if member.guidance is None else member.guidance
         fresh = Solved(member, range(FRESH, FRESH + FRESH_SAMPLES), False, folder)
         for nfe in calls:
-            core = cores(member, nfe)
+            own = {key: core for key, core in cores(member, nfe).items() if key[0] == w}
             line = results.setdefault(name, {}).setdefault(str(nfe), {})
-            if core is None:
+            if (core := own.get((w, member.dark))) is None:
                 continue
             if "universal" not in line:
                 line["universal"] = _errors(fresh.squared(fresh.core(core)))
             for budget in BUDGETS:
                 key = "default" if math.isinf(budget) else f"{budget:.0f}"
                 if key not in line:
-                    line[key] = _calibrated(fresh, core, budget, nfe)
+                    line[key] = _calibrated(fresh, own, budget, nfe)
                     print(name, nfe, key, line[key], flush=True)
                     write_atomically(out, (json.dumps(results, indent=1) + "\n").encode())
 
 
-def _calibrated(fresh: Solved, core: Core, budget: float, nfe: int) -> dict[str, Any]:
+def _calibrated(fresh: Solved, cores: Mapping[tuple[float, bool], Core], budget: float, nfe: int) -> dict[str, Any]:
     member, model = fresh.member, fresh.model
-    w = 1.0 if member.guidance is None else member.guidance
     try:
         plan: Plan = plan_for(budget, nfe, 1 if member.guidance is None else 2)
     except ValueError:
         return {"calls": 0}
     like = fresh.classical_table("ddim@log_snr", nfe)
     seeds = range(plan.samples)
-    with patch("longstride.cores.choice._cores", lambda dark=False: {(nfe, core.start, w): core}):
+    with only({nfe: cores}):
         result = calibrate(
             model.denoiser(seeds, member.guidance),
             model.noise(seeds, float(like.sigmas[0])),

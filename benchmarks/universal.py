@@ -40,7 +40,7 @@ from longstride.reports import Errors
 from longstride.sampler import sample
 from longstride.table import SolverTable
 
-__all__ = ["FRESH", "measure", "ratios", "summary"]
+__all__ = ["FRESH", "measure", "only", "ratios", "summary"]
 
 #: First seed of noise that no fit saw.
 FRESH = 10**6
@@ -138,10 +138,8 @@ def measure(
         judged = _Judged(member, near, folder, kept.get("std"))
         solved = judged.solved
         kept |= {"kind": member.kind, "guidance": member.guidance, "samples": len(solved.seeds), "std": solved.data_std}
-        w, cores = (
-            1.0 if member.guidance is None else member.guidance,
-            {n: left_out(member, n) for n in {FIRST, *calls}},
-        )
+        w = 1.0 if member.guidance is None else member.guidance
+        cores = {n: left_out(member, n) for n in {FIRST, *calls}}
         own = {nfe: every.get((w, member.dark)) for nfe, every in cores.items()}
         lines = {nfe: kept.setdefault(str(nfe), {}) for nfe in calls}
         for nfe, line in lines.items():
@@ -151,7 +149,8 @@ def measure(
             line |= {key: judged.line(solved.core(core)) for key, core in ours.items() if core and key not in line}
         missing = [nfe for nfe, line in lines.items() if cores[FIRST] and cores[nfe] and "chosen" not in line]
         if missing:
-            with only(cores):
+            # Tables without a network were fitted for far starts alone: they serve nearer ones here, too.
+            with only(cores), patch("longstride.cores.choice.closest_start", lambda dark=False: _NEAREST[dark]):
                 choices = [_choice(member, near, draw, solved.data_std) for draw in range(_DRAWS)]
                 kept["choices"] = [_described(one) for one in choices]
                 for nfe in missing:
@@ -171,11 +170,7 @@ def only(cores: Mapping[int, Mapping[tuple[float, bool], Core]]) -> Iterator[Non
     def known(dark: bool = False) -> dict[tuple[int, float, float], Core]:
         return {(nfe, one.start, w): one for nfe, every in cores.items() for (w, d), one in every.items() if d == dark}
 
-    # Tables without a network were fitted for far starts alone: they serve nearer ones here, too.
-    with (
-        patch("longstride.cores.choice._cores", known),
-        patch("longstride.cores.choice.closest_start", lambda dark=False: _NEAREST[dark]),
-    ):
+    with patch("longstride.cores.choice._cores", known):
         yield
 
 

@@ -8,14 +8,13 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
-from unittest.mock import patch
 
 import numpy as np
 
 from benchmarks.networks.members import MEMBERS, Member
 from benchmarks.networks.mixtures import MIXTURES
 from benchmarks.networks.solved import Solved
-from benchmarks.universal import FRESH
+from benchmarks.universal import FRESH, only
 from longstride.arrays import Array
 from longstride.calibration import Reference, calibrate, solve_reference
 from longstride.calibration.endpoint.settings import HELD_OUT, fitted_samples
@@ -53,7 +52,7 @@ _BATCH = 64
 
 def measure(
     calls: Sequence[int],
-    cores: Callable[[Member, int], Mapping[float, Core]],
+    cores: Callable[[Member, int], Mapping[tuple[float, bool], Core]],
     folder: Path,
     out: Path,
     names: Sequence[str],
@@ -63,7 +62,7 @@ def measure(
 
     Args:
         calls: Numbers of network calls.
-        cores: Cores that were fitted without a network, by guidance scale.
+        cores: Cores that were fitted without a network, by guidance scale and whether they are of dark pictures.
         folder: Where solutions are kept.
         out: The results file; what it holds is not measured again.
         names: Networks.
@@ -89,7 +88,7 @@ def measure(
 class _Draw:
     """Calibrations of one network on the same noise, with one reference solution."""
 
-    def __init__(self, fresh: Solved, nfe: int, draw: int, cores: Mapping[float, Core]) -> None:
+    def __init__(self, fresh: Solved, nfe: int, draw: int, cores: Mapping[tuple[float, bool], Core]) -> None:
         self.fresh, self.nfe, self.cores = fresh, nfe, cores
         count = fitted_samples(nfe) + HELD_OUT
         seeds = range(draw * count, (draw + 1) * count)
@@ -101,8 +100,7 @@ class _Draw:
 
     def calibrated(self, settings: Mapping[str, Any]) -> dict[str, Any]:
         """Errors of the result and of its base on fresh noise, the start, the verdict, and network calls in all."""
-        known = {(self.nfe, core.start, w): core for w, core in self.cores.items()}
-        with patch("longstride.cores.choice._cores", lambda dark=False: known):
+        with only({self.nfe: self.cores}):
             result = calibrate(
                 self.denoiser,
                 self.noise,

@@ -99,10 +99,15 @@ def core_of_table(table: SolverTable) -> Core:
     return Core(float(table.sigmas[0]), table.sigmas[1:-1], np.tril(table.b[1:], -1))
 
 
+def _kind(dark: bool, fold: int | None) -> str:
+    """What names of fits end in."""
+    return "-dark" * dark + ("" if fold is None else f"-fold{fold}")
+
+
 def cores(start: str, guidance: float, fold: int | None, dark: bool = False) -> dict[int, Core]:
     """Finished cores by their number of calls."""
     found = {}
-    end = "-dark" * dark + ("" if fold is None else f"-fold{fold}")
+    end = _kind(dark, fold)
     for file in CORES.glob(f"{start}-w{guidance:g}-k*{end}.json"):
         calls = file.stem.removeprefix(f"{start}-w{guidance:g}-k").removesuffix(end)
         if calls.isdigit():
@@ -131,7 +136,7 @@ def fit(
     bright: bool,
 ) -> None:
     """One fit, from its last step if there is one."""
-    name = f"{start}-w{guidance:g}-k{nfe}" + "-dark" * dark + ("" if fold is None else f"-fold{fold}")
+    name = f"{start}-w{guidance:g}-k{nfe}{_kind(dark, fold)}"
     file = CORES / f"{name}.json"
 
     def say(text: str) -> None:
@@ -139,13 +144,13 @@ def fit(
 
     if file.is_file() and json.loads(file.read_text()).get("finished"):
         return
-    goals, scale = [], _DARK if dark else 1.0
+    goals, lift = [], _DARK if start == "own" else 1.0
+    scale = lift if dark else 1.0
     for one in chosen(guidance, start, fold, dark):
         if bright and one.dark:
             continue
         solved = Solved(one, range(one.samples), start == "near", WORK / "samples")
-        lifted = _DARK if one.dark and start == "own" else 1.0
-        goals.append(Goal.of(solved, nfe, max(4, round(part * one.samples)), lifted, robust))
+        goals.append(Goal.of(solved, nfe, max(4, round(part * one.samples)), lift if one.dark else 1.0, robust))
     joint = Joint(goals, start_of(start), q, say)
     done = json.loads(file.read_text()) if file.is_file() else None
     if done is None:
@@ -183,7 +188,7 @@ def export(calls: list[int], file: Path) -> None:
         name = "dark" if dark else f"{start}, guidance {w:g}"
         networks[name] = sorted(one.name for one in chosen(w, start, None, dark))
         for nfe in (one for one in calls if one >= min(known)):
-            core = known[nfe] if nfe in known else _filled(known, nfe)
+            core = _core_of(known, nfe)
             weights = core.weights[np.tril_indices(nfe, -1)]
             found.append(
                 {
@@ -199,6 +204,11 @@ def export(calls: list[int], file: Path) -> None:
     write_atomically(file, (text.replace('{"nfe"', '\n{"nfe"') + "\n").encode())
 
 
+def _core_of(known: dict[int, Core], nfe: int) -> Core:
+    """The core of so many calls: fitted, or filled in."""
+    return known[nfe] if nfe in known else _filled(known, nfe)
+
+
 def _filled(known: dict[int, Core], nfe: int) -> Core:
     """A core between two fits; beyond the last fit, between it and a classical table."""
     tables = {k: core.table(data_std=UNIT, start=core.start) for k, core in known.items()}
@@ -209,17 +219,7 @@ def _filled(known: dict[int, Core], nfe: int) -> Core:
     return core_of_table(fill_nfe(tables, nfe))
 
 
-def left_out(member: Member, nfe: int) -> Core | None:
-    """The core that was fitted without a network: of its fold, or of all others if it stands aside."""
-    return left_out_everywhere(member, nfe).get(1.0 if member.guidance is None else member.guidance)
-
-
-def left_out_everywhere(member: Member, nfe: int) -> dict[float, Core]:
-    """Cores of a network's kind that were fitted without it, guided or not, by their guidance scale."""
-    return {w: core for (w, dark), core in every_left_out(member, nfe).items() if dark == member.dark}
-
-
-def every_left_out(member: Member, nfe: int) -> dict[tuple[float, bool], Core]:
+def left_out(member: Member, nfe: int) -> dict[tuple[float, bool], Core]:
     """Cores that were fitted without a network, guided or not, by their scale and whether they are of dark pictures.
 
     Where no fit makes so many calls, a core is filled in, as the shipped ones are.
@@ -229,7 +229,7 @@ def every_left_out(member: Member, nfe: int) -> dict[tuple[float, bool], Core]:
         order = [one.name.partition("@")[0] for one in chosen(w, "own", None, dark)]
         known = cores("own", w, order.index(alone) % 4 if alone in order else None, dark)
         if known and nfe >= min(known):
-            found[w, dark] = known[nfe] if nfe in known else _filled(known, nfe)
+            found[w, dark] = _core_of(known, nfe)
     return found
 
 
@@ -240,7 +240,7 @@ def try_out(calls: list[int], near: bool, names: list[str] | None, out: Path) ->
         return chosen_core(nfe, start, 1.0 if member.guidance is None else member.guidance, member.dark)
 
     def never(member: Member, nfe: int) -> dict[tuple[float, bool], Core]:
-        return {} if near else every_left_out(member, nfe)
+        return {} if near else left_out(member, nfe)
 
     measure(near, calls, never, shipped, WORK / "samples", out, names)
 
@@ -279,7 +279,7 @@ def main() -> None:
         return
     if given.action == "starts":
         out, names = given.out or RESULTS / "universal_starts.json", given.names or universal_starts.NETWORKS
-        universal_starts.measure(given.calls, left_out_everywhere, WORK / "samples", out, names, given.draws)
+        universal_starts.measure(given.calls, left_out, WORK / "samples", out, names, given.draws)
         return
     for nfe in given.calls:
         fit(

@@ -16,7 +16,7 @@ References:
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 
 import numpy as np
 import torch
@@ -62,8 +62,7 @@ class Runs:
 
     def joined(self, other: Runs) -> Runs:
         """These samples and others."""
-        names = ("statistics", "apart", "squared", "base")
-        return Runs(*(np.concatenate([getattr(self, name), getattr(other, name)]) for name in names))
+        return Runs(*(np.concatenate([getattr(self, one.name), getattr(other, one.name)]) for one in fields(self)))
 
 
 def runs(samples: Samples, numbers: list[int], table: SolverTable, base: SolverTable) -> Runs:
