@@ -52,7 +52,8 @@ class Solved:
         self.member, self.seeds, self.near, self._std = member, seeds, near, data_std
         self.model = member.load()
         about = {"member": member.name, "model": self.model.fingerprint, "seeds": [seeds.start, seeds.stop]}
-        place = None if folder is None else folder / f"{member.name}-{'near' if near else 'own'}-{seeds.start}"
+        name = f"{member.name}-{'near' if near else 'own'}-{seeds.start}-{seeds.stop}"
+        place = None if folder is None else folder / name
         self.journal = Journal(place, {**about, "near": near})
 
     @cached_property
