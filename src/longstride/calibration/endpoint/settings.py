@@ -65,7 +65,7 @@ class GaussNewtonSettings:
 
     iterations: int = 4
     scouts: int = 3
-    universal: bool = False
+    universal: bool = True
     scout_iterations: int = 1
     scout_samples: int = 16
     final_calls: int = 6_000
