@@ -23,6 +23,7 @@ from benchmarks.monitor_table import monitor_sections
 from benchmarks.peer_tables import peer_sections
 from benchmarks.pipelines.page import pipeline_sections
 from benchmarks.recalibration_table import recalibration_table
+from benchmarks.reference_levels import levels_table
 from benchmarks.rollout_table import rollout_table
 from benchmarks.scale_tables import scale_sections
 from benchmarks.summary_table import summary_sections
@@ -154,6 +155,7 @@ _FILES: dict[str, Callable[[Path], str]] = {
     "guard": guard_table,
     "guard_overhead": guard_cost_table,
     "recalibration": recalibration_table,
+    "reference_levels": levels_table,
     "rollouts": rollout_table,
     "budgets": budget_table,
     "universal_starts": starts_table,

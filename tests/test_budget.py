@@ -9,6 +9,7 @@ from problems import Mixture
 
 import longstride as ls
 from longstride.calibration.budget import LADDER, plan_for
+from longstride.calibration.endpoint.settings import GaussNewtonSettings
 from longstride.cli.budgeting import Budget, budget_of, planned
 
 
@@ -51,6 +52,29 @@ def test_plans_grow_with_the_budget_to_the_default_calibration() -> None:
     assert all(fitted >= 4 and held_out >= 8 for fitted, held_out, *_ in LADDER)
 
 
+@pytest.mark.parametrize("nfe", [3, 4, 5, 6, 8])
+def test_two_thousand_calls_are_enough_up_to_eight_calls(nfe: int) -> None:
+    assert plan_for(2000, nfe).fitted >= 6
+    assert plan_for(2000, min(nfe, 5), per_call=2).fitted >= 4
+
+
+@pytest.mark.parametrize("nfe", [5, 8])
+def test_a_plan_says_closely_what_it_costs(nfe: int) -> None:
+    """The bound is kept, and not far above what is used: a bound that is too high buys too small a plan."""
+    for budget in (2000, 5000):
+        plan, denoiser = plan_for(budget, nfe), Counted()
+        table = ls.build("ddim", ls.grid("log_snr", nfe, sigma_min=0.02, sigma_max=80.0))
+        noise = 80 * torch.randn(plan.samples, 3, generator=torch.Generator().manual_seed(2))
+        asked = {"held_out": plan.held_out, "reference_steps": plan.reference_steps, "monitor": plan.monitor}
+        ls.calibrate(denoiser, noise, table, **asked, **plan.settings)
+        assert 0.75 * plan.calls < denoiser.calls <= plan.calls
+
+
+def test_a_step_makes_as_many_trials_as_it_may() -> None:
+    with pytest.raises(ls.InputError, match="at least one iteration, sample and trial"):
+        GaussNewtonSettings(trials=0)
+
+
 def test_too_small_a_budget_is_refused_with_what_costs_nothing() -> None:
     with pytest.raises(ls.InputError, match=r"a budget of 100 network calls is below one step .* longstride.universal"):
         plan_for(100, 5)
@@ -71,7 +95,7 @@ def test_a_budget_is_calls_or_time() -> None:
 def test_the_command_tells_its_plan_and_keeps_to_it(tmp_path, monkeypatch) -> None:
     monkeypatch.chdir(tmp_path)
     told = " ".join(run("calibrate", "garments", "--nfe", 3, "--budget", 900, "--out", "card.json").split())
-    assert "within the budget: 4 samples to fit in 1 step, 8 that decide" in told
+    assert "within the budget: 8 samples to fit in 1 step, 8 that decide" in told
     card = ls.load_card("card.json")
     assert card.calls <= 900
     for option in ("--held-out", "--iterations"):

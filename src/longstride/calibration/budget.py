@@ -11,33 +11,36 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from longstride.calibration.acceptance.clean_runs import CLEAN_RUNS
-from longstride.calibration.acceptance.gate import FEWEST
-from longstride.calibration.endpoint.cost import jacobian_calls, most_calls
-from longstride.calibration.endpoint.gauss_newton import TRIALS
+from longstride.calibration.acceptance.gate import FEWEST, gain_samples
+from longstride.calibration.converged import checked_samples
+from longstride.calibration.endpoint.cost import jacobian_calls, last_steps, most_calls, whole_fit_samples
 from longstride.calibration.endpoint.settings import HELD_OUT, GaussNewtonSettings, fitted_samples
-from longstride.calibration.endpoint.short_fits import STRONG
+from longstride.calibration.endpoint.short_fits import most_compared
 from longstride.calibration.starts.universal import most_universal_starts
 from longstride.errors import InputError
 
 __all__ = ["LADDER", "Plan", "plan_for"]
 
 #: A reference solution has at least so many steps per network call of the table: a table is fitted to its errors, too.
-_FINER = 4
-#: Samples on which the error of the reference solution is estimated.
-_CHECKED = 8
+_FINER = 3
+#: Trials of a step, and fitted samples that rank the universal tables: so many in place of the default's.
+_TRIALS, _RANKED = 2, 4
+#: Up to so many fitted samples, weights of the latest outputs alone are free, and those of the first state are not.
+_LEAN, _WINDOW = 6, 3
 #: Plans from the cheapest: fitted samples, held-out samples, steps, steps of the reference solution, and the ridge.
 LADDER: tuple[tuple[int, int, int, int, float], ...] = (
-    (4, FEWEST, 1, 24, 0.1),
-    (6, FEWEST, 1, 32, 0.1),
-    (8, FEWEST, 1, 40, 0.03),
-    (8, FEWEST, 2, 48, 0.03),
-    (12, FEWEST, 2, 64, 0.03),
-    (16, FEWEST, 2, 64, 0.03),
-    (16, 12, 3, 64, 0.01),
-    (24, 12, 3, 64, 0.01),
-    (32, 16, 3, 64, 0.003),
-    (48, 16, 3, 64, 0.001),
-    (64, 24, 4, 64, 0.0003),
+    (4, FEWEST, 1, 24, 0.03),
+    (6, FEWEST, 1, 24, 0.03),
+    (8, FEWEST, 1, 24, 0.01),
+    (12, FEWEST, 1, 24, 0.01),
+    (12, FEWEST, 3, 28, 0.01),
+    (16, FEWEST, 3, 32, 0.01),
+    (20, 12, 3, 32, 0.01),
+    (24, 12, 3, 32, 0.01),
+    (32, 12, 3, 40, 0.003),
+    (40, 16, 3, 40, 0.003),
+    (48, 16, 3, 48, 0.001),
+    (64, 24, 4, 48, 0.0003),
     (96, 32, 4, 64, 0.0001),
 )
 
@@ -103,17 +106,26 @@ def plan_for(budget: float, nfe: int, per_call: int = 1) -> Plan:
 
 
 def _plan(nfe: int, per_call: int, fitted: int, held_out: int, steps: int, reference: int, ridge: float) -> Plan:
-    settings = {
+    lean = {"window": _WINDOW, "column": False} if fitted <= _LEAN else {}
+    settings: dict[str, Any] = {
         "iterations": steps,
         "scouts": 0,
         "universal": True,
-        "scout_samples": fitted,
+        "scout_samples": _RANKED,
         "final_samples": fitted,
+        "trials": _TRIALS,
         "ridge": ridge,
+        **lean,
     }
     reference = max(reference, _FINER * nfe)
-    solved = (fitted + held_out) * reference + _CHECKED * (reference // 2)
-    starts = ((most_universal_starts() + 1) * fitted + STRONG * held_out) * nfe
-    fit = steps * (fitted * (jacobian_calls(nfe) + TRIALS * nfe) + held_out * nfe)
-    gate = (2 + 2 * 2) * held_out * nfe  # the table and its base: errors, and the gain by two runs each
-    return Plan(nfe, fitted, held_out, reference, (solved + starts + fit + gate) * per_call, settings)
+    asked = GaussNewtonSettings(**settings)
+    sizes, last = whole_fit_samples(fitted, asked), last_steps(fitted, asked)
+    unit = -(-_RANKED // 2)
+    solved = (fitted + held_out) * reference + checked_samples(held_out) * (reference // 2)
+    starts = most_universal_starts(guided=per_call > 1)
+    tried = ((starts + 1) * _RANKED + most_compared(1, starts) * held_out) * nfe
+    fit = (sizes[-1] + last * fitted) * jacobian_calls(nfe, asked)
+    fit += (_TRIALS * (sum(sizes) + last * fitted) + (len(sizes) + last) * held_out + fitted) * nfe
+    gain = min(held_out, -(-gain_samples(held_out) // unit) * unit)
+    gate = (2 * held_out + 4 * gain) * nfe
+    return Plan(nfe, fitted, held_out, reference, (solved + tried + fit + gate) * per_call, settings)

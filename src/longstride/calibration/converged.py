@@ -14,10 +14,15 @@ from longstride.calibration.units import Batch
 from longstride.errors import InputError
 from longstride.sampler import sample
 
-__all__ = ["given", "solved"]
+__all__ = ["checked_samples", "given", "solved"]
 
-#: Number of held-out samples on which the error of the reference solution is estimated.
+#: Held-out samples on which the error of the reference solution is estimated: half of them, at most so many.
 _CHECKED = 8
+
+
+def checked_samples(held_out: int) -> int:
+    """Number of held-out samples on which the error of a reference solution is estimated."""
+    return min(_CHECKED, -(-held_out // 2))
 
 
 def given(samples: Samples, reference: Reference, *, whole: bool) -> Samples:
@@ -74,7 +79,7 @@ def solved(samples: Samples, *, whole: bool) -> Samples:
     converged = torch.from_numpy(found).to(noise)
 
     def check(batch: Batch) -> list[Array]:
-        few = slice(min(_CHECKED, len(batch)))
+        few = slice(min(checked_samples(samples.held_out), len(batch)))
         ends = converged[len(noise) - samples.held_out :][few]
         network = batch.network.select(few)
         error = coarse_error(network, batch.noise[few], samples.ends, ends, samples.steps, samples.floor)

@@ -23,13 +23,13 @@ from longstride.journal import table_digest
 from longstride.reports import EndReport, Errors, Stability
 from longstride.table import SolverTable
 
-__all__ = ["FEWEST", "TRIALS", "gate", "instability", "judge", "objection"]
+__all__ = ["FEWEST", "TRIALS", "gain_samples", "gate", "instability", "judge", "objection"]
 
 #: Rows are tried one by one up to this many, and above it in as many blocks of consecutive rows.
 TRIALS = 12
 #: Fewer held-out samples do not show that a table is better.
 FEWEST = 8
-#: Held-out samples, in whole units, that the gain is measured on.
+#: Held-out samples, in whole units, that the gain is measured on: half of them, at most so many.
 _FEW = 24
 
 
@@ -183,9 +183,15 @@ def instability(measured: Stability, most: float, rival: str = "the base") -> st
     )
 
 
+def gain_samples(held_out: int) -> int:
+    """Number of held-out samples that the gain is measured on, up to whole units."""
+    return min(_FEW, -(-held_out // 2))
+
+
 def _gain(samples: Samples, table: SolverTable) -> float:
     """Gain of a table over a few held-out samples; samples differ little in it."""
-    numbers = [n for n in samples.units.held_out if samples.units.slices[n].start < samples.fitted + _FEW]
+    last = samples.fitted + gain_samples(samples.held_out)
+    numbers = [n for n in samples.units.held_out if samples.units.slices[n].start < last]
 
     def measure(batch: Batch) -> list[Array]:
         return list(gains(batch.network, batch.noise, table, batch.sizes, batch.units)[:, None])

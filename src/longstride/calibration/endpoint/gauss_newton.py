@@ -60,7 +60,7 @@ from longstride.table import SolverTable
 
 __all__ = ["TRIALS", "GaussNewton"]
 
-#: Trials of a step, each more damped than the one before, until the objective falls.
+#: Default number of trials of a step, each more damped than the one before, until the objective falls.
 TRIALS = 6
 #: A step that gains less than this part of the objective is the last.
 _LEAST_GAIN = 1e-2
@@ -75,6 +75,7 @@ class GaussNewton(Measurements):
         residual: The feature map.
         robust: c² as a multiple of the median error; 0: plain squares.
         ridge: Epsilon, the pull towards the start.
+        trials: Most trials of a step.
         fitted: Numbers of the fitted units to use; default: all fitted units.
         watched: Numbers of the units that choose among iterates; default: the held-out units. With the fitted units
             themselves, the held-out samples stay unseen for a later comparison.
@@ -90,6 +91,7 @@ class GaussNewton(Measurements):
         *,
         robust: float = 1.0,
         ridge: float = 0.0,
+        trials: int = TRIALS,
         fitted: Sequence[int] | None = None,
         watched: Sequence[int] | None = None,
         scales: Array | None = None,
@@ -97,7 +99,7 @@ class GaussNewton(Measurements):
     ) -> None:
         super().__init__(samples, parameters, residual, scales)
         self.weights = np.ones(len(samples)) if weights is None else weights
-        self.robust, self.ridge = robust, ridge
+        self.robust, self.ridge, self.trials = robust, ridge, trials
         self.fitted = samples.units.fitted if fitted is None else list(fitted)
         self.held_out = samples.units.held_out if watched is None else list(watched)
         self._shares = None if weights is None else samples.of_units(weights, self.fitted)
@@ -236,7 +238,7 @@ class GaussNewton(Measurements):
     ) -> tuple[SolverTable, Array, float] | None:
         """A table with an objective below ``before``, its errors and the damping of its step; None if trials fail."""
         equations = model.equations.pulled(self.ridge, model.at - center)
-        for _ in range(TRIALS):
+        for _ in range(self.trials):
             trial = self.solved(self.parameters.moved(table, equations.solve(damping)), loss, center)
             new = self.errors(trial, self.fitted)
             if np.isfinite(new).all() and self._mean(loss, new) < before:

@@ -36,6 +36,7 @@ class GaussNewtonSettings:
         final_calls: Most network calls, in samples, of whole fits after the first; 0: there is one whole fit.
         final_samples: Most samples that whole fits see. They see at least ``scout_samples``, and all samples if
             ``iterations`` is 1.
+        trials: Most trials of a step, each more damped than the one before, until the objective falls.
         levels: Whether inner levels are free.
         column: Whether the weights of the first state are free.
         window: Number of latest outputs whose weights in a row are free, in the start's own recurrence; None: all
@@ -70,6 +71,7 @@ class GaussNewtonSettings:
     scout_samples: int = 16
     final_calls: int = 6_000
     final_samples: int = 48
+    trials: int = 6
     levels: bool = True
     column: bool = True
     window: int | None = None
@@ -87,9 +89,11 @@ class GaussNewtonSettings:
     guard_robust: float = 8.0
 
     def __post_init__(self) -> None:
-        counts = (self.iterations, self.scout_iterations, self.scout_samples, self.final_samples)
+        counts = (self.iterations, self.scout_iterations, self.scout_samples, self.final_samples, self.trials)
         if min(counts) < 1 or min(self.scouts, self.final_calls) < 0:
-            raise InputError(f"expected at least one iteration and sample, and scouts and final_calls >= 0, got {self}")
+            raise InputError(
+                f"expected at least one iteration, sample and trial, and scouts and final_calls >= 0, got {self}"
+            )
         if not all(0 <= x < np.inf for x in (self.robust, self.guard_robust, self.ridge, self.margin)):
             raise InputError(f"expected finite robust, guard_robust, ridge and margin >= 0, got {self}")
         if not self.stability > 0:

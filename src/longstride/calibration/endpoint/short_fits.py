@@ -15,10 +15,10 @@ from longstride.calibration.starts.universal import is_universal
 from longstride.errors import InputError
 from longstride.table import SolverTable
 
-__all__ = ["STRONG", "ShortFits", "Starts", "chosen_starts", "ranked", "short_fits"]
+__all__ = ["ShortFits", "Starts", "chosen_starts", "most_compared", "ranked", "short_fits"]
 
 #: How many of the best classical tables are compared on held-out samples, and how many of the best universal tables.
-STRONG, _UNIVERSAL = 4, 2
+_STRONG, _UNIVERSAL = 4, 2
 #: A short fit from another start ranks before the fit from the base if its objective is below this part of the
 #: latter's. Short fits on a few samples scatter by about as much. A fit from the base seldom spoils samples that the
 #: base does well, and the gate compares both.
@@ -62,6 +62,11 @@ class ShortFits:
     objectives: Mapping[str, float]
 
 
+def most_compared(classical: int, universal: int) -> int:
+    """How many of so many tables are compared on held-out samples."""
+    return min(classical, _STRONG) + min(universal, _UNIVERSAL)
+
+
 def ranked(newton: GaussNewton, tables: Mapping[str, SolverTable], foreign: Sequence[str] = ()) -> Starts:
     """Tables by their mean loss on the fitted samples, best first; held-out samples rank the best few of them.
 
@@ -84,7 +89,7 @@ def ranked(newton: GaussNewton, tables: Mapping[str, SolverTable], foreign: Sequ
     errors = {key: float(np.sqrt(found.mean())) for key, found in squared.items()}
     own = [key for key in errors if key not in foreign]
     kinds = [key for key in own if not is_universal(key)], [key for key in own if is_universal(key)]
-    strong = {*kinds[0][:STRONG], *kinds[1][:_UNIVERSAL]}
+    strong = {*kinds[0][:_STRONG], *kinds[1][:_UNIVERSAL]}
     few = [key for key in own if key in strong]
     newton.measure([tables[key] for key in few], newton.held_out)
     finite = _squared(newton, {key: tables[key] for key in few}, newton.held_out)

@@ -1,4 +1,12 @@
-"""Fine solutions: between two states of a table, and the reference solution from its first level to its last."""
+r"""Fine solutions: between two states of a table, and the reference solution from its first level to its last.
+
+Levels of a reference solution are even in
+
+.. math:: u = \frac{\sigma^{1/3}}{\alpha^{1/3} + \sigma^{1/3}},
+
+which runs from 1 at alpha = 0 to 0 at sigma = 0 in every family. So the levels crowd where signal and noise are about
+equal, and a solution may begin at alpha = 0. ``python -m benchmarks reference-levels`` compares other levels.
+"""
 
 from __future__ import annotations
 
@@ -9,7 +17,7 @@ from torch import Tensor
 
 from longstride.arrays import Array, double
 from longstride.errors import InputError
-from longstride.families import alpha_of_sigma
+from longstride.families import alpha_of_ratio, alpha_of_sigma
 from longstride.journal import digest
 from longstride.network import in_batches
 from longstride.nodes import Nodes
@@ -22,6 +30,7 @@ from longstride.table import SolverTable
 __all__ = [
     "Reference",
     "coarse_error",
+    "converged_nodes",
     "converged_table",
     "errors",
     "least_level",
@@ -30,6 +39,10 @@ __all__ = [
     "squared_errors",
     "start_of",
 ]
+
+#: ``sigma / alpha`` that stands for all higher ratios where levels are spaced: a solution may begin at alpha = 0, and
+#: the next sigma of a variance-preserving process must differ from 1.
+_NOISE = 1e6
 
 
 def refine(
@@ -148,7 +161,40 @@ def converged_table(table: SolverTable, steps: int, floor: float, solver: str = 
         floor: Least positive level.
         solver: Name of the solver.
     """
-    return SOLVERS[solver](refine(table, 0, table.nfe, steps, floor))
+    return SOLVERS[solver](converged_nodes(table, steps, floor))
+
+
+def converged_nodes(table: SolverTable, steps: int, floor: float) -> Nodes:
+    """Levels of a reference solution from the first to the last level of ``table``.
+
+    No level lies strictly between 0 and ``floor``: a solution that ends at 0 makes its last step from ``floor``.
+
+    Args:
+        table: Gives the two levels.
+        steps: Number of fine steps, at least 1; from a level at or below the floor to 0 there is one step.
+        floor: Least positive level.
+
+    Raises:
+        InputError: fewer than 1 step.
+    """
+    if steps < 1:
+        raise InputError(f"a reference solution needs at least 1 step, got {steps}")
+    high, low = float(table.sigmas[0]), float(table.sigmas[-1])
+    family, to_zero = Nodes(table.alphas, table.sigmas).family, low == 0
+    if to_zero and (steps == 1 or high <= floor):
+        ends = np.array([high, low])
+        return Nodes.of(ends, alpha_of_sigma(family, ends))
+    bottom, count = (floor, steps) if to_zero else (low, steps + 1)
+    ends = np.array([high, bottom])
+    alphas = alpha_of_sigma(family, ends)
+    with np.errstate(divide="ignore"):
+        roots = np.cbrt(np.minimum(ends / alphas, _NOISE))
+    start, end = roots / (1 + roots)
+    parts = np.linspace(start, end, count)[1:-1]
+    ratios = (parts / (1 - parts)) ** 3
+    inner = alpha_of_ratio(family, ratios)
+    sigmas = np.concatenate([[high], ratios * inner, [bottom], [0.0] * to_zero])
+    return Nodes.of(sigmas, np.concatenate([alphas[:1], inner, alphas[1:], [1.0] * to_zero]))
 
 
 def coarse_error(

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from longstride.arrays import Array, double
-from longstride.calibration.reference.solve import refine
+from longstride.calibration.reference.solve import converged_nodes
 from longstride.calibration.reference.trajectory import FINE, DenseSolution, solve_dense
 from longstride.calibration.samples import Samples
 from longstride.calibration.units import Batch
@@ -102,7 +102,7 @@ def own_levels(samples: Samples, table: SolverTable) -> dict[str, Array]:
         samples: The samples.
         table: Gives the two ends and the number of steps.
     """
-    sigmas = refine(table, 0, table.nfe, FINE, samples.floor).sigmas
+    sigmas = converged_nodes(table, FINE, samples.floor).sigmas
 
     def costs(batch: Batch) -> list[Array]:
         few = slice(0, int((batch.numbers < TRAJECTORIES).sum()))

@@ -36,9 +36,9 @@ def is_universal(start: str) -> bool:
     return start.endswith(_GRID)
 
 
-def most_universal_starts() -> int:
-    """Most universal starts; there are fewer on dark samples."""
-    return len(PARTS) * len(_SCALES)
+def most_universal_starts(*, guided: bool = False) -> int:
+    """Most universal starts, of a network that tells its guidance scale or of one that does not."""
+    return len(PARTS) if guided else len(PARTS) * len(_SCALES)
 
 
 def scaled_tables(

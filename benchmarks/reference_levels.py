@@ -1,0 +1,155 @@
+"""How far reference solutions are from convergence, by their levels and their number of steps.
+
+    python -m benchmarks.reference_levels
+
+UniPC of order 3 runs from the same noise on levels of several spacings. The solution of :data:`FINE` steps counts as
+converged. Exact denoisers
+of mixtures run as networks of EDM from ``sigma = 80``, as latent diffusion from ``sigma / alpha = 14.6`` standard
+deviations, and as flows from ``alpha = 0``; networks that were trained run in their own process. The networks that
+others trained lie in the folder ``zoo`` of the checkout; without it they are left out.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import math
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from benchmarks.markdown import markdown_table
+from benchmarks.networks.members import MEMBERS
+from benchmarks.networks.solved import NEAR
+from longstride.arrays import Array
+from longstride.calibration.reference.solve import converged_nodes
+from longstride.errors import InputError
+from longstride.families import Family, alpha_of_ratio, alpha_of_sigma
+from longstride.files import write_atomically
+from longstride.network import in_batches
+from longstride.nodes import Nodes
+from longstride.sampler import DenoiserLike, sample
+from longstride.solvers import SOLVERS, build
+from longstride.table import SolverTable
+
+__all__ = ["levels_table"]
+
+ROOT = Path(__file__).resolve().parent.parent
+#: Exact denoisers, and trained networks with the family of their process.
+EXACT = ("small_digits", "flower", "china", "wine", "wine@3", "brown")
+TRAINED: dict[str, Family] = {"hsc32": "ve", "digits": "ve", "digits@7.5": "ve", "garments_flow": "flow"}
+STEPS, FINE, SAMPLES, SEED = (24, 32, 64), 512, 16, 10**6
+#: Least ``sigma / alpha`` by process; the last step goes to 0.
+FLOORS = {"edm": 2e-3, "latents": 0.015, "flow": 1e-3}
+#: Standard deviation of the data.
+STD = 0.5
+
+Spacing = Callable[[SolverTable, int, float], Array]
+
+
+def _between(table: SolverTable, steps: int, floor: float, to: Callable[[Array], Array], back: Any) -> Array:
+    """Levels that are even after a map of sigma, down to ``floor`` and then 0."""
+    ends = to(np.array([table.sigmas[0], floor]))
+    inner = back(np.linspace(ends[0], ends[1], steps)[1:-1])
+    return np.concatenate([table.sigmas[:1], inner, [floor, 0.0]])
+
+
+def _karras(table: SolverTable, steps: int, floor: float) -> Array:
+    return _between(table, steps, floor, lambda s: s ** (1 / 7), lambda u: u**7)
+
+
+def _even(table: SolverTable, steps: int, floor: float) -> Array:
+    return _between(table, steps, floor, lambda s: s, lambda u: u)
+
+
+def _angle(table: SolverTable, steps: int, floor: float) -> Array:
+    return _between(table, steps, floor, np.arcsin, np.sin)
+
+
+def _share(table: SolverTable, steps: int, floor: float) -> Array:
+    return converged_nodes(table, steps, floor).sigmas
+
+
+#: What is compared, by the family of the process: the levels in use, and those that others use.
+SPACINGS: dict[Family, dict[str, Spacing]] = {
+    "ve": {"share of the cube root": _share, "sigma^(1/7)": _karras},
+    "vp": {"share of the cube root": _share, "arcsin(sigma)": _angle},
+    "flow": {"share of the cube root": _share, "sigma": _even},
+}
+
+
+def in_family(denoiser: DenoiserLike, family: Family) -> DenoiserLike:
+    """A denoiser of ``x_0 + sigma eps`` as that of another family's states; alpha 0 counts as a ratio of 1e5."""
+
+    def scaled(x: torch.Tensor, sigma: float) -> torch.Tensor:
+        alpha = max(float(alpha_of_sigma(family, sigma)), 1e-5)
+        return denoiser(x / alpha, sigma / alpha)
+
+    return denoiser if family == "ve" else scaled
+
+
+def measured(name: str, process: str, family: Family, wrapped: bool) -> dict[str, Any]:
+    """Root-mean-square errors of one network in one process, by spacing and number of steps."""
+    member = MEMBERS[name]
+    model, seeds = member.load(), range(SEED, SEED + SAMPLES)
+    denoiser: DenoiserLike = in_batches(model.denoiser(seeds, member.guidance), SAMPLES)
+    denoiser = in_family(denoiser, family) if wrapped else denoiser
+    high = {"edm": 80.0, "latents": NEAR * STD, "flow": math.inf}[process]
+    first = 1.0 if math.isinf(high) else high * float(alpha_of_ratio(family, high))
+    floor = FLOORS[process] * float(alpha_of_ratio(family, FLOORS[process]))
+    ends = np.array([first, floor, 0.0])
+    table = build("ddim", ends, alphas=alpha_of_sigma(family, ends))
+    noise = model.noise(seeds, 1.0) * first
+
+    def end(spacing: Spacing, steps: int) -> torch.Tensor:
+        levels = spacing(table, steps, floor)
+        fine = SOLVERS["unipc"](Nodes.of(levels, alpha_of_sigma(family, levels), None), order=3)
+        return sample(denoiser, noise, fine)
+
+    spacings = SPACINGS[family]
+    converged = end(_share, FINE)
+    found = {
+        key: {str(steps): float((end(one, steps) - converged).square().mean().sqrt()) for steps in STEPS}
+        for key, one in spacings.items()
+    }
+    return {"network": name, "process": process, "family": family, "errors": found}
+
+
+def main() -> None:
+    """The command line."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--out", type=Path, default=ROOT / "benchmarks" / "results", help="folder of the results")
+    asked = parser.parse_args()
+    torch.set_num_threads(1)
+    torch.set_grad_enabled(False)
+    processes: tuple[tuple[str, Family], ...] = (("edm", "ve"), ("latents", "vp"), ("flow", "flow"))
+    cases = [(name, *one, True) for one in processes for name in EXACT]
+    cases += [(name, "flow" if family == "flow" else "edm", family, False) for name, family in TRAINED.items()]
+    rows = list[dict[str, Any]]()
+    for case in cases:
+        try:
+            rows.append(measured(*case))
+        except InputError as error:  # weights that are not there
+            print(f"{case[0]}: left out: {error}", flush=True)
+            continue
+        print(json.dumps(rows[-1]), flush=True)
+    write_atomically(asked.out / "reference_levels.json", (json.dumps({"rows": rows}, indent=1) + "\n").encode())
+
+
+def levels_table(file: Path) -> str:
+    """Errors by process and number of steps: geometric mean over networks, and in brackets the worst."""
+    results, rows = json.loads(file.read_text(encoding="utf-8")), list[list[object]]()
+    for process, told in (("edm", "EDM, from 80"), ("latents", "latent diffusion"), ("flow", "flow, from alpha 0")):
+        own = [row["errors"] for row in results["rows"] if row["process"] == process]
+        for spacing in own[0] if own else ():
+            errors = [[one[spacing][str(steps)] for one in own] for steps in STEPS]
+            shown = [f"{math.exp(np.mean(np.log(every))):.2g} ({max(every):.2g})" for every in errors]
+            rows.append([told, f"even in {spacing}" if "share" not in spacing else f"**{spacing}**", *shown, len(own)])
+    return markdown_table(["process", "levels", *(f"{steps} steps" for steps in STEPS), "networks"], rows)
+
+
+if __name__ == "__main__":
+    main()
