@@ -76,10 +76,11 @@ def test_a_kill_loses_the_sample_that_was_measured_at_most(found, tmp_path):
     ls.Adaptation(found.card, path).close()
     for _ in range(8):
         child, pipe = forked(partial(_observe_until_killed, path, next_one))
-        time.sleep(chance.uniform(0.05, 0.3))
-        os.kill(child, signal.SIGKILL)
-        os.waitpid(child, 0)
         with os.fdopen(pipe, "rb") as lines:
+            told += len(lines.read(chance.randrange(1, 6)))
+            time.sleep(chance.uniform(0, 0.01))
+            os.kill(child, signal.SIGKILL)
+            os.waitpid(child, 0)
             told += len(lines.read())
         with ls.Adaptation(None, path) as adaptation:
             counters = adaptation.status().counters

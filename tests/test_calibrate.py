@@ -109,7 +109,7 @@ def never(x, sigma):
     ("settings", "message"),
     [
         ({"residual": "pixels"}, "expected residual to be a function from samples .* got 'pixels'"),
-        ({"iterations": 0}, "at least one iteration and sample, .*iterations=0"),
+        ({"iterations": 0}, "at least one iteration, sample and trial, .*iterations=0"),
         ({"scout_iterations": 0}, "scout_iterations=0"),
         ({"scout_samples": 0}, "scout_samples=0"),
         ({"scouts": -1}, "scouts and final_calls >= 0, got .*scouts=-1"),

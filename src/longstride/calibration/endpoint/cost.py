@@ -48,7 +48,7 @@ def most_whole_fits(nfe: int, fitted: int, held_out: int, settings: GaussNewtonS
     # A short fit on all samples of a step leaves no new samples: the step makes a model of its own.
     jacobian = (sizes[-1] - few or sizes[-1]) * jacobian_calls(nfe, settings)
     trials = (sum(sizes) + len(sizes) * held_out) * nfe
-    more = max(settings.final_calls // (jacobian + trials), int(settings.universal))
+    more = max(settings.final_calls // (jacobian + trials), int(settings.tries_universal))
     return 1 + min(max(settings.scouts - 1, 0), more)
 
 
@@ -70,7 +70,7 @@ def most_calls(nfe: int, fitted: int, held_out: int, settings: GaussNewtonSettin
     seen = finals * len(sizes) * (sizes[-1] + 2 * held_out) + settings.scouts * few + 4 * held_out
     seen += last * (fitted + 2 * held_out)
     tried = (most_starts() * few * nfe + (FINE + 1) * TRAJECTORIES) if settings.scouts else few * nfe
-    tried += (most_universal_starts() * few + 2 * held_out) * nfe if settings.universal else 0
+    tried += (most_universal_starts() * few + 2 * held_out) * nfe if settings.tries_universal else 0
     solved = (fitted + held_out + 8) * reference_steps
     guard = _guard_calls(nfe, fitted + held_out, settings, reference_steps)
     return (

@@ -1,6 +1,6 @@
 """The default calibration: by Gauss–Newton from the best classical and universal tables to the calibrated table.
 
-1. Every classical solver on every grid, and on demand universal tables at a few scales, run on a few samples. Held-out
+1. Every classical solver on every grid, and universal tables at a few scales, run on a few samples. Held-out
    samples choose the base among the best few tables: the result must beat the base, and is the base if it does not.
 2. Short fits start from the best table on each of the best grids; universal tables count as one grid. Short fits see a
    few samples.
@@ -198,7 +198,7 @@ def _candidates(
         if any(table.distance(other) == 0 for other in classical.values()):
             del found["given"]  # the given table is a classical start, and would be tried twice
         found |= classical
-    if settings.universal:
+    if settings.tries_universal:
         found |= universal_starts(samples, table)
     return found
 

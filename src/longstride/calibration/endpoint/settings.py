@@ -30,7 +30,7 @@ class GaussNewtonSettings:
             and the passed tables are the only starts.
         universal: Whether universal tables are starts, too, at scales around the standard deviation of the samples
             (:mod:`longstride.calibration.starts.universal`). The base is then the best of both kinds, and at least two
-            whole fits go on.
+            whole fits go on. None: if classical solvers are tried.
         scout_iterations: Steps of a short fit.
         scout_samples: Number of samples that rank the starts, and that short fits see.
         final_calls: Most network calls, in samples, of whole fits after the first; 0: there is one whole fit.
@@ -66,7 +66,7 @@ class GaussNewtonSettings:
 
     iterations: int = 4
     scouts: int = 3
-    universal: bool = True
+    universal: bool | None = None
     scout_iterations: int = 1
     scout_samples: int = 16
     final_calls: int = 6_000
@@ -107,6 +107,11 @@ class GaussNewtonSettings:
         if self.guard_floor is not None and not 0 < self.guard_floor <= 1:
             raise InputError(f"expected guard_floor in (0, 1], or None, got {self.guard_floor}")
         self.guarding()
+
+    @property
+    def tries_universal(self) -> bool:
+        """Whether universal tables are starts."""
+        return self.scouts > 0 if self.universal is None else self.universal
 
     def guarding(self) -> Guarding:
         """What is asked of the guard.
