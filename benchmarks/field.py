@@ -148,6 +148,9 @@ class Field:
         method, base = IIA.get(name, ("gauss_newton" if name in FULL else name, "classical"))
         table = classical[base].sampler
         assert isinstance(table, SolverTable)
+        settings = FULL.get(name, {})
+        if method == "gauss_newton":  # universal tables of the package saw these networks
+            settings = {"universal": False, **settings}
 
         def find() -> Found:
             if name in IIA:  # before the last samples of our own fit at many calls, and after them
@@ -168,7 +171,7 @@ class Field:
                 reference=Reference(target, float("nan"), FINE, start_of(noise, table)),
                 batch_size=32,
                 model=self.model.info(self.one.case.guidance),
-                **FULL.get(name, {}),
+                **settings,
             )
             about = {"calls": result.calls, "accepted": result.end.accepted, "reason": result.end.reason}
             if result.search is not None:

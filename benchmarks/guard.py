@@ -124,6 +124,7 @@ class GuardBench:
             held_out=HELD_OUT,
             reference=Reference(target[:count], float("nan"), STEPS, start_of(noise, table)),
             batch_size=CALL,
+            universal=False,
             guard_share=0.0 if how == "plain" else SHARE,
             guard_mined=MINED if how == "mined" else 0.0,
             model=self.model.info(self.case.guidance),

@@ -127,6 +127,8 @@ class Lab:
         denoiser = denoiser.with_condition(
             **{key: value[order] for key, value in denoiser.condition.items() if isinstance(value, torch.Tensor)}
         )
+        if method == "gauss_newton":  # the package's universal tables saw these networks
+            settings = {"universal": False, **settings}
         begun = {name: table_digest(start) for name, start in (starts or {}).items()}
         said = as_data(settings)
         place = digest(table_digest(table), noise, said, method, begun)[:20]

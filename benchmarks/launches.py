@@ -37,7 +37,7 @@ def count(name: str, nfe: int, batch_size: int) -> dict[str, Any]:
 
     denoiser.model = counted
     noise = model.noise(seeds, table.sigmas[0])
-    result = ls.calibrate(denoiser, noise, table, held_out=48, batch_size=batch_size, seed=0)
+    result = ls.calibrate(denoiser, noise, table, held_out=48, batch_size=batch_size, seed=0, universal=False)
     end = result.end
     return {
         "model": name,

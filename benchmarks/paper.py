@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.markdown import slug_of
+from benchmarks.universal import only
 from longstride.demo import draw_comparison
 from longstride.evaluation.contestants import paper
 from longstride.evaluation.fitting import Say
@@ -117,7 +118,8 @@ def run_case(case: Case, model: Model, out: Path, pictures: Path, *, quick: bool
         def told(what: str, done: int, total: int, slug: str = slug) -> None:
             say(f"{slug}: {what}", done, total)
 
-        outcome = run_study(model, study, out / "work" / (f"{slug}-quick" if quick else slug), say=told)
+        with only({}):  # universal tables of the package saw these networks
+            outcome = run_study(model, study, out / "work" / (f"{slug}-quick" if quick else slug), say=told)
         found[name] = outcome.results
         if not is_first():
             continue

@@ -77,7 +77,7 @@ def calibrated(network: ls.Model, start: SolverTable, **options: Any) -> ls.Card
     seeds = seed_range("calibration", 0, ANEW[0])
     noise = network.noise(seeds, float(start.sigmas[0]))
     asked: dict[str, Any] = {"held_out": ANEW[1], "batch_size": BATCH, "seed": 0, **options}
-    return ls.calibrate(network.denoiser(seeds), noise, start, **asked).card
+    return ls.calibrate(network.denoiser(seeds), noise, start, universal=False, **asked).card
 
 
 def main() -> None:

@@ -104,9 +104,9 @@ def draw_pool(model: ls.Model, nfe: int, samples: int) -> Pool:
     """Calibrate a card, and run all samplers on fresh noise."""
     seeds = seed_range("calibration", 0, _FITTED + _HELD_OUT)
     ends = base_table(model.schedule, "ddim", nfe)
-    found = ls.calibrate(
-        model.denoiser(seeds), model.noise(seeds, ends.sigmas[0]), ends, held_out=_HELD_OUT, iterations=3, seed=0
-    )
+    noise = model.noise(seeds, ends.sigmas[0])
+    denoiser = model.denoiser(seeds)
+    found = ls.calibrate(denoiser, noise, ends, held_out=_HELD_OUT, iterations=3, seed=0, universal=False)
     base = found.card.base_table
     fresh = seed_range("evaluation", 0, samples)
     noise, denoiser = model.noise(fresh, base.sigmas[0]), model.denoiser(fresh)

@@ -216,7 +216,7 @@ def _counted_on(model: str, nfe: int) -> dict[str, Any]:
         table = base_table(loaded.schedule, "ddim", nfe)
         denoiser, noise = loaded.denoiser(seeds), loaded.noise(seeds, table.sigmas[0])
     about = {"model": model, "nfe": nfe, "fitted": fitted, "held_out": HELD_OUT, "batch_size": 64}
-    options: dict[str, Any] = {"held_out": HELD_OUT, "batch_size": 64, "seed": 0, "monitor": 0}
+    options: dict[str, Any] = {"held_out": HELD_OUT, "batch_size": 64, "seed": 0, "monitor": 0, "universal": False}
     return {**about, **counted(denoiser, noise, table, **options)}
 
 

@@ -111,7 +111,7 @@ def test_a_whole_fit_that_overflows_on_further_samples_is_passed_over(monkeypatc
         return fit(self, start, iterations, **options)
 
     monkeypatch.setattr(GaussNewton, "fit", brittle)
-    settings = {"scout_samples": 8, "final_samples": 12, "final_calls": 10**6 if finals == 3 else 0}
+    settings = {"scout_samples": 8, "final_samples": 12, "final_calls": 10**6 if finals == 3 else 0, "universal": False}
 
     def calibrated():
         return ls.calibrate(Mixture(), noise_of(48), ls.build("ddim", SIGMAS), **settings)
@@ -154,7 +154,7 @@ def test_the_jacobian_of_whole_fits_is_made_once_for_every_sample_and_then_for_a
         return equations(self, table, loss, numbers)
 
     monkeypatch.setattr(GaussNewton, "equations", counted)
-    settings = {"scouts": 2, "scout_samples": 8, "final_samples": 24, "final_calls": 0}
+    settings = {"scouts": 2, "scout_samples": 8, "final_samples": 24, "final_calls": 0, "universal": False}
     result = ls.calibrate(Mixture(), noise_of(96), ls.build("ddim", SIGMAS), **settings)
     assert made[:4] == [[0, 1], [0, 1], [2, 3], [4, 5]]  # units: of 48 fitted samples, 12
     assert made[4:] == [list(range(12))] * 2

@@ -25,7 +25,7 @@ def test_scouts_are_the_best_of_the_best_grids():
 
 
 def test_universal_tables_take_one_place_among_scouts():
-    own = ["longstride, 0.5 std@universal", "longstride, 1 std@universal", "longstride, 2 std, guidance 7.5@universal"]
+    own = ["0.5 std@universal", "1 std@universal", "2 std w7.5@universal"]
     ranking = [*own, "ipndm4@karras", "ipndm3@karras", "ipndm4@dp", "unipc3@uniform"]
     assert chosen_starts(ranking, 3) == [own[0], "ipndm4@karras", "ipndm4@dp"]
     assert chosen_starts(ranking[::-1], 3) == ["unipc3@uniform", "ipndm4@dp", "ipndm3@karras"]
@@ -33,7 +33,7 @@ def test_universal_tables_take_one_place_among_scouts():
 
 def test_the_base_is_the_better_of_classical_and_universal_tables():
     """Universal tables that are ahead on a few samples leave room for four classical tables on those that decide."""
-    own = [f"longstride, {part} std@universal" for part in (0.5, 1, 2)]
+    own = [f"{part} std@universal" for part in (0.5, 1, 2)]
     names = dict(zip([*own, *"abcde"], [*own, *"abcde"], strict=True))
     few = dict(zip(names, np.arange(1.0, 9.0), strict=True))
     for then, base in ((2.0, own[1]), (9.0, "d")):  # the best universal table, and the best of four classical tables
@@ -47,7 +47,7 @@ def test_the_base_is_the_better_of_classical_and_universal_tables():
 
 def test_the_second_whole_fit_is_of_the_other_kind():
     """Universal or classical; else short fits go on in the order of their objectives."""
-    own, losses = "longstride, 1 std@universal", {"a": 1.0, "b": 2.0, "c": 3.0}
+    own, losses = "1 std@universal", {"a": 1.0, "b": 2.0, "c": 3.0}
 
     def order(losses):
         newton = newton_of(lambda table, numbers: np.full((9, 2), losses[table]))

@@ -346,6 +346,12 @@ def test_number_of_network_calls(name, options, steps, final_zero, nfe):
         assert ls.steps_for_nfe(name, nfe, final_zero=final_zero, **options) == steps
 
 
+@pytest.mark.parametrize("nfe", [1, 7, 40])
+def test_the_universal_solver_makes_one_call_per_step(nfe):
+    """Also where UniPC runs in its place; to ask for the number of steps warns of nothing."""
+    assert ls.steps_for_nfe("longstride", nfe) == nfe
+
+
 def test_an_impossible_number_of_calls_names_the_nearest():
     with pytest.raises(ls.InputError, match="heun cannot spend exactly 7 network calls; [68] would work"):
         ls.steps_for_nfe("heun", 7)

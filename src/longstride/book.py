@@ -120,6 +120,7 @@ class CardBook(documents.Document):
         nearest = self._nearest(nfe, scale)
         table = self._classical(nearest.card, nfe)
         name = nearest.card.base.name if nearest.card.search is None else nearest.card.search.base
+        name = name if table.name == nearest.card.base_table.name else table.name  # no universal table serves
         note = f"{asked}: not in this book, which holds {self.contents}; {name}, its base, is used, uncalibrated"
         return Unjudged(table, table, self.model.model_copy(update={"guidance": scale}), "base", note, nearest.card)
 
@@ -185,16 +186,21 @@ class CardBook(documents.Document):
         Raises:
             InputError: the solver cannot spend so many calls, or does not take the options on the card.
         """
-        schedule = None if self.schedule is None else self.schedule.schedule()
         base = card.base_table
-        final: LastLevel = "zero" if base.sigmas[-1] == 0 else "sigma_min"
         try:
-            steps = steps_for_nfe(base.name, nfe, final_zero=final == "zero", **base.options)
-        except TypeError as error:  # a card may hold any value as an option
+            return self._rebuilt(base, nfe, "" if card.search is None else card.search.base.partition("@")[2])
+        except InputError:
+            raise
+        except (TypeError, ValueError) as error:  # a card may hold any value as an option
             raise InputError(f"the options of {base.name} cannot be used ({error}): calibrate the book anew") from None
-        name = "" if card.search is None else card.search.base.partition("@")[2]
-        if schedule is not None and name in ("karras", "log_snr", "uniform", "quadratic"):
-            levels = grid(name, steps, schedule=schedule, final=final)
+
+    def _rebuilt(self, base: SolverTable, nfe: int, spacing: str) -> SolverTable:
+        """A base for another number of calls, on levels of a spacing if it has the ends of the base."""
+        schedule = None if self.schedule is None else self.schedule.schedule()
+        final: LastLevel = "zero" if base.sigmas[-1] == 0 else "sigma_min"
+        steps = steps_for_nfe(base.name, nfe, final_zero=final == "zero", **base.options)
+        if schedule is not None and spacing in ("karras", "log_snr", "uniform", "quadratic"):
+            levels = grid(spacing, steps, schedule=schedule, final=final)
             if levels[0] == base.sigmas[0] and levels[-1] == base.sigmas[-1]:
                 return build(base.name, levels, schedule=schedule, **base.options)
         alphas, sigmas = resampled(base, steps)

@@ -149,12 +149,12 @@ def card_label(name: str) -> str:
 
     >>> card_label("gauss_newton"), card_label("unipc3@log_snr"), card_label("given")
     ('Gauss–Newton', 'UniPC-3 on log_snr', 'the given table')
-    >>> card_label("longstride, 0.5 std@universal")
+    >>> card_label("0.5 std@universal")
     'universal table, 0.5 std'
     """
     solver, _, grid = name.partition("@")
     if is_universal(name):
-        return f"universal table{solver.removeprefix('longstride')}"
+        return f"universal table, {solver.removeprefix('longstride, ')}"
     text = _IN_CARDS.get(solver) or label(solver)
     return f"{text} on {grid}" if grid else text
 

@@ -118,6 +118,8 @@ def steps_for_nfe(name: str, nfe: int, *, final_zero: bool = False, **options: A
     """
     if nfe < 1:
         raise InputError(f"nfe must be at least 1, got {nfe}")
+    if name in SOLVERS and SOLVERS[name].own_levels:
+        return nfe
     possible: list[int] = []
     refusal: InputError | None = None
     for steps in range(1, nfe + 1):

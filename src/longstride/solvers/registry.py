@@ -39,7 +39,7 @@ class Solver:
         label: Label for people.
         starts: Options of the variants that calibrations start from, by name; each makes one network call per step.
         grid: Name of the grid that its paper uses it on, or None for the model's usual grid.
-        own_levels: Whether it visits levels of its own between the two ends of a grid.
+        own_levels: Whether it visits levels of its own between the two ends of a grid, with one network call per step.
     """
 
     builder: Callable[..., SolverTable]

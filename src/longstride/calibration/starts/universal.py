@@ -4,7 +4,7 @@ The scale that suits a network best is not always the standard deviation of its 
 and a few bright objects want levels that lie higher, even pictures levels that lie lower. A few samples tell. Tables
 that were fitted to dark pictures are tried on dark samples, too.
 
-A universal start is named ``longstride, 0.5 std@universal``: all of them count as starts on one grid.
+A universal start is named ``0.5 std@universal``: all of them count as starts on one grid.
 """
 
 from __future__ import annotations
@@ -87,9 +87,9 @@ def universal_starts(samples: Samples, like: SolverTable) -> dict[str, SolverTab
     found: dict[str, SolverTable] = {}
     dark = is_dark(kurtosis_of(ends))
     for scale in ((1.0,) if dark else _SCALES) if network.guidance is None else (network.guidance,):
-        guided = f", guidance {scale:g}" if network.guidance is None and scale != 1 else ""
-        found |= {f"longstride, {part:g} std{guided}{_GRID}": one for part, one in build(scale).items()}
+        guided = f" w{scale:g}" if network.guidance is None and scale != 1 else ""
+        found |= {f"{part:g} std{guided}{_GRID}": one for part, one in build(scale).items()}
     if dark:
         tables = build(1.0, parts=SCALES, dark=True)
-        found |= {f"longstride, {part:g} std, dark{_GRID}": one for part, one in tables.items()}
+        found |= {f"{part:g} std dark{_GRID}": one for part, one in tables.items()}
     return found
