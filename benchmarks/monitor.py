@@ -77,7 +77,6 @@ class MonitorBench:
             model=self.model.info(case.guidance),
             seed=0,
             journal=self.folder / "calibration",
-            universal=False,
             **case.settings,
         )
         result.card.save(file)

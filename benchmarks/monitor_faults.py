@@ -63,11 +63,13 @@ class Case:
         return digits(zoo / "digits")
 
 
+#: Universal tables of the package saw these networks.
+_UNSEEN = {"universal": False}
 #: Settings of a calibration whose table is watched, and not judged.
-_SHORT = {"iterations": 1, "scouts": 1, "reference_steps": 32}
+_SHORT = {"iterations": 1, "scouts": 1, "reference_steps": 32, **_UNSEEN}
 CASES = {
-    "hsc32": Case("galaxy:hsc32", None, 5, 128, 48, 2048, 512),
-    "digits": Case("digits", 3.0, 6, 64, 32, 2048, 512),
+    "hsc32": Case("galaxy:hsc32", None, 5, 128, 48, 2048, 512, _UNSEEN),
+    "digits": Case("digits", 3.0, 6, 64, 32, 2048, 512, _UNSEEN),
     "garments_flow": Case("garments_flow", None, 6, 48, 32, 512, 64, _SHORT),
     "garments_guided": Case("garments", 3.0, 4, 16, 16, 256, 32, {"method": "iia", "reference_steps": 16}),
 }
