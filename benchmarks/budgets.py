@@ -30,7 +30,7 @@ NETWORKS = ("hsc32", "garments_flow", "small_digits", "flower", "china", "wine",
 #: Samples that every calibration is judged by.
 FRESH_SAMPLES = 256
 #: Calibrations within every budget, each on noise of its own.
-DRAWS = 3
+DRAWS = 2
 _FAILED = 1e6
 
 

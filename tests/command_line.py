@@ -29,10 +29,11 @@ def run(*args: object, app: typer.Typer = longstride) -> str:
 
 
 def only_phases(stderr: str) -> bool:
-    """Whether a log holds nothing but the names of phases, one a line: no warning of any library."""
+    """Whether a log holds nothing but phases, and how far long ones are, one a line: no warning of a library."""
     phases = "converging|filling|calibrating|teacher|evaluating|intervals|drawing|fitting|checking|ablations on [^ ]*"
     return all(
-        re.fullmatch(rf"([a-z0-9_]+: )?({phases})(, part [0-9]+ of [0-9]+)? …", line) for line in stderr.splitlines()
+        re.fullmatch(rf"([a-z0-9_]+: )?({phases})(, part [0-9]+ of [0-9]+)?( …|: [0-9,]+ of [0-9,]+, .*)", line)
+        for line in stderr.splitlines()
     )
 
 

@@ -242,7 +242,7 @@ def test_converged_runs_of_other_processes(name: str, tmp_path: Path):
         for steps in (4, 8, 32)
     )
     assert few > 1.5 * more > 3 * many
-    assert own_error < 0.1 * few
+    assert own_error < 0.25 * few  # of random weights: their velocity is even in sigma, where levels are not
 
 
 @pytest.mark.slow
