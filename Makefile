@@ -30,6 +30,7 @@ figures: $(VENV)/.test-installed ## Everything that README and docs show, from n
 	OMP_NUM_THREADS=1 $(VENV)/bin/torchrun --nproc-per-node 2 -m benchmarks paper --out benchmarks/results
 	$(VENV)/bin/python -m benchmarks.overhead
 	$(VENV)/bin/python -m benchmarks.memory
+	$(VENV)/bin/python -m benchmarks.reference_levels
 	$(VENV)/bin/python -m benchmarks.rollouts
 	$(VENV)/bin/python -m benchmarks summary
 	$(VENV)/bin/python -m benchmarks pages --docs .

@@ -5,7 +5,7 @@ Levels of a reference solution are even in
 .. math:: u = \frac{\sigma^{1/3}}{\alpha^{1/3} + \sigma^{1/3}},
 
 which runs from 1 at alpha = 0 to 0 at sigma = 0 in every family. So the levels crowd where signal and noise are about
-equal, and a solution may begin at alpha = 0. ``python -m benchmarks reference-levels`` compares other levels.
+equal, and a solution may begin at alpha = 0. ``python -m benchmarks.reference_levels`` compares other levels.
 """
 
 from __future__ import annotations
