@@ -117,7 +117,6 @@ def tried(kind: str, seed: int) -> dict[str, Any]:
         "scout_samples": 16,
         "iterations": 3,
         "guard_share": 0.05,
-        "guard_mined": 0.0,
         "monitor": 0,
     }
     try:
