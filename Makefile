@@ -14,8 +14,8 @@ help: ## Show this list
 demo: $(VENV)/.demo-installed ## Calibrate on the bundled model, compare, draw: writes demo-output/
 	$(VENV)/bin/longstride demo --out $(OUT)
 
-test: $(VENV)/.test-installed lint ## All checks: formatting, types, tests on all cores
-	OMP_NUM_THREADS=1 $(VENV)/bin/python -m pytest -q --numprocesses auto --dist loadfile
+test: $(VENV)/.test-installed lint ## All checks: formatting, types, tests, on up to four cores
+	OMP_NUM_THREADS=1 $(VENV)/bin/python -m pytest -q --numprocesses auto --maxprocesses 4 --dist loadfile
 
 lint: $(VENV)/.test-installed ## Formatting, lint, strict types and the direction of imports
 	$(VENV)/bin/ruff format --check .
