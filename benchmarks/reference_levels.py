@@ -2,11 +2,11 @@
 
     python -m benchmarks.reference_levels
 
-UniPC of order 3 runs from the same noise on levels of several spacings. The solution of :data:`FINE` steps counts as
-converged. Exact denoisers
-of mixtures run as networks of EDM from ``sigma = 80``, as latent diffusion from ``sigma / alpha = 14.6`` standard
-deviations, and as flows from ``alpha = 0``; networks that were trained run in their own process. The networks that
-others trained lie in the folder ``zoo`` of the checkout; without it they are left out.
+Reference solutions run on the levels in use, and on those of fine solutions between two states, from the same noise.
+The solution of :data:`FINE` steps of UniPC of order 3 counts as converged. Exact denoisers of mixtures run as networks
+of EDM from ``sigma = 80``, as latent diffusion from ``sigma / alpha = 14.6`` standard deviations, and as flows from
+``alpha = 0``; networks that were trained run in their own process. The networks that others trained lie in the folder
+``zoo`` of the checkout; without it they are left out.
 """
 
 from __future__ import annotations
@@ -14,7 +14,6 @@ from __future__ import annotations
 import argparse
 import json
 import math
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -24,8 +23,7 @@ import torch
 from benchmarks.markdown import markdown_table
 from benchmarks.networks.members import MEMBERS
 from benchmarks.networks.solved import NEAR
-from longstride.arrays import Array
-from longstride.calibration.reference.solve import converged_nodes
+from longstride.calibration.reference.solve import converged_nodes, refine
 from longstride.errors import InputError
 from longstride.families import Family, alpha_of_ratio, alpha_of_sigma
 from longstride.files import write_atomically
@@ -33,7 +31,6 @@ from longstride.network import in_batches
 from longstride.nodes import Nodes
 from longstride.sampler import DenoiserLike, sample
 from longstride.solvers import SOLVERS, build
-from longstride.table import SolverTable
 
 __all__ = ["levels_table"]
 
@@ -47,38 +44,9 @@ FLOORS = {"edm": 2e-3, "latents": 0.015, "flow": 1e-3}
 #: Standard deviation of the data.
 STD = 0.5
 
-Spacing = Callable[[SolverTable, int, float], Array]
-
-
-def _between(table: SolverTable, steps: int, floor: float, to: Callable[[Array], Array], back: Any) -> Array:
-    """Levels that are even after a map of sigma, down to ``floor`` and then 0."""
-    ends = to(np.array([table.sigmas[0], floor]))
-    inner = back(np.linspace(ends[0], ends[1], steps)[1:-1])
-    return np.concatenate([table.sigmas[:1], inner, [floor, 0.0]])
-
-
-def _karras(table: SolverTable, steps: int, floor: float) -> Array:
-    return _between(table, steps, floor, lambda s: s ** (1 / 7), lambda u: u**7)
-
-
-def _even(table: SolverTable, steps: int, floor: float) -> Array:
-    return _between(table, steps, floor, lambda s: s, lambda u: u)
-
-
-def _angle(table: SolverTable, steps: int, floor: float) -> Array:
-    return _between(table, steps, floor, np.arcsin, np.sin)
-
-
-def _share(table: SolverTable, steps: int, floor: float) -> Array:
-    return converged_nodes(table, steps, floor).sigmas
-
-
-#: What is compared, by the family of the process: the levels in use, and those that others use.
-SPACINGS: dict[Family, dict[str, Spacing]] = {
-    "ve": {"share of the cube root": _share, "sigma^(1/7)": _karras},
-    "vp": {"share of the cube root": _share, "arcsin(sigma)": _angle},
-    "flow": {"share of the cube root": _share, "sigma": _even},
-}
+SHARE = "share of the cube root"
+#: What the levels of :func:`refine` are even in, by the family of the process.
+EVEN: dict[Family, str] = {"ve": "sigma^(1/7)", "vp": "arcsin(sigma)", "flow": "sigma"}
 
 
 def in_family(denoiser: DenoiserLike, family: Family) -> DenoiserLike:
@@ -104,16 +72,14 @@ def measured(name: str, process: str, family: Family, wrapped: bool) -> dict[str
     table = build("ddim", ends, alphas=alpha_of_sigma(family, ends))
     noise = model.noise(seeds, 1.0) * first
 
-    def end(spacing: Spacing, steps: int) -> torch.Tensor:
-        levels = spacing(table, steps, floor)
-        fine = SOLVERS["unipc"](Nodes.of(levels, alpha_of_sigma(family, levels), None), order=3)
-        return sample(denoiser, noise, fine)
+    converged = sample(denoiser, noise, SOLVERS["unipc"](converged_nodes(table, FINE, floor), order=3))
 
-    spacings = SPACINGS[family]
-    converged = end(_share, FINE)
+    def error(nodes: Nodes) -> float:
+        return float((sample(denoiser, noise, SOLVERS["unipc"](nodes)) - converged).square().mean().sqrt())
+
     found = {
-        key: {str(steps): float((end(one, steps) - converged).square().mean().sqrt()) for steps in STEPS}
-        for key, one in spacings.items()
+        SHARE: {str(steps): error(converged_nodes(table, steps, floor)) for steps in STEPS},
+        EVEN[family]: {str(steps): error(refine(table, 0, table.nfe, steps, floor)) for steps in STEPS},
     }
     return {"network": name, "process": process, "family": family, "errors": found}
 
@@ -147,7 +113,7 @@ def levels_table(file: Path) -> str:
         for spacing in own[0] if own else ():
             errors = [[one[spacing][str(steps)] for one in own] for steps in STEPS]
             shown = [f"{math.exp(np.mean(np.log(every))):.2g} ({max(every):.2g})" for every in errors]
-            rows.append([told, f"even in {spacing}" if "share" not in spacing else f"**{spacing}**", *shown, len(own)])
+            rows.append([told, f"**{spacing}**" if spacing == SHARE else f"even in {spacing}", *shown, len(own)])
     return markdown_table(["process", "levels", *(f"{steps} steps" for steps in STEPS), "networks"], rows)
 
 

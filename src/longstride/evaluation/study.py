@@ -28,7 +28,7 @@ class Study:
         batch_size: Samples per network call.
         calibration_samples: Samples that calibration sees. Half of them decide what is accepted.
         substeps: IIA's M.
-        reference_steps: Steps of the converged solution (UniPC-3).
+        reference_steps: Steps of the converged solution (UniPC).
         features: Feature extractor of the Fréchet distance.
         dimensions: Principal components of the Fréchet distance; with 0 only errors are measured.
         guidance: Classifier-free guidance scale, or None.

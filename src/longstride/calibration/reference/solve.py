@@ -17,7 +17,7 @@ from torch import Tensor
 
 from longstride.arrays import Array, double
 from longstride.errors import InputError
-from longstride.families import alpha_of_ratio, alpha_of_sigma
+from longstride.families import alpha_of_ratio, alpha_of_sigma, part_of_ratio, ratio_of_part
 from longstride.journal import digest
 from longstride.network import in_batches
 from longstride.nodes import Nodes
@@ -185,13 +185,9 @@ def converged_nodes(table: SolverTable, steps: int, floor: float) -> Nodes:
         ends = np.array([high, low])
         return Nodes.of(ends, alpha_of_sigma(family, ends))
     bottom, count = (floor, steps) if to_zero else (low, steps + 1)
-    ends = np.array([high, bottom])
-    alphas = alpha_of_sigma(family, ends)
-    with np.errstate(divide="ignore"):
-        roots = np.cbrt(np.minimum(ends / alphas, _NOISE))
-    start, end = roots / (1 + roots)
-    parts = np.linspace(start, end, count)[1:-1]
-    ratios = (parts / (1 - parts)) ** 3
+    alphas = alpha_of_sigma(family, [high, bottom])
+    start, end = part_of_ratio(np.cbrt(np.minimum(Nodes(alphas, np.array([high, bottom])).ratios, _NOISE)))
+    ratios = ratio_of_part(np.linspace(start, end, count)[1:-1]) ** 3
     inner = alpha_of_ratio(family, ratios)
     sigmas = np.concatenate([[high], ratios * inner, [bottom], [0.0] * to_zero])
     return Nodes.of(sigmas, np.concatenate([alphas[:1], inner, alphas[1:], [1.0] * to_zero]))
