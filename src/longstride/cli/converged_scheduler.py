@@ -17,7 +17,7 @@ __all__ = ["ConvergedScheduler"]
 
 
 class ConvergedScheduler(LongstrideScheduler):
-    """Runs UniPC of order 2 with :attr:`many` calls between the first and the last level of the run that is asked for.
+    """Runs UniPC of order 3 with :attr:`many` calls between the first and the last level of the run that is asked for.
 
     A pipeline that is asked for 5 steps makes its preparations for 5 steps, and then as many calls as the scheduler has
     times. So both runs begin at the same level, from the same noise.

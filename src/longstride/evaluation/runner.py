@@ -18,6 +18,7 @@ import numpy as np
 import torch
 
 from longstride.book import CardBook
+from longstride.calibration.reference.solve import ORDER
 from longstride.card import Card
 from longstride.evaluation.contestants import spacing_of
 from longstride.evaluation.entries import entries_of
@@ -215,7 +216,7 @@ def measure_source(
         "model": facts["model"],
         "study": {**asdict(study), "grid": facts["grid"]},
         "reference": {
-            "solver": "unipc, order 3",
+            "solver": f"unipc, order {ORDER}",
             "nfe": summary.teacher_nfe,
             "error": measurer.reference_error(seeds, study.batch_size),
         },

@@ -24,10 +24,11 @@ from longstride.nodes import Nodes
 from longstride.reports import Errors
 from longstride.sampler import DenoiserLike, sample
 from longstride.schedule import Schedule
-from longstride.solvers import SOLVERS
+from longstride.solvers.unipc import unipc
 from longstride.table import SolverTable
 
 __all__ = [
+    "ORDER",
     "Reference",
     "coarse_error",
     "converged_nodes",
@@ -43,6 +44,9 @@ __all__ = [
 #: ``sigma / alpha`` that stands for all higher ratios where levels are spaced: a solution may begin at alpha = 0, and
 #: the next sigma of a variance-preserving process must differ from 1.
 _NOISE = 1e6
+#: Order of UniPC in reference solutions. On trained networks order 3 is nearer to convergence than order 2 from 20
+#: steps on.
+ORDER = 3
 
 
 def refine(
@@ -68,19 +72,22 @@ def refine(
     if steps < 1:
         raise InputError(f"a fine solution needs at least 1 step, got {steps}")
     high, low = float(table.sigmas[start]), float(table.sigmas[end])
-    to_zero, family = low == 0, Nodes(table.alphas, table.sigmas).family
-    if to_zero and (steps == 1 or high <= floor):
-        sigmas = np.array([high, low])
+    family, (bottom, count) = Nodes(table.alphas, table.sigmas).family, _before_zero(high, low, steps, floor)
+    if family == "vp":
+        sigmas = np.sin(np.linspace(np.arcsin(high), np.arcsin(bottom), count))
     else:
-        bottom, count = (floor, steps) if to_zero else (low, steps + 1)
-        if family == "vp":
-            sigmas = np.sin(np.linspace(np.arcsin(high), np.arcsin(bottom), count))
-        else:
-            power = 7.0 if family == "ve" else 1.0
-            sigmas = np.linspace(high ** (1 / power), bottom ** (1 / power), count) ** power
-        sigmas[0], sigmas[-1] = high, bottom
-        sigmas = np.append(sigmas, 0.0) if to_zero else sigmas
+        power = 7.0 if family == "ve" else 1.0
+        sigmas = np.linspace(high ** (1 / power), bottom ** (1 / power), count) ** power
+    sigmas[0], sigmas[-1] = high, bottom
+    sigmas = np.append(sigmas, 0.0) if low == 0 else sigmas
     return Nodes.of(sigmas, alpha_of_sigma(family, sigmas), schedule)
+
+
+def _before_zero(high: float, low: float, steps: int, floor: float) -> tuple[float, int]:
+    """The last level that a solution spaces, and how many it spaces: a last step to 0 comes after them."""
+    if low > 0:
+        return low, steps + 1
+    return (high, 1) if steps == 1 or high <= floor else (floor, steps)
 
 
 def squared_errors(samples: Tensor, target: Tensor) -> Array:
@@ -124,7 +131,6 @@ def solve_reference(
     table: SolverTable,
     *,
     steps: int = 64,
-    solver: str = "unipc",
     check_samples: int = 8,
     batch_size: int | None = None,
     sigma_floor: float | None = None,
@@ -136,32 +142,30 @@ def solve_reference(
         noise: First states at ``table.sigmas[0]``, shape ``(B, *)``.
         table: Gives the first and the last level.
         steps: Number of fine steps.
-        solver: Name of the solver of these steps.
         check_samples: Number of samples on which the error is estimated; 0: the error is NaN.
         batch_size: Most samples per network call; default: all at once.
         sigma_floor: Least positive level that the network knows; default: see :func:`least_level`.
     """
     network = in_batches(denoiser, batch_size or len(noise))
     floor = least_level(network.schedule, table) if sigma_floor is None else sigma_floor
-    fine = converged_table(table, steps, floor, solver)
+    fine = converged_table(table, steps, floor)
     samples = sample(network, noise, fine)
     error = float("nan")
     if check_samples > 0:
         few = slice(check_samples)
-        error = coarse_error(network.select(few), noise[few], table, samples[few], steps, floor, solver)
+        error = coarse_error(network.select(few), noise[few], table, samples[few], steps, floor)
     return Reference(samples, error, fine.nfe, start_of(noise, table))
 
 
-def converged_table(table: SolverTable, steps: int, floor: float, solver: str = "unipc") -> SolverTable:
-    """The table of a reference solution from the first to the last level of ``table``.
+def converged_table(table: SolverTable, steps: int, floor: float) -> SolverTable:
+    """The table of a reference solution from the first to the last level of ``table``: UniPC.
 
     Args:
         table: Gives the two levels.
         steps: Number of fine steps.
         floor: Least positive level.
-        solver: Name of the solver.
     """
-    return SOLVERS[solver](converged_nodes(table, steps, floor))
+    return unipc(converged_nodes(table, steps, floor), order=ORDER)
 
 
 def converged_nodes(table: SolverTable, steps: int, floor: float) -> Nodes:
@@ -180,27 +184,18 @@ def converged_nodes(table: SolverTable, steps: int, floor: float) -> Nodes:
     if steps < 1:
         raise InputError(f"a reference solution needs at least 1 step, got {steps}")
     high, low = float(table.sigmas[0]), float(table.sigmas[-1])
-    family, to_zero = Nodes(table.alphas, table.sigmas).family, low == 0
-    if to_zero and (steps == 1 or high <= floor):
-        ends = np.array([high, low])
-        return Nodes.of(ends, alpha_of_sigma(family, ends))
-    bottom, count = (floor, steps) if to_zero else (low, steps + 1)
-    alphas = alpha_of_sigma(family, [high, bottom])
-    start, end = part_of_ratio(np.cbrt(np.minimum(Nodes(alphas, np.array([high, bottom])).ratios, _NOISE)))
-    ratios = ratio_of_part(np.linspace(start, end, count)[1:-1]) ** 3
+    family, (bottom, count) = Nodes(table.alphas, table.sigmas).family, _before_zero(high, low, steps, floor)
+    ends = np.array([high, bottom])[:count]
+    alphas = alpha_of_sigma(family, ends)
+    parts = part_of_ratio(np.cbrt(np.minimum(Nodes(alphas, ends).ratios, _NOISE)))
+    ratios = ratio_of_part(np.linspace(parts[0], parts[-1], count)[1:-1]) ** 3
     inner = alpha_of_ratio(family, ratios)
-    sigmas = np.concatenate([[high], ratios * inner, [bottom], [0.0] * to_zero])
-    return Nodes.of(sigmas, np.concatenate([alphas[:1], inner, alphas[1:], [1.0] * to_zero]))
+    sigmas = np.concatenate([ends[:1], ratios * inner, ends[1:], [0.0] * (low == 0)])
+    return Nodes.of(sigmas, np.concatenate([alphas[:1], inner, alphas[1:], [1.0] * (low == 0)]))
 
 
 def coarse_error(
-    denoiser: DenoiserLike,
-    noise: Tensor,
-    table: SolverTable,
-    samples: Tensor,
-    steps: int,
-    floor: float,
-    solver: str = "unipc",
+    denoiser: DenoiserLike, noise: Tensor, table: SolverTable, samples: Tensor, steps: int, floor: float
 ) -> float:
     """Root-mean-square difference of reference samples to a solution with half the steps, from the same noise.
 
@@ -211,9 +206,8 @@ def coarse_error(
         samples: Reference samples ``(b, *)``.
         steps: Number of fine steps of the reference solution.
         floor: Least positive level.
-        solver: Name of the solver.
     """
-    few = sample(denoiser, noise, converged_table(table, max(1, steps // 2), floor, solver))
+    few = sample(denoiser, noise, converged_table(table, max(1, steps // 2), floor))
     return float((few - samples).square().mean().sqrt())
 
 

@@ -108,7 +108,6 @@ def solve_dense(
     table: SolverTable,
     *,
     steps: int = FINE,
-    solver: str = "unipc",
     sigma_floor: float | None = None,
 ) -> DenseSolution:
     """Solve from ``noise`` to the last level of ``table`` with many steps, and keep every state.
@@ -118,12 +117,11 @@ def solve_dense(
         noise: First states at ``table.sigmas[0]``, shape ``(B, *)``.
         table: Gives the first and the last level.
         steps: Number of fine steps; about ``2 steps`` tensors of the size of the noise are kept.
-        solver: Name of the solver of these steps, with one network call per step.
         sigma_floor: Least positive level that the network knows; default: see
             :func:`~longstride.calibration.reference.solve.least_level`.
     """
     floor = least_level(as_network(denoiser).schedule, table) if sigma_floor is None else sigma_floor
-    fine = converged_table(table, steps, floor, solver)
+    fine = converged_table(table, steps, floor)
     states: list[Tensor] = []
     outputs: list[Tensor] = []
 
