@@ -10,6 +10,7 @@ import typer
 
 from benchmarks.scale import scale
 from benchmarks.summary import summary
+from benchmarks.trust_commands import faults, monitor
 from longstride.cli.common import Command, Group, console, handled, progress_bars, use_device
 from longstride.cli.options import Device, Guidance, option
 from longstride.errors import LongstrideError
@@ -31,6 +32,8 @@ app = typer.Typer(
 
 app.command(cls=Command, epilog="Example: python -m benchmarks scale --seconds SDXL=0.05")(handled(scale))
 app.command(cls=Command, epilog="Example: python -m benchmarks summary --results benchmarks/results")(handled(summary))
+app.command(cls=Command, epilog="Example: python -m benchmarks faults --only threads --only soak")(handled(faults))
+app.command(cls=Command, epilog="Example: python -m benchmarks monitor --zoo zoo --case digits")(handled(monitor))
 
 Out = Annotated[Path, option("Folder for results; finished batches are kept in work/ in it.", "FOLDER")]
 Quick = Annotated[bool, typer.Option("--quick", help="Few samples: ten minutes on two cores, figures without weight.")]
@@ -227,70 +230,6 @@ def pipelines(
         tests, out, only=only or (), kinds=trial or (), limit=limit, say=lambda *found: print(told(*found), flush=True)
     )
     print(f"results in {out}; python -m benchmarks pages --docs . fills docs/pipelines.md")
-
-
-@app.command(cls=Command, epilog="Example: python -m benchmarks faults --only threads --only soak")
-@handled
-def faults(
-    out: Annotated[Path, option("Results file; what is measured takes the place of what it holds.", "FILE")] = Path(
-        "benchmarks/results/faults.json"
-    ),
-    only: Annotated[
-        list[str] | None,
-        option("files, kills, shared_file, full_disk, threads or soak; may be repeated. Default: all.", "KIND"),
-    ] = None,
-    inputs: Annotated[int, option("Broken files of cards and books that are read.", "N", min=1)] = 100_000,
-    kills: Annotated[int, option("Processes that are killed.", "N", min=12)] = 100,
-    minutes: Annotated[float, option("How long the soak takes.", "MINUTES", min=0.01)] = 5,
-    seed: Annotated[int, option("Of the files and of the moments.", "SEED")] = 0,
-) -> None:
-    """Broken and hostile files, kills at random moments of every kind of work, threads, shared files, full disks."""
-    import io
-    import json
-
-    from rich.console import Console
-
-    from benchmarks.faults import KINDS, measured
-    from longstride.cli.render import shown
-    from longstride.errors import unknown
-    from longstride.files import check_writable, write_atomically
-
-    if strange := [kind for kind in only or () if kind not in KINDS]:
-        raise unknown("kind", strange[0], KINDS)
-    check_writable(out, new_folders=True)
-    out.parent.mkdir(parents=True, exist_ok=True)
-    results = json.loads(out.read_text(encoding="utf-8")) if out.exists() else {}
-    work, silent = out.parent / "work" / "faults", Console(file=io.StringIO(), width=100)
-    with progress_bars() as say:
-        for kind in only or KINDS:
-            results[kind] = measured(
-                kind,
-                work,
-                lambda document: silent.print(*shown(document)),
-                inputs,
-                kills,
-                minutes,
-                seed,
-                lambda done: say("reading", done, inputs),
-            )
-            write_atomically(out, (json.dumps(results, indent=1) + "\n").encode())
-    print(json.dumps(results, indent=1))
-
-
-@app.command(cls=Command, epilog="Example: python -m benchmarks monitor --zoo zoo --case digits")
-@handled
-def monitor(
-    out: Out = Path("benchmarks/results"),
-    case: Annotated[list[str] | None, option("Network; may be repeated. Default: all.", "CASE")] = None,
-    zoo: Annotated[
-        Path | None, option("Folder of networks that no package holds, digits/ among them.", "FOLDER")
-    ] = None,
-) -> None:
-    """What the monitor of a card sees of faults, and how rare its false alarms are; added to monitor.json."""
-    from benchmarks.monitor import run_cases
-
-    run_cases(case or (), zoo, out, lambda *found: print(*found, flush=True))
-    print(f"results in {out / 'monitor.json'}; python -m benchmarks pages --docs . fills docs/monitor.md")
 
 
 @app.command(cls=Command, epilog="Example: python -m benchmarks pages --docs .")
