@@ -81,7 +81,7 @@ def _calibrated(fresh: Solved, cores: Mapping[tuple[float, bool], Core], budget:
     found, calls, accepted = list[dict[str, Any]](), list[int](), 0
     for draw in range(DRAWS):
         seeds = range(1000 * draw, 1000 * draw + plan.samples)
-        with only({nfe: cores}):
+        with only({nfe: cores}, member.name):
             result = calibrate(
                 model.denoiser(seeds, member.guidance),
                 model.noise(seeds, float(like.sigmas[0])),

@@ -118,7 +118,7 @@ def run_case(case: Case, model: Model, out: Path, pictures: Path, *, quick: bool
         def told(what: str, done: int, total: int, slug: str = slug) -> None:
             say(f"{slug}: {what}", done, total)
 
-        with only({}):  # universal tables of the package saw these networks
+        with only({}, ""):  # universal tables of the package saw these networks
             outcome = run_study(model, study, out / "work" / (f"{slug}-quick" if quick else slug), say=told)
         found[name] = outcome.results
         if not is_first():

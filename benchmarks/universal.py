@@ -29,7 +29,7 @@ from benchmarks.networks.solved import Solved
 from longstride.arrays import Array
 from longstride.calibration.choose import Choice, choose
 from longstride.calibration.reference.solve import squared_errors
-from longstride.cores.choice import closest_start
+from longstride.cores.choice import _moves, closest_start
 from longstride.cores.core import Core
 from longstride.errors import LongstrideError
 from longstride.evaluation.frechet import Moments, frechet_distance
@@ -150,7 +150,10 @@ def measure(
         missing = [nfe for nfe, line in lines.items() if cores[FIRST] and cores[nfe] and "chosen" not in line]
         if missing:
             # Tables without a network were fitted for far starts alone: they serve nearer ones here, too.
-            with only(cores), patch("longstride.cores.choice.closest_start", lambda dark=False: _NEAREST[dark]):
+            with (
+                only(cores, member.name),
+                patch("longstride.cores.choice.closest_start", lambda dark=False: _NEAREST[dark]),
+            ):
                 choices = [_choice(member, near, draw, solved.data_std) for draw in range(_DRAWS)]
                 kept["choices"] = [_described(one) for one in choices]
                 for nfe in missing:
@@ -164,14 +167,26 @@ def measure(
 
 
 @contextmanager
-def only(cores: Mapping[int, Mapping[tuple[float, bool], Core]]) -> Iterator[None]:
-    """For a while, these are the package's cores: by calls, guidance scale and whether they are of dark pictures."""
+def only(cores: Mapping[int, Mapping[tuple[float, bool], Core]], without: str) -> Iterator[None]:
+    """For a while, these are the package's cores: by calls, guidance scale and whether they are of dark pictures.
+
+    What is known of networks' own cores leaves out the network ``without``, guided or not; empty: none.
+    """
+    moves = {
+        nfe: {name: own for name, own in every.items() if _alone(name) != _alone(without)}
+        for nfe, every in _moves().items()
+    }
 
     def known(dark: bool = False) -> dict[tuple[int, float, float], Core]:
         return {(nfe, one.start, w): one for nfe, every in cores.items() for (w, d), one in every.items() if d == dark}
 
-    with patch("longstride.cores.choice._cores", known):
+    with patch("longstride.cores.choice._cores", known), patch("longstride.cores.choice._moves", lambda: moves):
         yield
+
+
+def _alone(name: str) -> str:
+    """Name of a network without its guidance scale."""
+    return name.partition("@")[0]
 
 
 def _described(choice: Choice) -> dict[str, Any]:

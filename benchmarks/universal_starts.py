@@ -100,7 +100,7 @@ class _Draw:
 
     def calibrated(self, settings: Mapping[str, Any]) -> dict[str, Any]:
         """Errors of the result and of its base on fresh noise, the start, the verdict, and network calls in all."""
-        with only({self.nfe: self.cores}):
+        with only({self.nfe: self.cores}, self.fresh.member.name):
             result = calibrate(
                 self.denoiser,
                 self.noise,

@@ -19,7 +19,7 @@ from longstride.adaptation.proposing import Cards
 from longstride.adaptation.region import bounded_step, box
 from longstride.adaptation.sums import Sums
 from longstride.calibration.loss import Loss
-from longstride.calibration.normal_equations import NormalEquations
+from longstride.calibration.normal_equations import NormalEquations, Pull
 from longstride.parameters import Parameters, level_ratios
 
 LIGHT = settings(
@@ -81,7 +81,9 @@ def test_one_by_one_the_samples_give_the_equations_of_a_calibration(found, tmp_p
     wanted = NormalEquations.unpack(expected, len(newton.parameters))
     low, high = np.full((2, len(newton.parameters)), 1e9) * [[-1], [1]]
     step = bounded_step(state.sums.equations, 0.03, low, high)
-    np.testing.assert_allclose(step, wanted.pulled(0.03, np.zeros(len(step))).solve(0.0), rtol=1e-6, atol=1e-9)
+    np.testing.assert_allclose(
+        step, wanted.pulled(Pull.plain(0.03, np.zeros(len(step)))).solve(0.0), rtol=1e-6, atol=1e-9
+    )
 
 
 def test_one_call_is_one_division(tmp_path):

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from longstride.calibration.normal_equations import NormalEquations
+from longstride.calibration.normal_equations import NormalEquations, Pull
 
 
 @pytest.mark.parametrize("entries", [5, 1000, 4096, 2**14])
@@ -31,8 +31,10 @@ def test_moved_equations_are_those_of_the_residual_that_is_left():
     left.add([torch.from_numpy(v) for v in vectors], torch.from_numpy(target - beta @ vectors))
     np.testing.assert_allclose(equations.moved(beta).pack(), left.pack(), rtol=1e-11)
     # A ridge where nothing is away is the one of solve; one beyond all bounds goes where nothing is away.
-    np.testing.assert_allclose(equations.pulled(0.5, np.zeros(3)).solve(0.0), equations.solve(0.5), rtol=1e-11)
-    np.testing.assert_allclose(equations.pulled(1e12, beta).solve(0.0), -beta, rtol=1e-9)
+    np.testing.assert_allclose(
+        equations.pulled(Pull.plain(0.5, np.zeros(3))).solve(0.0), equations.solve(0.5), rtol=1e-11
+    )
+    np.testing.assert_allclose(equations.pulled(Pull.plain(1e12, beta)).solve(0.0), -beta, rtol=1e-9)
 
 
 def test_the_ridge_pulls_towards_the_base_at_any_scale():

@@ -7,6 +7,7 @@
     python -m training.universal try --calls 5 8                            # each network by a table without it
     python -m training.universal budgets --calls 5 8                        # calibrations from such tables
     python -m training.universal starts --calls 5 8                         # what they are worth as starts
+    python -m training.universal spread --calls 5 8                         # how networks differ from them
 
 A fit goes on from its last step if the same command is given again. Networks that others trained lie in the folder
 ``zoo`` of the checkout (``benchmarks/networks/third_party.py`` says which); the galaxy networks need ``galaxygrad``,
@@ -26,25 +27,34 @@ import torch
 
 from benchmarks import budgets, universal_starts
 from benchmarks.networks.joint import Goal, Joint
-from benchmarks.networks.members import Member, guided
-from benchmarks.networks.solved import NEAR, Solved
+from benchmarks.networks.members import Member
+from benchmarks.networks.solved import Solved
 from benchmarks.universal import measure
 from longstride.cores.choice import chosen_core
-from longstride.cores.core import UNIT, Core
+from longstride.cores.core import Core
 from longstride.errors import InputError
 from longstride.files import write_atomically
 from longstride.grid import grid
-from longstride.interpolate import fill_nfe
 from longstride.solvers import VARIANTS, build
 from longstride.table import SolverTable
+from training.kept import (
+    CORES,
+    WORK,
+    chosen,
+    core_of,
+    core_of_table,
+    cores,
+    filled,
+    kind_of,
+    left_out,
+    scaled,
+    start_of,
+    unseen,
+)
+from training.spread import measure_spread, shortened
 
-#: Solutions of samples, which can be made again, and the fits.
-WORK, CORES = Path("training/work/universal"), Path("training/cores")
 RESULTS = Path("benchmarks/results")
 EXPORTED = Path("src/longstride/cores/cores.json")
-OWN = 80.0
-#: Networks that no table is fitted on: large ones of a kind that others stand for.
-_ASIDE = {"roman120", "ztf64", "hsc64", "quasar72"}
 #: Scale of the levels of pictures of a few bright objects on a dark ground, over the data's standard deviation, which
 #: says little of them.
 _DARK = 2.0
@@ -57,19 +67,6 @@ _STARTS = (
     ("unipc2", "flow"),
     ("ipndm3", "flow"),
 )
-
-
-def start_of(start: str) -> float:
-    """First level of a core."""
-    return OWN if start == "own" else NEAR * UNIT
-
-
-def chosen(guidance: float, start: str, fold: int | None, dark: bool = False) -> list[Member]:
-    """The networks of a fit: of all kinds, or with ``dark`` those of dark pictures alone."""
-    every = guided(None if guidance == 1 else guidance)
-    every = [one for one in every if one.name not in _ASIDE and (start == "near" or one.start is None)]
-    every = [one for one in every if (one.dark if dark else one.kind != "stars")]
-    return [one for n, one in enumerate(every) if fold is None or n % 4 != fold]
 
 
 def starts(nfe: int, start: str, known: dict[int, Core]) -> dict[str, Core]:
@@ -88,39 +85,10 @@ def starts(nfe: int, start: str, known: dict[int, Core]) -> dict[str, Core]:
         found[f"{solver}@{spacing}"] = core_of_table(classical(solver, spacing, nfe))
     if known and nfe > min(known):
         try:
-            found["filled"] = _filled(known, nfe)
+            found["filled"] = filled(known, nfe)
         except InputError as error:
             print(f"not filled: {error}", flush=True)
     return found
-
-
-def core_of_table(table: SolverTable) -> Core:
-    """A table of the ratio frame, on data of standard deviation 1/2, as a core."""
-    return Core(float(table.sigmas[0]), table.sigmas[1:-1], np.tril(table.b[1:], -1))
-
-
-def _kind(dark: bool, fold: int | None) -> str:
-    """What names of fits end in."""
-    return "-dark" * dark + ("" if fold is None else f"-fold{fold}")
-
-
-def cores(start: str, guidance: float, fold: int | None, dark: bool = False) -> dict[int, Core]:
-    """Finished cores by their number of calls."""
-    found = {}
-    end = _kind(dark, fold)
-    for file in CORES.glob(f"{start}-w{guidance:g}-k*{end}.json"):
-        calls = file.stem.removeprefix(f"{start}-w{guidance:g}-k").removesuffix(end)
-        if calls.isdigit():
-            kept = json.loads(file.read_text())
-            if kept.get("finished"):
-                core = Core.of(np.array(kept["numbers"]), int(calls), start_of(start))
-                found[int(calls)] = scaled(core, kept.get("scale", 1.0))
-    return found
-
-
-def scaled(core: Core, by: float) -> Core:
-    """A core that is at a multiple of the standard deviation of the data what another is at once that."""
-    return Core(by * core.start, by * core.levels, core.weights)
 
 
 def fit(
@@ -136,7 +104,7 @@ def fit(
     bright: bool,
 ) -> None:
     """One fit, from its last step if there is one."""
-    name = f"{start}-w{guidance:g}-k{nfe}{_kind(dark, fold)}"
+    name = f"{start}-w{guidance:g}-k{nfe}{kind_of(dark, fold)}"
     file = CORES / f"{name}.json"
 
     def say(text: str) -> None:
@@ -188,7 +156,7 @@ def export(calls: list[int], file: Path) -> None:
         name = "dark" if dark else f"{start}, guidance {w:g}"
         networks[name] = sorted(one.name for one in chosen(w, start, None, dark))
         for nfe in (one for one in calls if one >= min(known)):
-            core = _core_of(known, nfe)
+            core = core_of(known, nfe)
             weights = core.weights[np.tril_indices(nfe, -1)]
             found.append(
                 {
@@ -200,37 +168,12 @@ def export(calls: list[int], file: Path) -> None:
                     "weights": [round(x, 6) for x in weights.tolist()],
                 }
             )
-    text = json.dumps({"format": 1, "networks": networks, "cores": found})
-    write_atomically(file, (text.replace('{"nfe"', '\n{"nfe"') + "\n").encode())
-
-
-def _core_of(known: dict[int, Core], nfe: int) -> Core:
-    """The core of so many calls: fitted, or filled in."""
-    return known[nfe] if nfe in known else _filled(known, nfe)
-
-
-def _filled(known: dict[int, Core], nfe: int) -> Core:
-    """A core between two fits; beyond the last fit, between it and a classical table."""
-    tables = {k: core.table(data_std=UNIT, start=core.start) for k, core in known.items()}
-    if nfe > max(known):
-        start = next(iter(known.values())).start
-        levels = grid("log_snr", 4 * nfe, sigma_min=0.1, sigma_max=start)
-        tables[4 * nfe] = build("ipndm", levels, order=3)
-    return core_of_table(fill_nfe(tables, nfe))
-
-
-def left_out(member: Member, nfe: int) -> dict[tuple[float, bool], Core]:
-    """Cores that were fitted without a network, guided or not, by their scale and whether they are of dark pictures.
-
-    Where no fit makes so many calls, a core is filled in, as the shipped ones are.
-    """
-    alone, found = member.name.partition("@")[0], {}
-    for w, dark in ((1.0, False), (3.0, False), (7.5, False), (1.0, True)):
-        order = [one.name.partition("@")[0] for one in chosen(w, "own", None, dark)]
-        known = cores("own", w, order.index(alone) % 4 if alone in order else None, dark)
-        if known and nfe >= min(known):
-            found[w, dark] = _core_of(known, nfe)
-    return found
+    kept = {nfe: CORES / f"spread-k{nfe}.json" for nfe in calls}
+    read = {nfe: json.loads(one.read_text()) for nfe, one in kept.items() if one.is_file()}
+    moves = {nfe: {name: shortened(own) for name, own in every.items()} for nfe, every in read.items()}
+    text = json.dumps({"format": 1, "networks": networks, "moves": moves, "cores": found})
+    lines = text.replace('{"nfe"', '\n{"nfe"').replace('}, "', '},\n"')
+    write_atomically(file, (lines + "\n").encode())
 
 
 def try_out(calls: list[int], near: bool, names: list[str] | None, out: Path) -> None:
@@ -248,7 +191,7 @@ def try_out(calls: list[int], near: bool, names: list[str] | None, out: Path) ->
 def main() -> None:
     """The command."""
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-    parser.add_argument("action", choices=["fit", "export", "try", "budgets", "starts"])
+    parser.add_argument("action", choices=["fit", "export", "try", "budgets", "starts", "spread"])
     parser.add_argument("--calls", type=int, nargs="+", default=[5])
     parser.add_argument("--start", choices=["own", "near"], default="own")
     parser.add_argument("--guidance", type=float, default=1.0)
@@ -281,7 +224,9 @@ def main() -> None:
         out, names = given.out or RESULTS / "universal_starts.json", given.names or universal_starts.NETWORKS
         universal_starts.measure(given.calls, left_out, WORK / "samples", out, names, given.draws)
         return
-    for nfe in given.calls:
+    for nfe in given.calls if given.action == "spread" else ():
+        measure_spread(nfe, unseen, WORK / "samples", CORES / f"spread-k{nfe}.json")
+    for nfe in given.calls if given.action == "fit" else ():
         fit(
             nfe,
             given.start,

@@ -1,7 +1,8 @@
 """Calibrations that fit a budget: samples, steps and the reference solution, chosen for a number of network calls.
 
 The ladder of plans was measured on the networks of ``python -m benchmarks budgets``; ``docs/universal.md`` shows what
-each plan reached. All plans start from universal tables. The largest plan is the default calibration.
+each plan reached. All plans but the largest, the default calibration, start from universal tables, or from the given
+table if it is better on a few samples.
 """
 
 from __future__ import annotations
@@ -27,21 +28,28 @@ _FINER = 3
 _TRIALS, _RANKED = 2, 4
 #: Up to so many fitted samples, weights of the latest outputs alone are free, and those of the first state are not.
 _LEAN, _WINDOW = 6, 3
-#: Plans from the cheapest: fitted samples, held-out samples, steps, steps of the reference solution, and the ridge.
-LADDER: tuple[tuple[int, int, int, int, float], ...] = (
-    (4, FEWEST, 1, 24, 0.03),
-    (6, FEWEST, 1, 24, 0.03),
-    (8, FEWEST, 1, 24, 0.01),
-    (12, FEWEST, 1, 24, 0.01),
-    (12, FEWEST, 3, 28, 0.01),
-    (16, FEWEST, 3, 32, 0.01),
-    (20, 12, 3, 32, 0.01),
-    (24, 12, 3, 32, 0.01),
-    (32, 12, 3, 40, 0.003),
-    (40, 16, 3, 40, 0.003),
-    (48, 16, 3, 48, 0.001),
-    (64, 24, 4, 48, 0.0003),
-    (96, 32, 4, 64, 0.0001),
+#: Few samples decide. Most fits that know of other networks are better than universal tables, so that the gate asks for
+#: less.
+_GATE = {"margin": 0.1, "confidence": 0.6}
+#: The ridge of fits that know nothing of other networks, such as from a classical table that is better than universal
+#: ones: up to so many fitted samples, and above.
+_FEW, _RIDGE, _WEAKER = 24, 0.01, 0.001
+#: Plans from the cheapest: fitted samples, held-out samples, steps, and steps of the reference solution.
+LADDER: tuple[tuple[int, int, int, int], ...] = (
+    (4, FEWEST, 1, 20),
+    (4, FEWEST, 2, 20),
+    (4, FEWEST, 3, 20),
+    (6, FEWEST, 3, 20),
+    (8, FEWEST, 2, 20),
+    (12, FEWEST, 3, 24),
+    (16, FEWEST, 3, 24),
+    (20, FEWEST, 3, 24),
+    (24, FEWEST, 3, 24),
+    (32, 12, 4, 28),
+    (40, 16, 4, 32),
+    (48, 16, 4, 32),
+    (64, 24, 4, 40),
+    (96, 32, 4, 64),
 )
 
 
@@ -105,7 +113,7 @@ def plan_for(budget: float, nfe: int, per_call: int = 1) -> Plan:
     return affordable[-1]
 
 
-def _plan(nfe: int, per_call: int, fitted: int, held_out: int, steps: int, reference: int, ridge: float) -> Plan:
+def _plan(nfe: int, per_call: int, fitted: int, held_out: int, steps: int, reference: int) -> Plan:
     lean = {"window": _WINDOW, "column": False} if fitted <= _LEAN else {}
     settings: dict[str, Any] = {
         "iterations": steps,
@@ -114,7 +122,8 @@ def _plan(nfe: int, per_call: int, fitted: int, held_out: int, steps: int, refer
         "scout_samples": _RANKED,
         "final_samples": fitted,
         "trials": _TRIALS,
-        "ridge": ridge,
+        **_GATE,
+        "ridge": _RIDGE if fitted <= _FEW else _WEAKER,
         **lean,
     }
     reference = max(reference, _FINER * nfe)

@@ -8,17 +8,52 @@ are added one by one, and are not kept.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from longstride.arrays import Array, double
 
-__all__ = ["NormalEquations"]
+__all__ = ["NormalEquations", "Pull"]
 
 #: Entries of every direction that are held in float64 at once.
 _ENTRIES = 2**14
+
+
+@dataclass(frozen=True)
+class Pull:
+    r"""A quadratic pull on unknowns beta, added to an objective with the normal matrix G.
+
+    .. math:: \epsilon\, \|\mathrm{diag}(G)^{1/2} (a + \beta)\|^2 + \beta^T P \beta + 2 h^T \beta
+
+    Attributes:
+        ridge: Epsilon.
+        away: a, the present numbers less those that the ridge pulls to, shape ``(p,)``.
+        precision: P, shape ``(p, p)``.
+        gradient: h, shape ``(p,)``.
+    """
+
+    ridge: float
+    away: Array
+    precision: Array
+    gradient: Array
+
+    @staticmethod
+    def plain(ridge: float, away: Array) -> Pull:
+        """The ridge alone."""
+        return Pull(ridge, away, np.zeros((len(away), len(away))), np.zeros(len(away)))
+
+    def after(self, change: Array) -> Pull:
+        """The pull at numbers that were changed by ``change``."""
+        return replace(self, away=self.away + change, gradient=self.gradient + self.precision @ change)
+
+    def of(self, chosen: NDArray[np.bool_]) -> Pull:
+        """The pull on some of the unknowns, while the others stay."""
+        block = self.precision[np.ix_(chosen, chosen)]
+        return Pull(self.ridge, self.away[chosen], block, self.gradient[chosen])
 
 
 class NormalEquations:
@@ -94,10 +129,11 @@ class NormalEquations:
         found.energy = self.energy - 2 * float(self.moment @ beta) + float(beta @ self.gram @ beta)
         return found
 
-    def pulled(self, ridge: float, away: Array) -> NormalEquations:
-        """The equations with a ridge, relative to the energy of every direction, towards ``beta = -away``."""
-        pull, found = ridge * np.diag(self.gram), NormalEquations(len(away))
-        found.gram, found.moment = self.gram + np.diag(pull), self.moment - pull * away
+    def pulled(self, pull: Pull) -> NormalEquations:
+        """The equations with a pull added to the objective."""
+        ridge, found = pull.ridge * np.diag(self.gram), NormalEquations(len(pull.away))
+        found.gram = self.gram + np.diag(ridge) + pull.precision
+        found.moment = self.moment - ridge * pull.away - pull.gradient
         found.energy, found.count = self.energy, self.count
         return found
 

@@ -18,13 +18,16 @@ from typing import Any
 
 import numpy as np
 
+from longstride.arrays import Array
 from longstride.cores.core import UNIT, Core
 from longstride.errors import InputError
 
-__all__ = ["calls", "chosen_core", "closest_start", "networks", "objection"]
+__all__ = ["calls", "chosen_core", "closest_start", "networks", "objection", "spread"]
 
 #: A start below this part of the lowest start of a core is refused; for dark samples their first levels decide.
 _LEAST_PART, _LEAST_DARK = 0.75, 0.1
+#: Variance that is added to that of a few networks, as a part of it.
+_FEW = 0.1
 
 
 @lru_cache(maxsize=1)
@@ -42,6 +45,24 @@ def _cores(dark: bool = False) -> dict[tuple[int, float, float], Core]:
             numbers = np.concatenate([one["weights"], np.log(one["levels"])])
             made[one["nfe"], one["start"], one["guidance"]] = Core.of(numbers, one["nfe"], one["start"])
     return made
+
+
+@lru_cache(maxsize=1)
+def _moves() -> dict[int, dict[str, list[float]]]:
+    """Differences of networks' own free numbers from those of a core, by calls and network."""
+    return {int(nfe): moves for nfe, moves in _document().get("moves", {}).items()}
+
+
+def spread(nfe: int) -> Array:
+    """Directions in which networks' own free numbers differ from those of a core, one a row; none if unknown.
+
+    With rows F, the covariance of networks is ``F^T F``. As the networks are few, a tenth of each variance is added.
+    """
+    moves = np.array(list(_moves().get(nfe, {}).values()))
+    if not len(moves):
+        return np.zeros((0, nfe * (nfe - 1) // 2 + nfe - 1))
+    variances = np.mean(moves**2, 0)
+    return np.concatenate([moves / math.sqrt(len(moves)), np.diag(np.sqrt(_FEW * variances))])
 
 
 def networks() -> dict[str, list[str]]:

@@ -4,21 +4,24 @@ from __future__ import annotations
 
 import math
 import warnings
+from functools import partial
 
-from longstride.cores.choice import chosen_core, objection
-from longstride.cores.core import UNIT
+from longstride.cores.choice import chosen_core, objection, spread
+from longstride.cores.core import UNIT, Core
 from longstride.errors import InputError
 from longstride.families import Family
 from longstride.nodes import Nodes
 from longstride.solvers.unipc import unipc
 from longstride.table import SolverTable
 
-__all__ = ["Unserved", "longstride", "universal_table", "usual_std"]
+__all__ = ["Unserved", "longstride", "neighbours", "universal_table", "usual_std"]
 
 #: Order of UniPC where there is no universal table.
 _ORDER = 3
 #: First inner level of tables for dark samples, as a part of the start, at the most.
 _BELOW = 0.9
+#: Two tables are the same up to this distance.
+_SAME = 1e-9
 
 
 def usual_std(family: Family) -> float:
@@ -96,3 +99,27 @@ def universal_table(
         return core.table(data_std=std, start=start, end=end, family=nodes.family, options=options)
     except InputError as error:
         raise Unserved(str(error)) from error
+
+
+def neighbours(table: SolverTable, step: float) -> list[SolverTable]:
+    """Universal tables beside a universal table, one for each direction in which the tables of networks differ.
+
+    The sum over these tables of products of changes, divided by ``step^2``, is the covariance of networks.
+
+    Args:
+        table: A universal table of this release; the list is empty for other tables, and where networks were not
+            compared.
+        step: How far to go, as a part of the differences.
+    """
+    if table.name != "longstride" or "data_std" not in table.options:
+        return []
+    nodes, std = Nodes(table.alphas, table.sigmas), float(table.options["data_std"])
+    start, end, dark = float(nodes.ratios[0]), float(nodes.ratios[-1]), bool(table.options.get("dark", False))
+    build = partial(Core.table, data_std=std, start=start, end=end, family=nodes.family)
+    try:
+        core = chosen_core(nodes.steps, start / std, float(table.options["guidance"]), dark)
+        if not table.distance(build(core)) < _SAME:
+            return []  # a table of another release, or one that was changed
+        return [build(Core.of(core.numbers + step * move, core.nfe, core.start)) for move in spread(core.nfe)]
+    except InputError:  # two levels are closer than a step, or no core serves such a run any more
+        return []

@@ -106,6 +106,7 @@ def judge(
     *,
     margin: float,
     stability: float,
+    confidence: float = 0.95,
     rival: str = "the base",
 ) -> tuple[SolverTable, EndReport]:
     r"""Accept a calibrated table as a whole, or keep the base; all inner levels and rows may differ.
@@ -113,10 +114,11 @@ def judge(
     On B held-out samples with squared errors :math:`e_n` of the table and :math:`e'_n` of the base, the table needs
 
     .. math:: \Big(\sum_n e_n\Big)^{1/2} \le (1 + \text{margin}) \Big(\sum_n e'_n\Big)^{1/2}, \qquad
-              \bar q + t_{0.95} \frac{s(q)}{\sqrt B} < 0, \quad q_n = \tfrac12 \log \frac{e_n}{e'_n},
+              \bar q + t_p \frac{s(q)}{\sqrt B} < 0, \quad q_n = \tfrac12 \log \frac{e_n}{e'_n},
 
     and a gain of at most ``stability`` times the base's. A few lucky samples cannot meet the second condition, whose t
-    is Student's quantile with B - 1 degrees of freedom. Fewer than :data:`FEWEST` samples accept no table.
+    is Student's quantile of p = ``confidence`` with B - 1 degrees of freedom. Fewer than :data:`FEWEST` samples accept
+    no table.
 
     Args:
         samples: The samples, with a reference solution of the held-out samples at least.
@@ -124,6 +126,7 @@ def judge(
         calibrated: The fitted table.
         margin: See above.
         stability: See above.
+        confidence: See above.
         rival: What ``base`` is, for the reason.
 
     Returns:
@@ -135,7 +138,7 @@ def judge(
     measured = Stability(
         _gain(samples, calibrated), _gain(samples, base), largest_weights(calibrated), largest_weights(base)
     )
-    reason = objection(after, before, margin, rival) or instability(measured, stability, rival)
+    reason = objection(after, before, margin, rival, confidence) or instability(measured, stability, rival)
     report = _report(samples, Errors.of(before), Errors.of(after), reason, stability=measured)
     return calibrated if not reason else replace(base, name=calibrated.name), report
 
@@ -155,7 +158,7 @@ def _report(
     return EndReport(base, calibrated, samples.held_out, error, nfe, given_back, not reason, reason, stability)
 
 
-def objection(after: Array, before: Array, margin: float, rival: str = "the base") -> str:
+def objection(after: Array, before: Array, margin: float, rival: str = "the base", confidence: float = 0.95) -> str:
     """Why squared errors ``after``, shape ``(B,)``, do not surely improve on ``before``; empty if they surely do."""
     n = len(after)
     if n < FEWEST:
@@ -167,9 +170,10 @@ def objection(after: Array, before: Array, margin: float, rival: str = "the base
         return f"the error on held-out noise is {rmse:.4g}, {rival}'s {old:.4g}"
     tiny = np.finfo(np.float64).tiny
     ratios = 0.5 * (np.log(np.maximum(after, tiny)) - np.log(np.maximum(before, tiny)))
-    bound = float(ratios.mean() + stdtrit(n - 1, 0.95) * ratios.std(ddof=1) / np.sqrt(n))
+    bound = float(ratios.mean() + stdtrit(n - 1, confidence) * ratios.std(ddof=1) / np.sqrt(n))
     if not bound < 0:
-        return f"that it is better is not sure: the ratio of errors may be {np.exp(bound):.3g} (95 % bound)"
+        sure = f"{100 * confidence:g} % bound"
+        return f"that it is better is not sure: the ratio of errors may be {np.exp(bound):.3g} ({sure})"
     return ""
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from longstride.calibration.acceptance.clean_runs import CLEAN_RUNS
 from longstride.calibration.endpoint.gauss_newton import TRIALS
+from longstride.calibration.endpoint.jacobian import calls_of_jacobian
 from longstride.calibration.endpoint.settings import GaussNewtonSettings
 from longstride.calibration.endpoint.taught import TAUGHT
 from longstride.calibration.mining import hard_samples
@@ -37,9 +38,7 @@ def last_steps(fitted: int, settings: GaussNewtonSettings) -> int:
 
 def jacobian_calls(nfe: int, settings: GaussNewtonSettings | None = None) -> int:
     """Network calls per sample of a Jacobian, the run of the table itself included: about ``K³ / 6``."""
-    settings = settings or GaussNewtonSettings()
-    reach = settings.window or nfe
-    return nfe + sum((min(k, reach) + settings.levels + settings.column) * (nfe - k) for k in range(1, nfe))
+    return calls_of_jacobian((settings or GaussNewtonSettings()).parameters(nfe))
 
 
 def most_whole_fits(nfe: int, fitted: int, held_out: int, settings: GaussNewtonSettings) -> int:

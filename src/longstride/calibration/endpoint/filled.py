@@ -7,7 +7,6 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from longstride.calibration.acceptance.gate import judge
 from longstride.calibration.acceptance.guarding import guarded
 from longstride.calibration.endpoint.fits import Fit
 from longstride.calibration.endpoint.gauss_newton import GaussNewton
@@ -72,7 +71,7 @@ def finish_filled(
     few, start = fits.on(refine_samples, residual), fits.parameters.prepared(filled)
     fit = few.fit(start, refine, say=say) if refine and _finite(few, start) else Fit(start, (), "not refined")
     base, made = starts.tables[starts.base], replace(fit.table, name="gauss_newton")
-    _, end = judge(samples, base, made, margin=settings.margin, stability=settings.stability)
+    _, end = settings.judge(samples, base, made)
     verdict = guarded(samples, base, made, end, settings.guarding())
     final, end = verdict.table, verdict.end
     how: How = "base" if not end.accepted else "filled and refined" if fit.table is not start else "filled"

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from longstride.arrays import Array
+from longstride.calibration.endpoint.prior import Prior
 from longstride.calibration.normal_equations import NormalEquations
 from longstride.reports import Iteration
 from longstride.table import SolverTable
@@ -45,6 +46,7 @@ class Fit:
         stopped: Why the fit ended, in words.
         damping: Lambda of a next step.
         model: Model of the last step; None without a step.
+        prior: What was known beforehand; a further fit goes on with it.
     """
 
     table: SolverTable
@@ -52,3 +54,4 @@ class Fit:
     stopped: str
     damping: float = FIRST_DAMPING
     model: Quadratic | None = None
+    prior: Prior | None = None

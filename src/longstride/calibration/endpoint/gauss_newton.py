@@ -12,6 +12,8 @@ Errors are heavy-tailed: a few samples switch modes, and would rule a sum of squ
 sample has the weight :math:`1 / \sqrt{1 + e / c^2}`; c² is the median of e by default. Cauchy's loss, whose pull falls
 with the distance, does worse: fits under it let single samples switch modes.
 
+A fit from a universal table has :mod:`~longstride.calibration.endpoint.prior` in place of the last term.
+
 A step of Levenberg and Marquardt solves
 
 .. math:: (G + \lambda\, \mathrm{diag}\, G)\, \delta = J^T r, \qquad G = J^T J.
@@ -47,9 +49,10 @@ from longstride.calibration.endpoint.fits import FIRST_DAMPING, Fit, Quadratic
 from longstride.calibration.endpoint.jacobian import linearised
 from longstride.calibration.endpoint.last_row import Terms
 from longstride.calibration.endpoint.measurements import Measurements
+from longstride.calibration.endpoint.prior import Prior
 from longstride.calibration.endpoint.residuals import Residual
 from longstride.calibration.loss import Loss
-from longstride.calibration.normal_equations import NormalEquations
+from longstride.calibration.normal_equations import NormalEquations, Pull
 from longstride.calibration.samples import Samples
 from longstride.calibration.units import Batch
 from longstride.errors import InputError
@@ -74,7 +77,7 @@ class GaussNewton(Measurements):
         parameters: The free numbers.
         residual: The feature map.
         robust: c² as a multiple of the median error; 0: plain squares.
-        ridge: Epsilon, the pull towards the start.
+        ridge: Epsilon, the pull towards the start, in fits without a prior.
         trials: Most trials of a step.
         fitted: Numbers of the fitted units to use; default: all fitted units.
         watched: Numbers of the units that choose among iterates; default: the held-out units. With the fitted units
@@ -104,7 +107,7 @@ class GaussNewton(Measurements):
         self.held_out = samples.units.held_out if watched is None else list(watched)
         self._shares = None if weights is None else samples.of_units(weights, self.fitted)
 
-    def solved(self, table: SolverTable, loss: Loss, center: Array) -> SolverTable:
+    def solved(self, table: SolverTable, loss: Loss, center: Array, prior: Prior | None = None) -> SolverTable:
         """``table`` with its best last row on the fitted samples.
 
         ``table`` itself is returned if features are compared, too, or if an error is not finite.
@@ -113,17 +116,23 @@ class GaussNewton(Measurements):
             table: A table as :meth:`Parameters.prepared` returns it.
             loss: The loss.
             center: Free numbers that the ridge pulls to, shape ``(p,)``.
+            prior: What is known beforehand; it takes the place of the ridge.
         """
         rows = self.last_rows(table, self.fitted).over(self.scales_of(self.fitted)) if self.residual.plain else None
         if rows is None or not np.isfinite(rows.squared).all():
             return table
         terms = Terms.of(table, self.parameters)
         weights, free = terms.weights(table), terms.free(table, self.parameters)
-        away = weights - terms.weights(self.parameters.with_values(table, center))
-        new = weights + rows.best(loss, free, self.ridge, away, self._shares)
+        if prior is None:
+            pull = Pull.plain(self.ridge, weights - terms.weights(self.parameters.with_values(table, center)))
+        else:
+            noise = float(np.average(loss.weight(rows.squared) * rows.squared, weights=self._shares))
+            slopes = np.concatenate([1 / weights[: len(terms.states)], np.ones(len(terms.outputs))])
+            pull = prior.on_terms(self.parameters.values(table), noise, terms.numbers(self.parameters), slopes)
+        new = weights + rows.best(loss, free, pull, self._shares)
         far = terms.too_far(weights, new)
         if far.any():  # as in every step, a weight of a state keeps its sign and changes by a bounded factor
-            new = weights + rows.best(loss, free & ~far, self.ridge, away, self._shares)
+            new = weights + rows.best(loss, free & ~far, pull, self._shares)
         return terms.table(table, new)
 
     def quadratic(self, table: SolverTable, loss: Loss, known: Quadratic | None) -> Quadratic:
@@ -176,6 +185,7 @@ class GaussNewton(Measurements):
         patience: int = 2,
         damping: float = FIRST_DAMPING,
         known: Quadratic | None = None,
+        prior: Prior | None = None,
         most: float = float("inf"),
         say: Callable[[], None] = lambda: None,
     ) -> Fit:
@@ -187,6 +197,7 @@ class GaussNewton(Measurements):
             patience: The fit ends after so many steps in a row without a better iterate (:meth:`better`).
             damping: Lambda of the first step.
             known: Model of an earlier fit on some of the units; the first step goes on with it (:meth:`quadratic`).
+            prior: What is known beforehand of the free numbers; it takes the place of the ridge.
             most: Bound on the root-mean-square error on held-out samples; see :meth:`better`.
             say: Called after every accepted step.
 
@@ -200,7 +211,7 @@ class GaussNewton(Measurements):
         loss = self._loss(here)
         center, stopped = self.parameters.values(best), "all steps are taken"
         lines = [self._line(here, held, loss, damping)]
-        table, worse, model = self.solved(best, loss, center), 0, known
+        table, worse, model = self.solved(best, loss, center, prior), 0, known
         here = self.errors(table, self.fitted)
         best = table if self.better(table, best, loss, most) else best
         for _ in range(iterations):
@@ -210,7 +221,7 @@ class GaussNewton(Measurements):
             if not (np.isfinite(equations.gram).all() and np.isfinite(equations.moment).all()):
                 model, stopped = None, "a step beside the table is not finite"
                 break
-            found = self._step(table, loss, center, model, damping, before)
+            found = self._step(table, loss, center, model, damping, before, prior)
             if found is None:  # a further fit has another model: damping stays that of the last accepted step
                 stopped = "no step lowers the objective"
                 break
@@ -231,15 +242,27 @@ class GaussNewton(Measurements):
             if lines[-1].objective > (1 - _LEAST_GAIN) * before:
                 stopped = "converged"
                 break
-        return Fit(best, tuple(lines), stopped, damping, model)
+        return Fit(best, tuple(lines), stopped, damping, model, prior)
 
     def _step(
-        self, table: SolverTable, loss: Loss, center: Array, model: Quadratic, damping: float, before: float
+        self,
+        table: SolverTable,
+        loss: Loss,
+        center: Array,
+        model: Quadratic,
+        damping: float,
+        before: float,
+        prior: Prior | None,
     ) -> tuple[SolverTable, Array, float] | None:
         """A table with an objective below ``before``, its errors and the damping of its step; None if trials fail."""
-        equations = model.equations.pulled(self.ridge, model.at - center)
+        if prior is None:
+            pull = Pull.plain(self.ridge, model.at - center)
+        else:
+            samples = float(self.samples.of_units(self.weights, model.numbers).sum())
+            pull = prior.on(model.at, max(model.equations.energy, 0.0) / samples)
+        equations = model.equations.pulled(pull)
         for _ in range(self.trials):
-            trial = self.solved(self.parameters.moved(table, equations.solve(damping)), loss, center)
+            trial = self.solved(self.parameters.moved(table, equations.solve(damping)), loss, center, prior)
             new = self.errors(trial, self.fitted)
             if np.isfinite(new).all() and self._mean(loss, new) < before:
                 return trial, new, damping

@@ -26,7 +26,7 @@ from numpy.typing import NDArray
 
 from longstride.arrays import Array, double, infinite_for_nan
 from longstride.calibration.loss import Loss
-from longstride.calibration.normal_equations import NormalEquations
+from longstride.calibration.normal_equations import NormalEquations, Pull
 from longstride.journal import digest
 from longstride.parameters import FARTHEST, Parameters
 from longstride.sampler import DenoiserLike, Run
@@ -73,6 +73,12 @@ class Terms:
         last = {(one.kind, one.j) for one, may in movable if may and one.k == table.nfe}
         states = [i == 0 and ("column", 0) in last for i in self.states]
         return np.array(states + [("weight", j) in last for j in self.outputs])
+
+    def numbers(self, parameters: Parameters) -> list[int | None]:
+        """Place of every term's weight among the free numbers of ``parameters``, or None, ``t`` entries."""
+        places = {(one.kind, one.j): n for n, one in enumerate(parameters.all) if one.k == parameters.nfe}
+        states = [places.get(("column", 0)) if i == 0 else None for i in self.states]
+        return states + [places.get(("weight", j)) for j in self.outputs]
 
     def too_far(self, weights: Array, new: Array) -> NDArray[np.bool_]:
         """Which new weights of states change their sign, or by a factor above ``exp(FARTHEST)``, shape ``(t,)``."""
@@ -156,8 +162,7 @@ class LastRows:
         self,
         loss: Loss,
         free: NDArray[np.bool_],
-        ridge: float = 0.0,
-        away: Array | None = None,
+        pull: Pull | None = None,
         weights: Array | None = None,
     ) -> Array:
         """Change of the weights with the least loss, shape ``(t,)``; all squared errors must be finite.
@@ -165,19 +170,18 @@ class LastRows:
         Args:
             loss: The loss.
             free: Which weights may change, booleans of shape ``(t,)``.
-            ridge: Pull towards a centre, relative to the energy of each term.
-            away: Present weights less the centre, shape ``(t,)``; default: 0.
+            pull: Pull on the weights, ``t`` unknowns; default: none.
             weights: Weights of the samples in the loss, ``(B,)``; default: 1.
         """
         change = np.zeros(len(free))
-        from_center = change if away is None else away
+        pulled = pull or Pull.plain(0.0, change)
         for _ in range(_ROUNDS):
             here = self.moved(change)
             weight = loss.weight(here.squared) * (1.0 if weights is None else weights)
             equations = NormalEquations(int(free.sum()))
             equations.gram = np.tensordot(weight, here.gram, 1)[np.ix_(free, free)]
             equations.moment = (weight @ here.moment)[free]
-            step = equations.pulled(ridge, (from_center + change)[free]).solve(_DAMPING)
+            step = equations.pulled(pulled.after(change).of(free)).solve(_DAMPING)
             change[free] += step
             if step @ equations.gram @ step <= _SETTLED * float(weight @ here.squared):
                 break

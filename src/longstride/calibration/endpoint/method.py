@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
-from longstride.calibration.acceptance.gate import judge
 from longstride.calibration.endpoint.cost import most_calls
 from longstride.calibration.endpoint.search import calibrate_gauss_newton
 from longstride.calibration.endpoint.settings import HELD_OUT, GaussNewtonSettings, fitted_samples
@@ -57,4 +56,4 @@ class GaussNewtonMethod:
 
     def judge(self, samples: Samples, found: Fitted, settings: GaussNewtonSettings) -> tuple[SolverTable, EndReport]:
         """The table to use, by held-out samples: the fitted table as a whole, or its base."""
-        return judge(samples, found.base, found.table, margin=settings.margin, stability=settings.stability)
+        return settings.judge(samples, found.base, found.table)

@@ -10,7 +10,6 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 
-from longstride.calibration.acceptance.gate import judge
 from longstride.calibration.endpoint.gauss_newton import GaussNewton
 from longstride.calibration.endpoint.method import GaussNewtonMethod
 from longstride.calibration.endpoint.residuals import balanced
@@ -98,9 +97,8 @@ class Recalibrating(GaussNewtonMethod):
         )
         fit = newton.fit(current, settings.iterations, say=say)
         made = replace(fit.table, name=self.name)
-        gate = {"margin": settings.margin, "stability": settings.stability}
-        _, fitted = judge(samples, current, made, **gate, rival="the card")
-        _, base = judge(samples, current, table, **gate, rival="the card")
+        _, fitted = settings.judge(samples, current, made, "the card")
+        _, base = settings.judge(samples, current, table, "the card")
         self._compared.append(Comparison(fitted, base))
         search = Search("given", {}, {}, CURRENT, fit.iterations, fit.stopped)
         return Fitted(made if fitted.accepted else current, table, search=search)

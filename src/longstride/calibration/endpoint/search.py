@@ -26,6 +26,7 @@ from longstride.arrays import Array
 from longstride.calibration.endpoint.cost import last_steps, most_whole_fits, whole_fit_samples
 from longstride.calibration.endpoint.fits import FIRST_DAMPING, Fit, Quadratic
 from longstride.calibration.endpoint.gauss_newton import GaussNewton
+from longstride.calibration.endpoint.prior import Prior
 from longstride.calibration.endpoint.residuals import Residual, balanced
 from longstride.calibration.endpoint.select import best_whole_fit
 from longstride.calibration.endpoint.settings import GaussNewtonSettings
@@ -36,7 +37,6 @@ from longstride.calibration.samples import Samples
 from longstride.calibration.starts.classical import classical_starts
 from longstride.calibration.starts.universal import is_universal, universal_starts
 from longstride.errors import InputError
-from longstride.parameters import Parameters
 from longstride.reports import Errors, Search, WholeFit
 from longstride.table import SolverTable
 
@@ -54,7 +54,7 @@ class Fits:
 
     def __init__(self, samples: Samples, nfe: int, settings: GaussNewtonSettings) -> None:
         self.samples, self.settings = samples, settings
-        self.parameters = Parameters(nfe, levels=settings.levels, column=settings.column, window=settings.window)
+        self.parameters = settings.parameters(nfe)
         self.scales: Array | None = None
 
     @property
@@ -74,6 +74,10 @@ class Fits:
             fitted=self.samples.units.first(samples),
             scales=self.scales,
         )
+
+    def prior(self, table: SolverTable) -> Prior | None:
+        """What is known beforehand of fits from a table."""
+        return Prior.of(table, self.parameters, self.settings.prior)
 
     def starts(self, tables: Mapping[str, SolverTable], foreign: Sequence[str] = ()) -> tuple[Starts, Residual]:
         """Tables ranked on a few samples, and the residual in balance at the base.
@@ -137,7 +141,8 @@ def calibrate_gauss_newton(
     fits = Fits(samples, table.nfe, settings)
     found, residual = fits.starts(tables, tuple(starts or {}))
     chosen = chosen_starts(found.ranking, settings.scouts) if settings.scouts else found.ranking[:1]
-    short = short_fits(fits.on(settings.scout_samples, residual), found, chosen, _short_steps(settings), step)
+    newton = fits.on(settings.scout_samples, residual)
+    short = short_fits(newton, found, chosen, _short_steps(settings), step, prior=fits.prior)
     base = found.tables[short.base]
     whole = _WholeFits(fits, residual, fits.before(base), step)
     start, fit, finals = whole.best(short, count)
@@ -231,7 +236,10 @@ class _WholeFits:
         samples, last = self.fits.samples, last_steps(self.fits.samples.fitted, self.fits.settings)
         while True:
             tables = {key: fit.table for key, fit in fits.items()}
-            start, finals = best_whole_fit(samples, tables, before=self.before, margin=self.fits.settings.margin)
+            asked = self.fits.settings
+            start, finals = best_whole_fit(
+                samples, tables, before=self.before, margin=asked.margin, confidence=asked.confidence
+            )
             try:
                 fit = fits.pop(start)
                 return start, self._further(fit, samples.fitted, last, None, self.bound) if last else fit, finals
@@ -259,7 +267,7 @@ class _WholeFits:
         # A new model may need less damping than the old model did.
         damping = min(fit.damping, FIRST_DAMPING) if known is None else fit.damping
         newton = self.fits.on(samples, self.residual)
-        new = newton.fit(fit.table, steps, damping=damping, known=known, most=most, say=self.step)
+        new = newton.fit(fit.table, steps, damping=damping, known=known, prior=fit.prior, most=most, say=self.step)
         return replace(new, iterations=(*fit.iterations, *new.iterations[1 if fit.iterations else 0 :]))
 
 

@@ -75,7 +75,12 @@ def details(samples: Tensor, network: Network, table: SolverTable, level: tuple[
 
 
 def best_whole_fit(
-    samples: Samples, tables: Mapping[str, SolverTable], *, before: Array | None = None, margin: float = 0.0
+    samples: Samples,
+    tables: Mapping[str, SolverTable],
+    *,
+    before: Array | None = None,
+    margin: float = 0.0,
+    confidence: float = 0.95,
 ) -> tuple[str, dict[str, WholeFit]]:
     """Name of the best of several fitted tables, and the errors of all tables on held-out samples.
 
@@ -85,6 +90,7 @@ def best_whole_fit(
         before: Squared errors of the base on held-out samples, shape ``(B,)``. A table that the gate would refuse for
             them is chosen only if it would refuse all. None: the gate is not asked.
         margin: Margin of the gate.
+        confidence: Confidence that the gate asks for.
     """
     first = next(iter(tables))
     if len(tables) == 1:
@@ -104,7 +110,7 @@ def best_whole_fit(
     }
 
     def refused(name: str) -> bool:
-        return before is not None and bool(objection(squared[name][:, 0], before, margin))
+        return before is not None and bool(objection(squared[name][:, 0], before, margin, confidence=confidence))
 
     return min(fits, key=lambda name: (refused(name), fits[name].score)), fits
 

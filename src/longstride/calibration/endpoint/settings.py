@@ -6,9 +6,14 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from longstride.calibration.acceptance.gate import judge
 from longstride.calibration.acceptance.guarding import Guarding
 from longstride.calibration.endpoint.residuals import Features, pixels
+from longstride.calibration.samples import Samples
 from longstride.errors import InputError
+from longstride.parameters import Parameters
+from longstride.reports import EndReport
+from longstride.table import SolverTable
 
 __all__ = ["FITTED", "HELD_OUT", "GaussNewtonSettings", "fitted_samples"]
 
@@ -45,8 +50,11 @@ class GaussNewtonSettings:
             no features.
         robust: c² of the robust loss as a multiple of the median error; 0: plain squares.
         ridge: Pull towards the first table of each run of steps, relative to the energy of each free number.
+        prior: Kappa of the prior (:mod:`longstride.calibration.endpoint.prior`), which takes the place of the ridge in
+            fits from universal tables; 0: there is none.
         margin: Margin of the gate on the root-mean-square error; see
             :func:`longstride.calibration.acceptance.gate.judge`.
+        confidence: Confidence with which the gate must know that most errors are smaller than the base's.
         stability: Largest gain that the gate accepts, as a multiple of the base's gain; see
             :mod:`longstride.calibration.acceptance.stability`.
         guard_share: Network calls that the guard may add, where the base makes samples again, over those of the table;
@@ -78,7 +86,9 @@ class GaussNewtonSettings:
     residual: Features = pixels
     robust: float = 1.0
     ridge: float = 1e-6
+    prior: float = 0.1
     margin: float = 0.0
+    confidence: float = 0.95
     stability: float = 4.0
     guard_share: float = 0.0
     guard_tail: float = 0.02
@@ -94,8 +104,10 @@ class GaussNewtonSettings:
             raise InputError(
                 f"expected at least one iteration, sample and trial, and scouts and final_calls >= 0, got {self}"
             )
-        if not all(0 <= x < np.inf for x in (self.robust, self.guard_robust, self.ridge, self.margin)):
-            raise InputError(f"expected finite robust, guard_robust, ridge and margin >= 0, got {self}")
+        if not all(0 <= x < np.inf for x in (self.robust, self.guard_robust, self.ridge, self.prior, self.margin)):
+            raise InputError(f"expected finite robust, guard_robust, ridge, prior and margin >= 0, got {self}")
+        if not 0.5 <= self.confidence < 1:
+            raise InputError(f"expected a confidence of at least 0.5 and below 1, got {self.confidence}")
         if not self.stability > 0:
             raise InputError(f"expected stability > 0, got {self}")
         if self.window is not None and self.window < 1:
@@ -107,6 +119,24 @@ class GaussNewtonSettings:
         if self.guard_floor is not None and not 0 < self.guard_floor <= 1:
             raise InputError(f"expected guard_floor in (0, 1], or None, got {self.guard_floor}")
         self.guarding()
+
+    def parameters(self, nfe: int) -> Parameters:
+        """The free numbers of tables with ``nfe`` network calls."""
+        return Parameters(nfe, levels=self.levels, column=self.column, window=self.window)
+
+    def judge(
+        self, samples: Samples, base: SolverTable, calibrated: SolverTable, rival: str = "the base"
+    ) -> tuple[SolverTable, EndReport]:
+        """What the gate says (:func:`~longstride.calibration.acceptance.gate.judge`)."""
+        return judge(
+            samples,
+            base,
+            calibrated,
+            margin=self.margin,
+            stability=self.stability,
+            confidence=self.confidence,
+            rival=rival,
+        )
 
     @property
     def tries_universal(self) -> bool:

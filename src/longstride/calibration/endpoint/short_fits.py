@@ -10,6 +10,7 @@ import numpy as np
 from longstride.arrays import Array
 from longstride.calibration.endpoint.fits import Fit
 from longstride.calibration.endpoint.gauss_newton import GaussNewton
+from longstride.calibration.endpoint.prior import Prior
 from longstride.calibration.loss import Loss
 from longstride.calibration.starts.universal import is_universal
 from longstride.errors import InputError
@@ -124,7 +125,13 @@ def chosen_starts(ranking: Sequence[str], count: int) -> list[str]:
 
 
 def short_fits(
-    newton: GaussNewton, starts: Starts, chosen: Sequence[str], iterations: int, say: Callable[[], None]
+    newton: GaussNewton,
+    starts: Starts,
+    chosen: Sequence[str],
+    iterations: int,
+    say: Callable[[], None],
+    *,
+    prior: Callable[[SolverTable], Prior | None] = lambda table: None,
 ) -> ShortFits:
     """Short fits from some tables, best on held-out samples first; the base's before fits that tie with it.
 
@@ -136,17 +143,19 @@ def short_fits(
         chosen: Names of the tables to start from, best first.
         iterations: Steps of every short fit; 0: the tables as they are.
         say: Called after every step.
+        prior: Tells what is known beforehand of fits from a table.
 
     Raises:
         InputError: no fit is finite on the held-out samples.
     """
     fits: dict[str, Fit] = {}
     for key in chosen:
+        table = starts.tables[key]
         try:
             if iterations:
-                fits[key] = newton.fit(starts.tables[key], iterations, say=say)
+                fits[key] = newton.fit(table, iterations, prior=prior(table), say=say)
             else:
-                fits[key] = Fit(newton.parameters.prepared(starts.tables[key]), (), "")
+                fits[key] = Fit(newton.parameters.prepared(table), (), "", prior=prior(table))
         except InputError:  # the fit is finite on its own samples, but not on the held-out samples
             if key == chosen[-1] and not fits:
                 raise

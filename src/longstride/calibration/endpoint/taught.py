@@ -69,7 +69,7 @@ def taught(
     scales = None if floor is None else relative_scales(squared, floor, weights)
     newton = GaussNewton(both, parameters, residual, robust=robust, ridge=ridge, scales=scales, weights=weights)
     try:
-        new = newton.fit(fit.table, TAUGHT, say=say)
+        new = newton.fit(fit.table, TAUGHT, prior=fit.prior, say=say)
     except InputError:  # the fit is finite on its own samples, but not on all hard samples
         return fit
     finally:

@@ -89,7 +89,7 @@ def universal_starts(samples: Samples, like: SolverTable) -> dict[str, SolverTab
     for scale in ((1.0,) if dark else _SCALES) if network.guidance is None else (network.guidance,):
         guided = f" w{scale:g}" if network.guidance is None and scale != 1 else ""
         found |= {f"{part:g} std{guided}{_GRID}": one for part, one in build(scale).items()}
-    if dark:
+    if dark and network.guidance in (None, 1.0):  # they were fitted without guidance
         tables = build(1.0, parts=SCALES, dark=True)
         found |= {f"{part:g} std dark{_GRID}": one for part, one in tables.items()}
     return found
