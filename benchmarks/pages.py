@@ -18,6 +18,7 @@ from benchmarks.cost_tables import (
     time_table,
 )
 from benchmarks.guard_table import adversarial_table, guard_table
+from benchmarks.guidance_scales import scales_table
 from benchmarks.markdown import markdown_table, number
 from benchmarks.monitor_table import monitor_sections
 from benchmarks.peer_tables import peer_sections
@@ -153,6 +154,7 @@ _FILES: dict[str, Callable[[Path], str]] = {
     "launches": launches_table,
     "adversarial": adversarial_table,
     "guard": guard_table,
+    "guidance_scales": scales_table,
     "guard_overhead": guard_cost_table,
     "recalibration": recalibration_table,
     "reference_levels": levels_table,

@@ -13,6 +13,7 @@ import numpy as np
 
 from benchmarks import budgets, universal_starts
 from benchmarks.markdown import markdown_table
+from benchmarks.networks.members import MEMBERS
 from benchmarks.universal import ratios, summary
 
 __all__ = ["budget_table", "starts_table", "universal_tables"]
@@ -81,14 +82,16 @@ def budget_table(file: Path) -> str:
     calls = sorted({int(nfe) for one in results.values() for nfe in one})
     keys = ["universal", *(f"{budget:.0f}" for budget in budgets.BUDGETS[:-1])]
     rows = []
-    for key in keys:
-        row = ["no calibration" if key == "universal" else f"{int(key):,} calls"]
-        for nfe in calls:
-            for kind in ("rmse", "median"):
-                mean, worst, count = budgets.summary(results, nfe, key, kind)
-                row.append(f"{mean:.2f} ({worst:.2f})" if count else "–")
-        rows.append(row)
-    head = ["budget", *(f"{nfe} calls, {kind}" for nfe in calls for kind in ("RMSE", "median"))]
+    pictures = {name: one for name, one in results.items() if MEMBERS[name].kind != "tables"}
+    for label, some in (("all", results), ("pictures", pictures)):
+        for key in keys:
+            row = [label, "no calibration" if key == "universal" else f"{int(key):,} calls"]
+            for nfe in calls:
+                for kind in ("rmse", "median"):
+                    mean, worst, count = budgets.summary(some, nfe, key, kind)
+                    row.append(f"{mean:.2f} ({worst:.2f}; {count})" if count else "–")
+            rows.append(row)
+    head = ["networks", "budget", *(f"{nfe} calls, {kind}" for nfe in calls for kind in ("RMSE", "median"))]
     return markdown_table(head, rows)
 
 
