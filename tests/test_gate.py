@@ -111,6 +111,16 @@ def test_of_tables_that_are_no_better_fewer_than_one_in_twenty_pass(kind, n):
     assert better > (0.4 if kind == "heavy" else 0.8)
 
 
+@pytest.mark.parametrize("confidence", [0.6, 0.95])
+def test_as_many_tables_that_are_no_better_pass_as_the_confidence_leaves(confidence):
+    """Of logarithms of ratios that are normal, Student's t is exact: 1 - p of them."""
+    rng = np.random.default_rng(1)
+    passed = [
+        not objection(*simulated("normal", 8, rng, 0.0), margin=np.inf, confidence=confidence) for _ in range(3000)
+    ]
+    assert np.mean(passed) == pytest.approx(1 - confidence, abs=3 * np.sqrt(confidence * (1 - confidence) / 3000))
+
+
 def test_a_few_lucky_samples_bring_no_table_through():
     """Nine of ten samples are worse; the error is lower all the same, since the tenth had nearly all of it."""
     before = np.tile([1.0] * 9 + [1e4], 4)
