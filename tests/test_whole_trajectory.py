@@ -33,7 +33,8 @@ def test_a_whole_trajectory_fit_meets_the_solution_of_a_linear_problem():
     problem, table = Gaussian(mean=0.0), ls.build("ddim", SIGMAS)
     samples = Samples.of(problem, noise_of(16), table, held_out=8, steps=256)
     fitted, rows = calibrate_global(samples, table, GlobalSettings(ridge=0.0), "fitted")
-    assert all(row.held_out_error < 1e-9 for row in rows)
+    # The root of a difference of inner products: the root of the rounding of float64, times the size of the states.
+    assert all(row.held_out_error < 1e-8 * SIGMAS[0] for row in rows)
     x, levels = noise_of(8, 1), []
     ls.sample(problem, x, fitted, callback=lambda k, sigma, state, d: levels.append((sigma, state)))
     for sigma, state in levels:  # not the last state alone

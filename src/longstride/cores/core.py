@@ -115,7 +115,7 @@ class Core:
                 f"universal table of {self.nfe} calls for data of standard deviation {data_std:g}"
             )
         levels = np.concatenate([[first], inner, [last]])
-        ratios = levels / unit
+        ratios = np.concatenate([[start], inner / unit, [end]])  # both ends to the bit
         alphas = alpha_of_ratio(family, ratios)
         sigmas = np.where(np.isinf(ratios), 1.0, alphas * np.where(np.isinf(ratios), 1.0, ratios))
         rows = []
