@@ -3,8 +3,7 @@
     python -m benchmarks.reference_levels
 
 Reference solutions run as in use, with UniPC of another order, and on the levels of fine solutions between two states,
-from the same noise.
-The solution of :data:`FINE` steps counts as converged. Exact denoisers of mixtures run as networks
+from the same noise. The solution of :data:`FINE` steps counts as converged. Exact denoisers of mixtures run as networks
 of EDM from ``sigma = 80``, as latent diffusion from ``sigma / alpha = 14.6`` standard deviations, and as flows from
 ``alpha = 0``; networks that were trained run in their own process. The networks that others trained lie in the folder
 ``zoo`` of the checkout; without it they are left out.

@@ -33,6 +33,8 @@ __all__ = [
 #: Solutions of samples, which can be made again, and the fits.
 WORK, CORES = Path("training/work/universal"), Path("training/cores")
 OWN = 80.0
+#: Cores of the networks' own starts: guidance scales, and whether they are of dark pictures.
+_KINDS = ((1.0, False), (3.0, False), (7.5, False), (1.0, True))
 #: Networks that no table is fitted on: large ones of a kind that others stand for.
 _ASIDE = {"roman120", "ztf64", "hsc64", "quasar72"}
 
@@ -100,7 +102,7 @@ def left_out(member: Member, nfe: int) -> dict[tuple[float, bool], Core]:
     Where no fit makes so many calls, a core is filled in, as the shipped ones are.
     """
     alone, found = member.name.partition("@")[0], {}
-    for w, dark in ((1.0, False), (3.0, False), (7.5, False), (1.0, True)):
+    for w, dark in _KINDS:
         order = [one.name.partition("@")[0] for one in chosen(w, "own", None, dark)]
         known = cores("own", w, order.index(alone) % 4 if alone in order else None, dark)
         if known and nfe >= min(known):
@@ -110,6 +112,5 @@ def left_out(member: Member, nfe: int) -> dict[tuple[float, bool], Core]:
 
 def unseen(member: Member, nfe: int) -> dict[tuple[float, bool], Core]:
     """The same; of fewer calls than were fitted without networks, cores that saw all."""
-    kinds = [(1.0, False), (3.0, False), (7.5, False), (1.0, True)]
-    every = {(w, dark): cores("own", w, None, dark).get(nfe) for w, dark in kinds}
+    every = {(w, dark): cores("own", w, None, dark).get(nfe) for w, dark in _KINDS}
     return {**{kind: core for kind, core in every.items() if core}, **left_out(member, nfe)}

@@ -1,7 +1,7 @@
 """Calibrations that fit a budget: samples, steps and the reference solution, chosen for a number of network calls.
 
-The ladder of plans was measured on the networks of ``python -m benchmarks budgets``; ``docs/universal.md`` shows what
-each plan reached. All plans but the largest, the default calibration, start from universal tables, or from the given
+The ladder of plans was measured by ``python -m training.universal budgets``; ``docs/universal.md`` shows what each plan
+reached. All plans but the largest, the default calibration, start from universal tables, or from the given
 table if it is better on a few samples.
 """
 
