@@ -12,7 +12,7 @@ from toy_fits import SIGMAS, newton_of, noise_of
 
 import longstride as ls
 from longstride.calibration.endpoint.last_row import Terms
-from longstride.calibration.endpoint.prior import Prior
+from longstride.calibration.endpoint.prior import Prior, Ridge
 from longstride.calibration.loss import Loss
 from longstride.calibration.normal_equations import NormalEquations, Pull
 from longstride.cores import choice
@@ -90,6 +90,29 @@ def test_the_prior_is_the_same_in_every_process(family, window):
     np.testing.assert_allclose(theirs.center, parameters.values(parameters.prepared(there)))
 
 
+@pytest.mark.parametrize("family", list(SCHEDULES))
+def test_the_spread_is_a_root_of_the_covariance(family):
+    prior = Prior.of(universal(5, family), Parameters(5, column=True), 0.2)
+    assert prior is not None
+    np.testing.assert_allclose(prior.spread.T @ prior.spread @ prior.precision, 0.2 * np.eye(24), atol=1e-6)
+
+
+def test_without_a_prior_neighbouring_outputs_change_together():
+    """Every change keeps the sum of a row's weights, but that of its first weight."""
+    parameters = Parameters(4, column=True, window=2)
+    table = ls.build("ddim", SIGMAS)
+    ridge = Ridge.of(table, parameters, 1e-3)
+    kinds = [one.kind for one in parameters.all]
+    first = [one.j == max(0, one.k - 2) for one in parameters.all]
+    sums = ridge.spread[:, [kind == "weight" for kind in kinds]].sum(1)
+    wanted = [float(kind == "weight" and start) for kind, start in zip(kinds, first, strict=True)]
+    assert sums.tolist() == wanted
+    assert np.linalg.matrix_rank(ridge.spread) == len(parameters)
+    pull = ridge.on(ridge.center + 1, 0.5)
+    assert pull.ridge == 1e-3
+    np.testing.assert_allclose(pull.away, 1.0, rtol=1e-12)
+
+
 def test_only_universal_tables_have_neighbours():
     assert neighbours(ls.build("ddim", SIGMAS), 0.1) == []
     assert Prior.of(ls.build("ddim", SIGMAS), Parameters(4), 1.0) is None
@@ -129,10 +152,11 @@ def test_a_last_row_balances_the_prior_and_the_samples(strength):
     table, other = (parameters.prepared(ls.build(name, SIGMAS)) for name in ("ddim", "ipndm"))
     rng = np.random.default_rng(1)
     root = rng.normal(size=(len(parameters), len(parameters)))
-    prior = Prior(parameters.values(other), strength * (root @ root.T + np.eye(len(parameters))))
+    precision = strength * (root @ root.T + np.eye(len(parameters)))
+    prior = Prior(parameters.values(other), precision, np.linalg.inv(np.linalg.cholesky(precision)))
     before = newton.last_rows(table, newton.fitted)
     noise = float(before.squared.mean())
-    solved = newton.solved(table, Loss(), parameters.values(table), prior)
+    solved = newton.solved(table, Loss(), prior)
     terms = Terms.of(solved, parameters)
     at, was = terms.weights(solved), terms.weights(table)
     places = [n for n in terms.numbers(parameters) if n is not None]
@@ -150,7 +174,7 @@ def test_the_estimate_is_that_of_bayes():
     rng = np.random.default_rng(2)
     root, vectors, n = rng.normal(size=(3, 3)), rng.normal(size=(3, 5)), 0.7
     covariance, draws = root @ root.T, 20_000
-    prior = Prior(np.zeros(3), np.linalg.inv(covariance))
+    prior = Prior(np.zeros(3), np.linalg.inv(covariance), root.T)
     theta = rng.normal(size=(draws, 3)) @ root.T
     seen = theta @ vectors + np.sqrt(n) * rng.normal(size=(draws, 5))
     equations = NormalEquations(3)

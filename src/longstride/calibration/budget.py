@@ -26,8 +26,9 @@ __all__ = ["LADDER", "Plan", "plan_for"]
 _FINER = 3
 #: Trials of a step, and fitted samples that rank the universal tables: so many in place of the default's.
 _TRIALS, _RANKED = 2, 4
-#: Up to so many fitted samples, weights of the latest outputs alone are free, and those of the first state are not.
-_LEAN, _WINDOW = 6, 3
+#: Directions per level in which the network is differentiated: with the calls that exact derivatives would cost, more
+#: samples are fitted.
+_RANK = 5
 #: Few samples decide. Most fits that know of other networks are better than universal tables, so that the gate asks for
 #: less.
 _GATE = {"margin": 0.1, "confidence": 0.6}
@@ -37,18 +38,22 @@ _FEW, _RIDGE, _WEAKER = 24, 0.01, 0.001
 #: Plans from the cheapest: fitted samples, held-out samples, steps, and steps of the reference solution.
 LADDER: tuple[tuple[int, int, int, int], ...] = (
     (4, FEWEST, 1, 20),
-    (4, FEWEST, 2, 20),
-    (4, FEWEST, 3, 20),
-    (6, FEWEST, 3, 20),
+    (6, FEWEST, 1, 20),
+    (8, FEWEST, 1, 20),
+    (10, FEWEST, 1, 20),
     (8, FEWEST, 2, 20),
+    (12, FEWEST, 2, 20),
     (12, FEWEST, 3, 24),
     (16, FEWEST, 3, 24),
     (20, FEWEST, 3, 24),
     (24, FEWEST, 3, 24),
-    (32, 12, 4, 28),
-    (40, 16, 4, 32),
-    (48, 16, 4, 32),
-    (64, 24, 4, 40),
+    (32, 12, 4, 24),
+    (40, 12, 4, 24),
+    (48, 12, 4, 24),
+    (56, 12, 4, 28),
+    (64, 16, 4, 32),
+    (80, 16, 4, 32),
+    (96, 24, 4, 40),
     (96, 32, 4, 64),
 )
 
@@ -114,7 +119,6 @@ def plan_for(budget: float, nfe: int, per_call: int = 1) -> Plan:
 
 
 def _plan(nfe: int, per_call: int, fitted: int, held_out: int, steps: int, reference: int) -> Plan:
-    lean = {"window": _WINDOW, "column": False} if fitted <= _LEAN else {}
     settings: dict[str, Any] = {
         "iterations": steps,
         "scouts": 0,
@@ -122,9 +126,9 @@ def _plan(nfe: int, per_call: int, fitted: int, held_out: int, steps: int, refer
         "scout_samples": _RANKED,
         "final_samples": fitted,
         "trials": _TRIALS,
+        "rank": _RANK,
         **_GATE,
         "ridge": _RIDGE if fitted <= _FEW else _WEAKER,
-        **lean,
     }
     reference = max(reference, _FINER * nfe)
     asked = GaussNewtonSettings(**settings)

@@ -16,7 +16,7 @@ from longstride.network import Network
 from longstride.sampler import Run
 from longstride.table import SolverTable
 
-__all__ = ["PrefixRuns", "finish_together", "first_difference"]
+__all__ = ["PrefixRuns", "answers", "finish_together", "first_difference"]
 
 
 def first_difference(table: SolverTable, known: SolverTable) -> int:
@@ -43,6 +43,7 @@ class PrefixRuns:
         known: The known table.
 
     Attributes:
+        points: The run after each network call.
         end: Last state of the known table.
     """
 
@@ -50,10 +51,10 @@ class PrefixRuns:
     def __init__(self, network: Network, noise: Tensor, known: SolverTable) -> None:
         self.network, self.known, self.size = network, known, len(noise)
         run = Run(noise, known, keep=True)
-        self._points: list[Run] = []  # the run after each network call
+        self.points: list[Run] = []
         while run.k < known.nfe:
             run.see(run.ask(network))
-            self._points.append(run.fork(known))
+            self.points.append(run.fork(known))
             run.advance()
         self.end = run.x
 
@@ -77,14 +78,14 @@ class PrefixRuns:
         order = sorted(range(len(tables)), key=lambda n: (first[n], not same[n]))
         found: dict[int, Tensor] = {}
         for begin in range(0, len(order), together):
-            runs = {n: self._start(tables[n], first[n]) for n in order[begin : begin + together]}
+            runs = {n: self.start(tables[n], first[n]) for n in order[begin : begin + together]}
             finish_together(self.network, list(runs.values()))
             found |= {n: run.x for n, run in runs.items()}
         return [found[n] for n in range(len(tables))]
 
-    def _start(self, table: SolverTable, first: int) -> Run:
-        """A run of ``table`` before its first unknown call."""
-        run = self._points[first - 1].fork(table)
+    def start(self, table: SolverTable, first: int) -> Run:
+        """A run of ``table`` before its first unknown call, number ``first``."""
+        run = self.points[first - 1].fork(table)
         run.keep = False
         run.advance()
         return run
@@ -113,11 +114,16 @@ def finish_together(network: Network, runs: Sequence[Run]) -> None:
 
 def _step(network: Network, runs: Sequence[Run]) -> None:
     """One network call for several runs at the same level."""
-    if len(runs) == 1:
-        runs[0].see(runs[0].ask(network))
-    else:
-        found = network.repeat(len(runs))(torch.cat([run.x for run in runs]), runs[0].sigma)
-        for run, prediction in zip(runs, found.chunk(len(runs)), strict=True):
-            run.see(prediction)
-    for run in runs:
+    for run, prediction in zip(runs, answers(network, runs), strict=True):
+        run.see(prediction)
         run.advance()
+
+
+def answers(network: Network, runs: Sequence[Run]) -> list[Tensor]:
+    """The network's outputs for the states of several runs at the same level, in one call if that is possible."""
+    if len(runs) == 1:
+        return [runs[0].ask(network)]
+    if network.positional:  # it may return one tensor again and again
+        return [run.ask(network).clone() for run in runs]
+    found: Tensor = network.repeat(len(runs))(torch.cat([run.x for run in runs]), runs[0].sigma)
+    return list(found.chunk(len(runs)))

@@ -37,8 +37,9 @@ def last_steps(fitted: int, settings: GaussNewtonSettings) -> int:
 
 
 def jacobian_calls(nfe: int, settings: GaussNewtonSettings | None = None) -> int:
-    """Network calls per sample of a Jacobian, the run of the table itself included: about ``K³ / 6``."""
-    return calls_of_jacobian((settings or GaussNewtonSettings()).parameters(nfe))
+    """Network calls per sample of a Jacobian, the run of the table itself included."""
+    asked = settings or GaussNewtonSettings()
+    return calls_of_jacobian(asked.parameters(nfe), asked.rank)
 
 
 def most_whole_fits(nfe: int, fitted: int, held_out: int, settings: GaussNewtonSettings) -> int:

@@ -41,22 +41,18 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 
 import numpy as np
-import torch
-from torch import Tensor
 
 from longstride.arrays import Array
 from longstride.calibration.endpoint.fits import FIRST_DAMPING, Fit, Quadratic
-from longstride.calibration.endpoint.jacobian import linearised
 from longstride.calibration.endpoint.last_row import Terms
+from longstride.calibration.endpoint.low_rank import LowRank
 from longstride.calibration.endpoint.measurements import Measurements
-from longstride.calibration.endpoint.prior import Prior
+from longstride.calibration.endpoint.prior import Prior, Ridge
 from longstride.calibration.endpoint.residuals import Residual
 from longstride.calibration.loss import Loss
-from longstride.calibration.normal_equations import NormalEquations, Pull
+from longstride.calibration.normal_equations import NormalEquations
 from longstride.calibration.samples import Samples
-from longstride.calibration.units import Batch
 from longstride.errors import InputError
-from longstride.journal import digest, table_digest
 from longstride.parameters import Parameters
 from longstride.reports import Errors, Iteration
 from longstride.table import SolverTable
@@ -83,7 +79,7 @@ class GaussNewton(Measurements):
         watched: Numbers of the units that choose among iterates; default: the held-out units. With the fitted units
             themselves, the held-out samples stay unseen for a later comparison.
         scales: See :class:`Measurements`.
-        weights: Weights of the samples in the objective, ``(B,)``; default: all are equal.
+        weights: See :class:`Measurements`.
     """
 
     def __init__(
@@ -94,20 +90,20 @@ class GaussNewton(Measurements):
         *,
         robust: float = 1.0,
         ridge: float = 0.0,
+        rank: int | None = None,
         trials: int = TRIALS,
         fitted: Sequence[int] | None = None,
         watched: Sequence[int] | None = None,
         scales: Array | None = None,
         weights: Array | None = None,
     ) -> None:
-        super().__init__(samples, parameters, residual, scales)
-        self.weights = np.ones(len(samples)) if weights is None else weights
-        self.robust, self.ridge, self.trials = robust, ridge, trials
+        super().__init__(samples, parameters, residual, scales, weights)
+        self.robust, self.ridge, self.rank, self.trials = robust, ridge, rank, trials
         self.fitted = samples.units.fitted if fitted is None else list(fitted)
         self.held_out = samples.units.held_out if watched is None else list(watched)
         self._shares = None if weights is None else samples.of_units(weights, self.fitted)
 
-    def solved(self, table: SolverTable, loss: Loss, center: Array, prior: Prior | None = None) -> SolverTable:
+    def solved(self, table: SolverTable, loss: Loss, toward: Prior | Ridge) -> SolverTable:
         """``table`` with its best last row on the fitted samples.
 
         ``table`` itself is returned if features are compared, too, or if an error is not finite.
@@ -115,28 +111,25 @@ class GaussNewton(Measurements):
         Args:
             table: A table as :meth:`Parameters.prepared` returns it.
             loss: The loss.
-            center: Free numbers that the ridge pulls to, shape ``(p,)``.
-            prior: What is known beforehand; it takes the place of the ridge.
+            toward: What pulls.
         """
         rows = self.last_rows(table, self.fitted).over(self.scales_of(self.fitted)) if self.residual.plain else None
         if rows is None or not np.isfinite(rows.squared).all():
             return table
         terms = Terms.of(table, self.parameters)
         weights, free = terms.weights(table), terms.free(table, self.parameters)
-        if prior is None:
-            pull = Pull.plain(self.ridge, weights - terms.weights(self.parameters.with_values(table, center)))
-        else:
-            noise = float(np.average(loss.weight(rows.squared) * rows.squared, weights=self._shares))
-            slopes = np.concatenate([1 / weights[: len(terms.states)], np.ones(len(terms.outputs))])
-            pull = prior.on_terms(self.parameters.values(table), noise, terms.numbers(self.parameters), slopes)
+        noise = float(np.average(loss.weight(rows.squared) * rows.squared, weights=self._shares))
+        pull = toward.on_last_row(table, terms, self.parameters, noise)
         new = weights + rows.best(loss, free, pull, self._shares)
         far = terms.too_far(weights, new)
         if far.any():  # as in every step, a weight of a state keeps its sign and changes by a bounded factor
             new = weights + rows.best(loss, free & ~far, pull, self._shares)
         return terms.table(table, new)
 
-    def quadratic(self, table: SolverTable, loss: Loss, known: Quadratic | None) -> Quadratic:
-        """The model of a step from ``table``.
+    def quadratic(
+        self, table: SolverTable, loss: Loss, known: Quadratic | None, few: LowRank | None = None
+    ) -> Quadratic:
+        """The model of a step from ``table``; ``few`` as in :meth:`equations`.
 
         Units of ``known`` keep its equations, moved to ``table``; other units get new equations. If there are no other
         units, all equations are new.
@@ -144,38 +137,9 @@ class GaussNewton(Measurements):
         numbers, at = tuple(self.fitted), self.parameters.values(table)
         new = [number for number in numbers if known is None or number not in known.numbers]
         if known is None or not new:
-            return Quadratic(self.equations(table, loss, numbers), at, numbers)
-        packed = known.moved(at).pack() + self.equations(table, loss, new).pack()
+            return Quadratic(self.equations(table, loss, numbers, few), at, numbers)
+        packed = known.moved(at).pack() + self.equations(table, loss, new, few).pack()
         return Quadratic(NormalEquations.unpack(packed, len(at)), at, numbers)
-
-    def equations(self, table: SolverTable, loss: Loss, numbers: Sequence[int]) -> NormalEquations:
-        """Weighted normal equations of a step from ``table``, over the fitted units ``numbers``."""
-        p = len(self.parameters)
-
-        def products(batch: Batch) -> list[Array]:
-            scales, weights = (torch.from_numpy(one[batch.numbers]) for one in (self.scales, self.weights))
-
-            def root_weight(squared: Tensor) -> Tensor:
-                own = scales.to(squared)
-                return loss.root_weight(squared / own) / (own / weights.to(squared)).sqrt()
-
-            found = linearised(
-                batch.network,
-                batch.noise,
-                self.samples.targets(batch),
-                table,
-                self.parameters,
-                self.residual,
-                root_weight,
-                self.samples.batch_size,
-            )
-            parts = batch.slices
-            return [NormalEquations.of([one[part] for one in found.columns], found.left[part]).pack() for part in parts]
-
-        told = f"{self.residual.name}/{digest(self.scales, self.weights)[:12]}/{loss.c2:.12e}"
-        name = f"jacobian/{told}/{table_digest(table)[:20]}"
-        parts = self.samples.map(name, numbers, products, lambda b: (p * p + p + 2,))
-        return NormalEquations.unpack(np.sum(parts, axis=0), p)
 
     def fit(
         self,
@@ -209,19 +173,20 @@ class GaussNewton(Measurements):
         if not (np.isfinite(here).all() and np.isfinite(held).all()):
             raise InputError(f"{start.name} does not end in finite samples at {start.nfe} calls: choose another start")
         loss = self._loss(here)
-        center, stopped = self.parameters.values(best), "all steps are taken"
+        toward, stopped = prior or Ridge.of(best, self.parameters, self.ridge), "all steps are taken"
+        few = None if self.rank is None else LowRank(self.rank, toward.spread)
         lines = [self._line(here, held, loss, damping)]
-        table, worse, model = self.solved(best, loss, center, prior), 0, known
+        table, worse, model = self.solved(best, loss, toward), 0, known
         here = self.errors(table, self.fitted)
         best = table if self.better(table, best, loss, most) else best
         for _ in range(iterations):
             loss = self._loss(here)
-            model, before = self.quadratic(table, loss, known), self._mean(loss, here)
+            model, before = self.quadratic(table, loss, known, few), self._mean(loss, here)
             known, equations = None, model.equations
             if not (np.isfinite(equations.gram).all() and np.isfinite(equations.moment).all()):
                 model, stopped = None, "a step beside the table is not finite"
                 break
-            found = self._step(table, loss, center, model, damping, before, prior)
+            found = self._step(table, loss, toward, model, damping, before)
             if found is None:  # a further fit has another model: damping stays that of the last accepted step
                 stopped = "no step lowers the objective"
                 break
@@ -248,21 +213,16 @@ class GaussNewton(Measurements):
         self,
         table: SolverTable,
         loss: Loss,
-        center: Array,
+        toward: Prior | Ridge,
         model: Quadratic,
         damping: float,
         before: float,
-        prior: Prior | None,
     ) -> tuple[SolverTable, Array, float] | None:
         """A table with an objective below ``before``, its errors and the damping of its step; None if trials fail."""
-        if prior is None:
-            pull = Pull.plain(self.ridge, model.at - center)
-        else:
-            samples = float(self.samples.of_units(self.weights, model.numbers).sum())
-            pull = prior.on(model.at, max(model.equations.energy, 0.0) / samples)
-        equations = model.equations.pulled(pull)
+        samples = float(self.samples.of_units(self.weights, model.numbers).sum())
+        equations = model.equations.pulled(toward.on(model.at, max(model.equations.energy, 0.0) / samples))
         for _ in range(self.trials):
-            trial = self.solved(self.parameters.moved(table, equations.solve(damping)), loss, center, prior)
+            trial = self.solved(self.parameters.moved(table, equations.solve(damping)), loss, toward)
             new = self.errors(trial, self.fitted)
             if np.isfinite(new).all() and self._mean(loss, new) < before:
                 return trial, new, damping

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from longstride.arrays import double
+from longstride.calibration.endpoint.low_rank import LowRank, calls_of_low_rank
 from longstride.calibration.endpoint.residuals import Residual
 from longstride.calibration.prefix_runs import PrefixRuns
 from longstride.network import Network
@@ -43,6 +44,7 @@ def linearised(
     residual: Residual,
     root_weight: Callable[[Tensor], Tensor],
     batch_size: int | None,
+    low_rank: LowRank | None = None,
 ) -> Linearised:
     """Residuals of a table on some samples, and their derivatives.
 
@@ -55,11 +57,15 @@ def linearised(
         residual: The feature map.
         root_weight: Gives the root of the weights ``(b,)`` for squared residuals ``(b,)``.
         batch_size: Most samples per network call of several runs; None: every run makes its own calls.
+        low_rank: Derivatives by a few directions per level; default: a difference quotient of every number.
     """
     free, steps = parameters.free(table), parameters.steps
     runs = PrefixRuns(network, noise, table)
-    moved = [parameters.moved(table, steps * unit) for unit in np.eye(len(parameters))[free]]
-    ends = runs.ends(moved, batch_size)
+    if low_rank is None:
+        moved = [parameters.moved(table, steps * unit) for unit in np.eye(len(parameters))[free]]
+        ends = runs.ends(moved, batch_size)
+    else:
+        ends = low_rank.ends(runs, parameters, steps, batch_size)
     here = residual(runs.end)
     left = residual(target) - here
     squared = double(left).square().sum(1)
@@ -70,6 +76,13 @@ def linearised(
     return Linearised([next(quotients) if may else zero for may in free], left * weight, squared)
 
 
-def calls_of_jacobian(parameters: Parameters) -> int:
-    """Network calls per sample of :func:`linearised`, the run of the table itself included, if all numbers can move."""
+def calls_of_jacobian(parameters: Parameters, rank: int | None = None) -> int:
+    """Network calls per sample of :func:`linearised`, the run of the table itself included, if all numbers can move.
+
+    Args:
+        parameters: The free numbers.
+        rank: Directions per level; None: a difference quotient of every number.
+    """
+    if rank is not None:
+        return calls_of_low_rank(parameters, rank)
     return parameters.nfe + sum(parameters.nfe - one.k for one in parameters.all)

@@ -1,4 +1,4 @@
-"""Errors of tables on samples: measured once, however often they are asked for.
+"""Errors of tables on samples, and their derivatives: measured once, however often they are asked for.
 
 If the samples alone are compared, the measurement of a table serves all tables that differ from it in the weights of
 the last row alone (:mod:`longstride.calibration.endpoint.last_row`).
@@ -13,8 +13,12 @@ import torch
 from torch import Tensor
 
 from longstride.arrays import Array, double, infinite_for_nan
+from longstride.calibration.endpoint.jacobian import linearised
 from longstride.calibration.endpoint.last_row import LastRows, Terms
+from longstride.calibration.endpoint.low_rank import LowRank
 from longstride.calibration.endpoint.residuals import Residual
+from longstride.calibration.loss import Loss
+from longstride.calibration.normal_equations import NormalEquations
 from longstride.calibration.prefix_runs import finish_together
 from longstride.calibration.samples import Samples
 from longstride.calibration.units import Batch
@@ -27,20 +31,27 @@ __all__ = ["Measurements"]
 
 
 class Measurements:
-    """Errors of tables on some samples.
+    """Errors of tables on some samples, and normal equations of steps from them.
 
     Args:
         samples: All samples, with their reference solution.
         parameters: The free numbers.
         residual: The feature map.
         scales: Squared size that the squared residual of every sample is told in, shape ``(B,)``; default: 1.
+        weights: Weights of the samples in the objective, shape ``(B,)``; default: all are equal.
     """
 
     def __init__(
-        self, samples: Samples, parameters: Parameters, residual: Residual, scales: Array | None = None
+        self,
+        samples: Samples,
+        parameters: Parameters,
+        residual: Residual,
+        scales: Array | None = None,
+        weights: Array | None = None,
     ) -> None:
         self.samples, self.parameters, self.residual = samples, parameters, residual
         self.scales = np.ones(len(samples)) if scales is None else scales
+        self.weights = np.ones(len(samples)) if weights is None else weights
 
     def scales_of(self, numbers: Sequence[int]) -> Array:
         """Scales of the samples of some units."""
@@ -117,6 +128,46 @@ class Measurements:
         for number, rows in self.samples.local(f"together/{digest(names)[:20]}", numbers, measure).items():
             for name, begin, end in zip(names, ends[:-1], ends[1:], strict=True):
                 self.samples.hold(f"{name}/{number}", rows[:, begin:end])
+
+    def equations(
+        self, table: SolverTable, loss: Loss, numbers: Sequence[int], few: LowRank | None = None
+    ) -> NormalEquations:
+        """Weighted normal equations of a step from ``table``, over the fitted units ``numbers``.
+
+        Args:
+            table: The table.
+            loss: The loss.
+            numbers: Numbers of the units.
+            few: Derivatives by a few directions; None: difference quotients of every number.
+        """
+        p = len(self.parameters)
+
+        def products(batch: Batch) -> list[Array]:
+            scales, weights = (torch.from_numpy(one[batch.numbers]) for one in (self.scales, self.weights))
+
+            def root_weight(squared: Tensor) -> Tensor:
+                own = scales.to(squared)
+                return loss.root_weight(squared / own) / (own / weights.to(squared)).sqrt()
+
+            found = linearised(
+                batch.network,
+                batch.noise,
+                self.samples.targets(batch),
+                table,
+                self.parameters,
+                self.residual,
+                root_weight,
+                self.samples.batch_size,
+                few,
+            )
+            parts = batch.slices
+            return [NormalEquations.of([one[part] for one in found.columns], found.left[part]).pack() for part in parts]
+
+        how = () if few is None else (few.rank, few.spread)
+        told = f"{self.residual.name}/{digest(self.scales, self.weights, *how)[:12]}/{loss.c2:.12e}"
+        name = f"jacobian/{told}/{table_digest(table)[:20]}"
+        parts = self.samples.map(name, numbers, products, lambda b: (p * p + p + 2,))
+        return NormalEquations.unpack(np.sum(parts, axis=0), p)
 
 
 def _ends(terms: Terms, table: SolverTable) -> str:

@@ -16,19 +16,19 @@ If some numbers of a table are not free, Sigma is the covariance of the free one
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
 from longstride.arrays import Array
+from longstride.calibration.endpoint.last_row import Terms
 from longstride.calibration.normal_equations import Pull
 from longstride.nodes import Nodes
 from longstride.parameters import Parameters
 from longstride.solvers.universal import neighbours
 from longstride.table import SolverTable
 
-__all__ = ["Prior"]
+__all__ = ["Prior", "Ridge"]
 
 #: Variance of every free number beside that of the networks, of weights where alpha is 1: tables may leave the form of
 #: universal tables, which are exact on a point.
@@ -38,16 +38,55 @@ _STEP = 1e-4
 
 
 @dataclass(frozen=True)
+class Ridge:
+    """A pull to the start of a fit of which nothing is known beforehand.
+
+    Attributes:
+        center: Free numbers of the start, shape ``(p,)``.
+        strength: Epsilon.
+        spread: Changes that are as likely as each other, shape ``(p, p)``: of a level, of the weight of the first
+            state, and of the weights of two neighbouring outputs in a row, whose sum stays.
+    """
+
+    center: Array
+    strength: float
+    spread: Array
+
+    @staticmethod
+    def of(table: SolverTable, parameters: Parameters, strength: float) -> Ridge:
+        """The pull to ``table``."""
+        places = {(one.kind, one.k, one.j): n for n, one in enumerate(parameters.all)}
+        spread = np.eye(len(parameters))
+        for n, one in enumerate(parameters.all):
+            if one.kind == "weight" and (before := places.get(("weight", one.k, one.j - 1))) is not None:
+                spread[n, before] = -1.0
+        return Ridge(parameters.values(table), strength, spread)
+
+    def on(self, values: Array, noise: float) -> Pull:
+        """The pull at some free numbers; see :meth:`Prior.on`."""
+        del noise
+        return Pull.plain(self.strength, values - self.center)
+
+    def on_last_row(self, table: SolverTable, terms: Terms, parameters: Parameters, noise: float) -> Pull:
+        """The pull on the weights of the last row; see :meth:`Prior.on_last_row`."""
+        del noise
+        away = terms.weights(table) - terms.weights(parameters.with_values(table, self.center))
+        return Pull.plain(self.strength, away)
+
+
+@dataclass(frozen=True)
 class Prior:
     """A pull to a universal table, by how much networks differ.
 
     Attributes:
         center: Free numbers of the universal table, shape ``(p,)``.
         precision: ``kappa Sigma^-1``, shape ``(p, p)``.
+        spread: A root S of ``Sigma = S^T S``, shape ``(s, p)``.
     """
 
     center: Array
     precision: Array
+    spread: Array
 
     @staticmethod
     def of(table: SolverTable, parameters: Parameters, strength: float) -> Prior | None:
@@ -64,8 +103,8 @@ class Prior:
         center = parameters.values(parameters.prepared(table))
         moves = (np.array([parameters.values(parameters.prepared(one)) for one in tables]) - center) / _STEP
         free = _everywhere(parameters.prepared(table), parameters, center)
-        covariance = moves.T @ moves + _LEAST * free.T @ free
-        return Prior(center, np.asarray(strength * np.linalg.inv(covariance), np.float64))
+        spread: Array = np.linalg.qr(np.concatenate([moves, _LEAST**0.5 * free]))[1]
+        return Prior(center, np.asarray(strength * np.linalg.inv(spread.T @ spread), np.float64), spread)
 
     def on(self, values: Array, noise: float) -> Pull:
         """The pull at some free numbers, in the units of the equations.
@@ -77,15 +116,17 @@ class Prior:
         precision = noise * self.precision
         return Pull(0.0, np.zeros(len(values)), precision, precision @ (values - self.center))
 
-    def on_terms(self, values: Array, noise: float, places: Sequence[int | None], slopes: Array) -> Pull:
-        """The pull on the weights of a last row, while the other free numbers stay.
+    def on_last_row(self, table: SolverTable, terms: Terms, parameters: Parameters, noise: float) -> Pull:
+        """The pull on the weights of the last row, while the other free numbers stay.
 
         Args:
-            values: All free numbers, shape ``(p,)``.
+            table: The table.
+            terms: The terms of its last row, ``t`` of them.
+            parameters: The free numbers.
             noise: n.
-            places: Place of every weight among the free numbers, or None, ``t`` entries.
-            slopes: Derivatives of the free numbers by the weights, shape ``(t,)``.
         """
+        values, places, weights = parameters.values(table), terms.numbers(parameters), terms.weights(table)
+        slopes = np.concatenate([1 / weights[: len(terms.states)], np.ones(len(terms.outputs))])
         whole, known = self.on(values, noise), np.array([place is not None for place in places])
         chosen, slopes = [place or 0 for place in places], np.where(known, slopes, 0.0)
         precision = whole.precision[np.ix_(chosen, chosen)] * np.outer(slopes, slopes)

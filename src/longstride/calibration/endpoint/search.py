@@ -70,6 +70,7 @@ class Fits:
             residual,
             robust=self.robust,
             ridge=self.settings.ridge,
+            rank=self.settings.rank,
             trials=self.settings.trials,
             fitted=self.samples.units.first(samples),
             scales=self.scales,
