@@ -28,7 +28,7 @@ from benchmarks.reference_levels import levels_table
 from benchmarks.rollout_table import rollout_table
 from benchmarks.scale_tables import scale_sections
 from benchmarks.summary_table import summary_sections
-from benchmarks.universal_table import budget_table, starts_table, universal_tables
+from benchmarks.universal_table import budget_table, ranks_table, starts_table, tails_table, universal_tables
 from longstride.errors import InputError
 from longstride.evaluation.contestants import label
 from longstride.evaluation.results import Line, Results, load_results
@@ -88,6 +88,8 @@ def _of_folder(results: Path) -> dict[str, Callable[[], str]]:
             sections[file.stem] = partial(_FILES[file.stem], file)
         elif file.stem == "universal":
             sections |= {name: partial(str, text) for name, text in universal_tables(file).items()}
+        elif file.stem == "budgets":
+            sections |= {"budgets": partial(budget_table, file), "budgets:tails": partial(tails_table, file)}
         elif file.stem == "pipelines":
             sections |= pipeline_sections(file)
         elif file.stem == "monitor":
@@ -159,7 +161,7 @@ _FILES: dict[str, Callable[[Path], str]] = {
     "recalibration": recalibration_table,
     "reference_levels": levels_table,
     "rollouts": rollout_table,
-    "budgets": budget_table,
+    "ranks": ranks_table,
     "universal_starts": starts_table,
 }
 

@@ -1,4 +1,7 @@
-"""What universal tables are worth as starts of the default calibration, on networks that they never saw."""
+"""Other settings of the default calibration, on networks that universal tables never saw.
+
+What universal tables are worth as starts, and what derivatives by a few directions per level cost and reach.
+"""
 
 from __future__ import annotations
 
@@ -22,13 +25,19 @@ from longstride.cores.core import Core
 from longstride.files import write_atomically
 from longstride.reports import Errors
 
-__all__ = ["ARMS", "NETWORKS", "measure", "summary"]
+__all__ = ["ARMS", "NETWORKS", "RANKS", "measure", "summary"]
 
 #: Settings of the default calibration: from classical solvers alone, and from universal tables, too. Both have as many
 #: whole fits.
 ARMS: dict[str, dict[str, Any]] = {
     "classical": {"universal": False, "final_calls": 8_100},
     "universal": {"universal": True, "final_calls": 8_100},
+}
+#: Exact derivatives, and derivatives by a few directions per level.
+RANKS: dict[str, dict[str, Any]] = {
+    "exact": {"universal": True},
+    "8 directions": {"universal": True, "rank": 8},
+    "5 directions": {"universal": True, "rank": 5},
 }
 #: Networks of five kinds of data, three of them guided.
 NETWORKS = (
@@ -57,8 +66,9 @@ def measure(
     out: Path,
     names: Sequence[str],
     draws: int = 1,
+    arms: Mapping[str, Mapping[str, Any]] = ARMS,
 ) -> None:
-    """Calibrate every network with and without universal starts, and measure on fresh noise.
+    """Calibrate every network with some settings, and measure on fresh noise.
 
     Args:
         calls: Numbers of network calls.
@@ -67,6 +77,7 @@ def measure(
         out: The results file; what it holds is not measured again.
         names: Networks.
         draws: Calibrations of each kind, each on noise of its own.
+        arms: The settings, by name.
     """
     results: dict[str, Any] = json.loads(out.read_text()) if out.is_file() else {}
     for name in names:
@@ -76,11 +87,11 @@ def measure(
         for nfe in calls:
             line = results.setdefault(name, {}).setdefault(str(nfe), {})
             for draw in range(draws):
-                missing = [arm for arm in ARMS if str(draw) not in line.get(arm, {})]
+                missing = [arm for arm in arms if str(draw) not in line.get(arm, {})]
                 one = _Draw(fresh, nfe, draw, cores(member, nfe)) if missing else None
                 for arm in missing:
                     assert one is not None
-                    line.setdefault(arm, {})[str(draw)] = found = one.calibrated(ARMS[arm])
+                    line.setdefault(arm, {})[str(draw)] = found = one.calibrated(arms[arm])
                     print(name, nfe, arm, draw, found, flush=True)
                     write_atomically(out, (json.dumps(results, indent=1) + "\n").encode())
 
@@ -125,14 +136,17 @@ def _errors(squared: Array) -> dict[str, Any]:
     return asdict(Errors.of(np.nan_to_num(squared, nan=_FAILED, posinf=_FAILED)))
 
 
-def summary(line: Mapping[str, Mapping[str, Any]], kind: str) -> tuple[float, float, float]:
-    """Errors of both arms, and the second over the first: geometric means over draws.
+def summary(
+    line: Mapping[str, Mapping[str, Any]], kind: str, arms: Sequence[str] = tuple(ARMS)
+) -> tuple[float, float, float]:
+    """Errors of two arms, and the second over the first: geometric means over draws.
 
     Args:
         line: Results at one number of calls.
         kind: ``"rmse"``, ``"median"`` or ``"calls"``.
+        arms: The two.
     """
     first, second = (
-        math.exp(float(np.mean([math.log(max(one[kind], 1e-12)) for one in line[arm].values()]))) for arm in ARMS
+        math.exp(float(np.mean([math.log(max(one[kind], 1e-12)) for one in line[arm].values()]))) for arm in arms
     )
     return first, second, second / first

@@ -16,7 +16,7 @@ from benchmarks.markdown import markdown_table
 from benchmarks.networks.members import MEMBERS
 from benchmarks.universal import ratios, summary
 
-__all__ = ["budget_table", "starts_table", "universal_tables"]
+__all__ = ["budget_table", "ranks_table", "starts_table", "tails_table", "universal_tables"]
 
 _MEASURES = {"rmse": "RMSE", "median": "median", "frechet": "Fréchet distance"}
 _KINDS = {"left_out": "as it is", "chosen": "chosen", "chosen_worst": "chosen, the worst draw"}
@@ -92,6 +92,40 @@ def budget_table(file: Path) -> str:
                     row.append(f"{mean:.2f} ({worst:.2f}; {count})" if count else "–")
             rows.append(row)
     head = ["networks", "budget", *(f"{nfe} calls, {kind}" for nfe in calls for kind in ("RMSE", "median"))]
+    return markdown_table(head, rows)
+
+
+def tails_table(file: Path) -> str:
+    """Shares of samples that a calibration within a budget makes much worse than the universal table, by budget."""
+    results = json.loads(file.read_text(encoding="utf-8"))
+    calls = sorted({int(nfe) for one in results.values() for nfe in one})
+    rows = []
+    for key in (*(f"{budget:.0f}" for budget in budgets.BUDGETS[:-1]), "default"):
+        row = ["default" if key == "default" else f"{int(key):,} calls"]
+        for nfe in calls:
+            lines = [line for one in results.values() if "worse_2" in (line := one.get(str(nfe), {}).get(key, {}))]
+            for kind in ("worse_2", "worse_4"):
+                shares = [line[kind] for line in lines]
+                row.append(f"{np.mean(shares):.2%} ({max(shares):.2%})" if shares else "–")
+        rows.append(row)
+    head = [f"{nfe} calls, more than {times} times" for nfe in calls for times in (2, 4)]
+    return markdown_table(["budget", *head], rows)
+
+
+def ranks_table(file: Path) -> str:
+    """The default calibration with derivatives by a few directions per level, over that with exact derivatives."""
+    results, rows = json.loads(file.read_text(encoding="utf-8")), list[list[object]]()
+    exact, *others = universal_starts.RANKS
+    for nfe in sorted({int(nfe) for one in results.values() for nfe in one}):
+        for arm in others:
+            lines = {name: one[str(nfe)] for name, one in results.items() if arm in one.get(str(nfe), {})}
+            row: list[object] = [nfe, arm]
+            for kind in ("rmse", "median", "calls"):
+                ratios = [universal_starts.summary(line, kind, (exact, arm))[2] for line in lines.values()]
+                row.append(f"{math.exp(float(np.mean(np.log(ratios)))):.2f} ({max(ratios):.2f})")
+            spent = [universal_starts.summary(line, "calls", (exact, arm))[1] for line in lines.values()]
+            rows.append([*row, f"{max(spent):,.0f}", ", ".join(f"`{name}`" for name in lines)])
+    head = ["calls", "derivatives by", "RMSE (worst)", "median (worst)", "network calls", "most", "networks"]
     return markdown_table(head, rows)
 
 

@@ -14,6 +14,7 @@ from toy_fits import noise_of as toy_noise
 
 import longstride as ls
 from longstride.calibration.endpoint.gauss_newton import GaussNewton
+from longstride.calibration.endpoint.prior import Ridge
 from longstride.calibration.loss import Loss
 from longstride.parameters import Parameters
 
@@ -43,7 +44,9 @@ def test_no_accepted_step_raises_the_objective(solver, robust):
         first, second = fit.iterations
         loss = Loss.of(before, robust)
         assert first.objective == pytest.approx(loss.mean(before), rel=1e-9)
-        solved = newton.errors(newton.solved(start, loss, newton.parameters.values(start)), newton.fitted)[:, 0]
+        solved = newton.errors(
+            newton.solved(start, loss, Ridge.of(start, newton.parameters, newton.ridge)), newton.fitted
+        )[:, 0]
         assert loss.mean(solved) <= (1 + 1e-9) * first.objective
         loss = Loss.of(solved, robust)
         assert second.objective < loss.mean(solved)
@@ -112,8 +115,9 @@ def test_an_iterate_that_single_samples_make_worse_than_the_bound_is_passed_over
         assert newton.fit(start, 3, most=bound).table.distance(free.table) == 0
 
 
+@pytest.mark.parametrize("rank", [None, 2, 50])
 @pytest.mark.parametrize("value", [float("nan"), float("inf"), 1e38])
-def test_runs_beside_the_table_that_are_not_finite_are_survived(value):
+def test_runs_beside_the_table_that_are_not_finite_are_survived(value, rank):
     """The network knows the base's own levels alone; whatever is moved, it answers with what no sum survives."""
     table = ls.build("ddim", SIGMAS)
     known = set(table.sigmas.tolist())
@@ -123,7 +127,7 @@ def test_runs_beside_the_table_that_are_not_finite_are_survived(value):
 
     x = noise_of(16).float()
     targets = Mixture().solution(x, FIRST, LAST)
-    newton = newton_of(brittle, x, targets, parameters=Parameters(4, column=True))
+    newton = newton_of(brittle, x, targets, parameters=Parameters(4, column=True), rank=rank)
     fit = newton.fit(table, 4)
     assert only_the_last_row_differs(fit.table, table)
     assert np.isfinite([line.held_out for line in fit.iterations]).all()

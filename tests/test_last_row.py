@@ -15,6 +15,7 @@ from toy_fits import noise_of as toy_noise
 
 import longstride as ls
 from longstride.calibration.endpoint.last_row import LastRows, Terms
+from longstride.calibration.endpoint.prior import Ridge
 from longstride.calibration.loss import Loss
 from longstride.calibration.reference.solve import squared_errors
 from longstride.parameters import Parameters
@@ -72,7 +73,7 @@ def test_the_last_row_that_is_found_is_the_best(solver, free, loss):
     table = with_last_row(parameters.prepared(ls.build(solver, SIGMAS)), 0)
     before = loss.mean(newton.errors(table, newton.fitted)[:, 0])
     calls = newton.samples.ledger.calls
-    solved = newton.solved(table, loss, parameters.values(table))
+    solved = newton.solved(table, loss, Ridge.of(table, parameters, 0.0))
     terms = Terms.of(solved, parameters)
     at, may = terms.weights(solved), terms.free(solved, parameters)
 
@@ -100,7 +101,7 @@ def test_plain_squares_are_one_division():
     ls.sample(Mixture(), x, table, callback=lambda k, s, state, d: seen.append(d.flatten()))
     rest = (exact(Mixture(), x) - table.a[-1] * x).flatten()
     expected = torch.linalg.lstsq(torch.stack(seen, 1), rest[:, None]).solution[:, 0]
-    solved = newton.solved(table, Loss(), FREE["weights"].values(table))
+    solved = newton.solved(table, Loss(), Ridge.of(table, FREE["weights"], 0.0))
     np.testing.assert_allclose(solved.b[-1], expected.numpy(), rtol=1e-5)
 
 
@@ -108,9 +109,9 @@ def test_plain_squares_are_one_division():
 def test_a_ridge_pulls_the_last_row_to_its_centre(ridge):
     """Each weight relative to its own energy; at the optimum pull and residual balance."""
     parameters = FREE["weights"]
-    newton = newton_of(parameters, noise_of(40), ridge=ridge)
+    newton = newton_of(parameters, noise_of(40))
     table, other = (parameters.prepared(ls.build(name, SIGMAS)) for name in ("ddim", "ipndm"))
-    solved = newton.solved(table, Loss(), parameters.values(other))
+    solved = newton.solved(table, Loss(), Ridge.of(other, parameters, ridge))
     rows = newton.last_rows(solved, newton.fitted)
     gram, moment = rows.gram.sum(0)[1:, 1:], rows.moment.sum(0)[1:]
     away = solved.b[-1] - other.b[-1]
@@ -124,12 +125,12 @@ def test_a_first_state_never_changes_its_sign():
     table = parameters.prepared(ls.build("ipndm", SIGMAS))
     targets = ls.sample(Mixture(), x, table) - 2 * float(table.a[-1]) * x
     newton = newton_of(parameters, x, targets=targets)
-    solved = newton.solved(table, Loss(), parameters.values(table))
+    solved = newton.solved(table, Loss(), Ridge.of(table, parameters, 0.0))
     assert solved.a[-1] == table.a[-1]
     assert np.abs(solved.b[-1] - table.b[-1]).max() > 0
     nearer = ls.sample(Mixture(), x, table) - 0.2 * float(table.a[-1]) * x
     newton = newton_of(parameters, x, targets=nearer)
-    solved = newton.solved(table, Loss(), parameters.values(table))
+    solved = newton.solved(table, Loss(), Ridge.of(table, parameters, 0.0))
     assert solved.a[-1] == pytest.approx(0.8 * table.a[-1], rel=1e-6)
 
 
@@ -139,7 +140,7 @@ def test_what_is_not_finite_stays_as_it_is():
     newton = newton_of(FREE["everything"], x)
     table = FREE["everything"].prepared(ls.build("ddim", SIGMAS))
     assert not np.isfinite(newton.errors(table, newton.fitted)[3]).any()
-    assert newton.solved(table, Loss(1.0), FREE["everything"].values(table)) is table
+    assert newton.solved(table, Loss(1.0), Ridge.of(table, FREE["everything"], 0.0)) is table
     moved = newton.errors(with_last_row(table, 0), newton.fitted)
     assert np.isinf(moved[3]).all()
     assert np.isfinite(np.delete(moved, 3, axis=0)).all()

@@ -220,6 +220,32 @@ def test_equations_of_several_units_are_those_of_one():
     np.testing.assert_allclose(found[0].moment, found[1].moment, rtol=1e-6, atol=1e-9)
 
 
-def test_a_rank_is_at_least_one():
-    with pytest.raises(ls.InputError, match="expected a rank of at least 1, or None for exact derivatives, got 0"):
-        GaussNewtonSettings(rank=0)
+@pytest.mark.parametrize("rank", [0, -1, 2.5, float("nan"), True, "5"])
+def test_a_rank_is_a_whole_number_of_at_least_one(rank):
+    with pytest.raises(ls.InputError, match=f"expected a whole rank of at least 1, or None .*, got {rank!r}"):
+        GaussNewtonSettings(rank=rank)
+
+
+def test_a_rank_above_what_can_be_used_takes_no_more_memory():
+    x, parameters = noise_of(2), Parameters(4)
+    table = parameters.prepared(ls.build("ddim", SIGMAS))
+    vectors = low_rank._Linear(
+        LowRank(10**9, np.eye(len(parameters))), PrefixRuns(as_network(Mixture()), x, table), parameters, np.ones(13), 1
+    ).vectors
+    assert vectors.gram.shape == (2, 22, 22)  # 1 + 2 K, and 1, 4 and 8 numbers that change states 1, 2 and 3
+
+
+@pytest.mark.parametrize("entries", [1, 7, 10**6])
+def test_inner_products_do_not_depend_on_how_much_is_held_at_once(entries, monkeypatch):
+    monkeypatch.setattr(low_rank, "_ENTRIES", entries)
+    tensors = [torch.randn(3, 2, 5, generator=torch.Generator().manual_seed(n), dtype=torch.float64) for n in range(4)]
+    vectors = low_rank._Vectors(3, 6)
+    assert [vectors.add(one) for one in tensors] == [0, 1, 2, 3]
+    flat = torch.stack(tensors, 1).flatten(2)
+    wanted = np.zeros((3, 6, 6))
+    wanted[:, :4, :4] = (flat @ flat.mT).numpy()
+    np.testing.assert_allclose(vectors.gram, wanted, rtol=1e-12)
+    weights = np.zeros((3, 6))
+    weights[:, :4] = np.random.default_rng(0).normal(size=(3, 4))
+    wanted = torch.einsum("bv,bvxy->bxy", torch.from_numpy(weights[:, :4]), torch.stack(tensors, 1))
+    torch.testing.assert_close(vectors.sum(weights), wanted)

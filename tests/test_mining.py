@@ -119,7 +119,7 @@ def test_units_of_errors_are_those_of_the_median_of_all_samples():
 
 
 def taught_on(samples, **options):
-    asked = {"count": 64, "part": 1 / 8, "robust": 8.0, "ridge": 1e-6, "floor": 0.1} | options
+    asked = {"count": 64, "part": 1 / 8, "robust": 8.0, "ridge": 1e-6, "rank": None, "floor": 0.1} | options
     table = Parameters(4).prepared(ls.build("dpmpp_2m", SIGMAS))
     fit = Fit(table, (), "")
     return table, taught(samples, Parameters(4), PIXELS, BASE, fit, say=lambda: None, **asked)

@@ -7,6 +7,7 @@
     python -m training.universal try --calls 5 8                            # each network by a table without it
     python -m training.universal budgets --calls 5 8                        # calibrations from such tables
     python -m training.universal starts --calls 5 8                         # what they are worth as starts
+    python -m training.universal ranks --calls 8 12                         # derivatives by a few directions
     python -m training.universal spread --calls 5 8                         # how networks differ from them
 
 A fit goes on from its last step if the same command is given again. Networks that others trained lie in the folder
@@ -191,7 +192,7 @@ def try_out(calls: list[int], near: bool, names: list[str] | None, out: Path) ->
 def main() -> None:
     """The command."""
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-    parser.add_argument("action", choices=["fit", "export", "try", "budgets", "starts", "spread"])
+    parser.add_argument("action", choices=["fit", "export", "try", "budgets", "starts", "ranks", "spread"])
     parser.add_argument("--calls", type=int, nargs="+", default=[5])
     parser.add_argument("--start", choices=["own", "near"], default="own")
     parser.add_argument("--guidance", type=float, default=1.0)
@@ -204,7 +205,7 @@ def main() -> None:
     )
     parser.add_argument("--dark", action="store_true", help="fit on pictures of a few bright objects alone")
     parser.add_argument("--bright", action="store_true", help="fit without them")
-    parser.add_argument("--draws", type=int, default=1, help="calibrations of each kind, for starts")
+    parser.add_argument("--draws", type=int, default=1, help="calibrations of each kind, for starts and ranks")
     parser.add_argument("--names", nargs="+", help="networks to try; default: all")
     parser.add_argument("--out", type=Path, help="results file; default: of the action")
     given = parser.parse_args()
@@ -223,6 +224,11 @@ def main() -> None:
     if given.action == "starts":
         out, names = given.out or RESULTS / "universal_starts.json", given.names or universal_starts.NETWORKS
         universal_starts.measure(given.calls, left_out, WORK / "samples", out, names, given.draws)
+        return
+    if given.action == "ranks":
+        out, arms = given.out or RESULTS / "ranks.json", universal_starts.RANKS
+        names = given.names or ("wine", "flower", "china", "small_digits")
+        universal_starts.measure(given.calls, left_out, WORK / "samples", out, names, given.draws, arms)
         return
     for nfe in given.calls if given.action == "spread" else ():
         measure_spread(nfe, unseen, WORK / "samples", CORES / f"spread-k{nfe}.json")

@@ -26,9 +26,9 @@ __all__ = ["LADDER", "Plan", "plan_for"]
 _FINER = 3
 #: Trials of a step, and fitted samples that rank the universal tables: so many in place of the default's.
 _TRIALS, _RANKED = 2, 4
-#: Directions per level in which the network is differentiated: with the calls that exact derivatives would cost, more
-#: samples are fitted.
-_RANK = 5
+#: Directions per level in which the network is differentiated, on few samples and on more: the calls that exact
+#: derivatives would cost are worth more samples.
+_ROUGH, _FINE = 5, 8
 #: Few samples decide. Most fits that know of other networks are better than universal tables, so that the gate asks for
 #: less.
 _GATE = {"margin": 0.1, "confidence": 0.6}
@@ -47,12 +47,12 @@ LADDER: tuple[tuple[int, int, int, int], ...] = (
     (16, FEWEST, 3, 24),
     (20, FEWEST, 3, 24),
     (24, FEWEST, 3, 24),
-    (32, 12, 4, 24),
+    (28, 12, 4, 24),
+    (34, 12, 4, 24),
     (40, 12, 4, 24),
-    (48, 12, 4, 24),
-    (56, 12, 4, 28),
-    (64, 16, 4, 32),
-    (80, 16, 4, 32),
+    (48, 12, 4, 28),
+    (56, 16, 4, 32),
+    (72, 16, 4, 32),
     (96, 24, 4, 40),
     (96, 32, 4, 64),
 )
@@ -126,7 +126,7 @@ def _plan(nfe: int, per_call: int, fitted: int, held_out: int, steps: int, refer
         "scout_samples": _RANKED,
         "final_samples": fitted,
         "trials": _TRIALS,
-        "rank": _RANK,
+        "rank": _ROUGH if fitted < _FEW else _FINE,
         **_GATE,
         "ridge": _RIDGE if fitted <= _FEW else _WEAKER,
     }

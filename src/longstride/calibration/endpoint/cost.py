@@ -56,7 +56,7 @@ def most_calls(nfe: int, fitted: int, held_out: int, settings: GaussNewtonSettin
     """Most network calls of a calibration, in samples, with the reference solution and without guidance.
 
     Args:
-        nfe: Network calls K of the table; a step costs about ``K³ / 6`` per sample.
+        nfe: Network calls K of the table; a step costs :func:`jacobian_calls` per sample.
         fitted: Number of fitted samples.
         held_out: Number of held-out samples.
         settings: Settings of the calibration.

@@ -13,8 +13,10 @@ So what the directions leave over is stretched as the least of them is. A level 
 change. Directions are those of each sample, principal for changes that are likely beforehand, the rows of a matrix S:
 of :math:`\dot x_k S^T S \dot x_k^T`.
 
-All :math:`\dot x_k` are combinations of the first state, outputs and :math:`n_i`. Coefficients and inner products are
-kept, so that the memory does not grow with the count of free numbers.
+All :math:`\dot x_k` are combinations of the first state, outputs and :math:`n_i`. So beside these tensors, r + 2 for
+each level, coefficients and inner products alone are kept.
+
+A network in bfloat16 answers too roughly for small differences along directions: exact derivatives are better there.
 
 References:
     Halko, Martinsson & Tropp, Finding structure with randomness, SIAM Rev. 2011, for derivatives by a few directions.
@@ -26,6 +28,7 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from longstride.arrays import Array, double
@@ -34,11 +37,11 @@ from longstride.parameters import Parameter, Parameters
 
 __all__ = ["LowRank", "calls_of_low_rank"]
 
-#: Step of a difference quotient, as a part of the root mean square of the output.
+#: Step of a difference quotient, as a part of the root mean square of state and output.
 _STEP = 2e-3
-#: A direction whose variance is below this part of the largest is left out: rounding made it.
+#: A direction whose variance is below this part of the largest is left out: float64's rounding made it.
 _NOTHING = 1e-13
-#: Entries of every vector that are held in float64 at once.
+#: Entries of every vector, of all samples, that are held in float64 at once.
 _ENTRIES = 2**14
 
 
@@ -68,7 +71,10 @@ class LowRank:
             States ``(b, *)``, one per number that can move.
         """
         linear = _Linear(self, runs, parameters, steps, batch_size)
-        changes = steps[:, None] * linear.last()
+        with np.errstate(
+            invalid="ignore", over="ignore"
+        ):  # a run beside the table may overflow: its ends are not finite
+            changes = steps[:, None] * linear.last()
         movable = np.flatnonzero(linear.free).tolist()
         return [(runs.end + linear.vectors.sum(changes[:, n])).to(runs.end) for n in movable]
 
@@ -80,9 +86,12 @@ def calls_of_low_rank(parameters: Parameters, rank: int) -> int:
         parameters: The free numbers; all can move.
         rank: The number of directions per level.
     """
-    moving = [sum(_moves(one, k) for one in parameters.all) for k in range(1, parameters.nfe)]
-    levels = sum(one.kind == "level" for one in parameters.all)
-    return parameters.nfe + levels + sum(min(rank, count) for count in moving)
+    return parameters.nfe + sum(one.kind == "level" for one in parameters.all) + sum(_directions(parameters, rank))
+
+
+def _directions(parameters: Parameters, rank: int) -> list[int]:
+    """Most directions at each level, ``K - 1`` entries: as many as free numbers change the state, if these are few."""
+    return [min(rank, sum(_moves(one, k) for one in parameters.all)) for k in range(1, parameters.nfe)]
 
 
 class _Linear:
@@ -103,7 +112,8 @@ class _Linear:
         self.table, self.free = runs.known, parameters.free(runs.known)
         self.together = max(1, (batch_size or 0) // runs.size)
         self.movable = [one for one, may in zip(parameters.all, self.free, strict=True) if may]
-        self.vectors = _Vectors(runs.size, 1 + self.table.nfe * (how.rank + 2))
+        room = 1 + 2 * self.table.nfe + sum(_directions(parameters, how.rank))
+        self.vectors = _Vectors(runs.size, room)
         #: Places of the first state and of outputs among the vectors.
         self.first = self.vectors.add(runs.points[0].history.states[0])
         self.places = [self.vectors.add(runs.points[0].history.outputs[0])]
@@ -111,7 +121,7 @@ class _Linear:
     def last(self) -> Array:
         """Changes of the last state."""
         nothing = np.zeros((self.runs.size, len(self.free), self.vectors.room))
-        states, outputs = [nothing], [nothing]
+        states, outputs, last_reader = {0: nothing}, [nothing], self.table.last_reader[0]
         for k, row in enumerate(self.table.rows, 1):
             change = nothing.copy()
             for i, weight in row.states.items():
@@ -124,11 +134,11 @@ class _Linear:
                     change[:, n, self.places[one.j]] += 1
                 elif one.k == k and one.kind == "column":
                     change[:, n, self.first] += row.states.get(0, 0.0)
-            states.append(change)
+            states = {i: one for i, one in (states | {k: change}).items() if i == k or last_reader[i] > k}
             if k < self.table.nfe:
                 outputs.append(self._output(k, change))
                 self.places.append(self.vectors.add(self.runs.points[k].history.outputs[k]))
-        return states[-1]
+        return states[self.table.nfe]
 
     def _output(self, k: int, change: Array) -> Array:
         """Changes of output k by changes of state k, and by its level."""
@@ -150,8 +160,8 @@ class _Linear:
         """Places of the derivatives of output k along directions ``(b, r, v)`` of state k."""
         point = self.runs.points[k]
         x, here = point.history.states[k], point.history.outputs[k].to(point.history.dtype)
-        size = here.flatten(1).square().mean(1).sqrt()  # unit directions have a root mean square of F^-1/2
-        size = torch.where(size > 0, size, 1.0) * (_STEP * here[0].numel() ** 0.5)
+        size = (x.square() + here.square()).flatten(1).mean(1).sqrt()
+        size = torch.where(size > 0, size, 1.0) * (_STEP * here[0].numel() ** 0.5)  # directions have length 1
         size = size.view(-1, *[1] * (x.dim() - 1))
         moved, places = [], list[int]()
         for way in ways.swapaxes(0, 1):
@@ -184,27 +194,28 @@ class _Vectors:
 
     def __init__(self, size: int, room: int) -> None:
         self.room, self.gram = room, np.zeros((size, room, room))
-        self._all: list[Tensor] = []
+        self._chunk = max(1, _ENTRIES // size)
+        self._flat: list[Tensor] = []
+        self._shape = torch.Size()
 
     def add(self, tensor: Tensor) -> int:
         """Add a tensor ``(b, *)``; its place."""
-        place = len(self._all)
-        self._all.append(tensor)
-        flat = [one.flatten(1) for one in self._all]
-        for begin in range(0, flat[0].shape[1], _ENTRIES):  # float64 copies of whole tensors would need much memory
-            part = double(torch.stack([one[:, begin : begin + _ENTRIES].to(flat[0]) for one in flat], 1))
-            self.gram[:, place, : place + 1] += (part @ part[:, -1, :, None])[..., 0].cpu().numpy()
+        place, self._shape = len(self._flat), tensor.shape
+        self._flat.append(tensor.flatten(1))
+        for begin in range(0, self._flat[0].shape[1], self._chunk):  # float64 copies of all would need much memory
+            part = [one[:, begin : begin + self._chunk].to(self._flat[0]) for one in self._flat]
+            wide = double(torch.stack(part, 1))
+            self.gram[:, place, : place + 1] += (wide @ wide[:, -1, :, None])[..., 0].cpu().numpy()
         self.gram[:, :place, place] = self.gram[:, place, :place]
         return place
 
     def sum(self, weights: Array) -> Tensor:
         """Sum of the vectors with weights ``(b, v)`` of each sample, in the shape of the tensors."""
-        first = self._all[0]
-        told = torch.from_numpy(weights).to(first)
-        total = torch.zeros_like(first)
-        for n, one in enumerate(self._all):
-            total += told[:, n].view(-1, *[1] * (first.dim() - 1)) * one
-        return total
+        told = torch.from_numpy(weights).to(self._flat[0])
+        total = torch.zeros_like(self._flat[0])
+        for n, one in enumerate(self._flat):
+            total += told[:, n, None] * one
+        return total.view(self._shape)
 
 
 def _moves(one: Parameter, k: int) -> bool:
@@ -215,12 +226,14 @@ def _moves(one: Parameter, k: int) -> bool:
 def _principal(changes: Array, gram: Array, count: int) -> Array:
     """Orthonormal principal directions of some changes, all as coefficients: ``(b, s, v)`` to ``(b, count, v)``.
 
-    Directions that rounding made are zeros.
+    Directions that rounding made are zeros. Those of a sample that is not finite are NaN.
     """
-    variances, ways = np.linalg.eigh(changes @ gram @ changes.swapaxes(1, 2))
-    variances, ways = variances[:, ::-1][:, :count], ways[:, :, ::-1][:, :, :count]
-    far = np.maximum(variances, 0.0)
+    products = changes @ gram @ changes.swapaxes(1, 2)
+    finite: NDArray[np.bool_] = np.isfinite(products).reshape(len(products), -1).min(1)
+    variances, ways = np.linalg.eigh(np.where(finite[:, None, None], products, 0.0))
+    far, ways = np.maximum(variances[:, ::-1][:, :count], 0.0), ways[:, :, ::-1][:, :, :count]
     known = far > _NOTHING * far[:, :1]
     scale = np.where(known, 1 / np.sqrt(np.where(known, far, 1.0)), 0.0)
+    scale[~finite] = np.nan
     found: Array = scale[:, :, None] * (ways.swapaxes(1, 2) @ changes)
     return found

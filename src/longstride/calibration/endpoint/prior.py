@@ -45,7 +45,8 @@ class Ridge:
         center: Free numbers of the start, shape ``(p,)``.
         strength: Epsilon.
         spread: Changes that are as likely as each other, shape ``(p, p)``: of a level, of the weight of the first
-            state, and of the weights of two neighbouring outputs in a row, whose sum stays.
+            state, of the weights of two neighbouring outputs in a row, whose sum stays, and of the first weight in a
+            row.
     """
 
     center: Array
@@ -103,8 +104,9 @@ class Prior:
         center = parameters.values(parameters.prepared(table))
         moves = (np.array([parameters.values(parameters.prepared(one)) for one in tables]) - center) / _STEP
         free = _everywhere(parameters.prepared(table), parameters, center)
+        covariance = moves.T @ moves + _LEAST * free.T @ free
         spread: Array = np.linalg.qr(np.concatenate([moves, _LEAST**0.5 * free]))[1]
-        return Prior(center, np.asarray(strength * np.linalg.inv(spread.T @ spread), np.float64), spread)
+        return Prior(center, np.asarray(strength * np.linalg.inv(covariance), np.float64), spread)
 
     def on(self, values: Array, noise: float) -> Pull:
         """The pull at some free numbers, in the units of the equations.

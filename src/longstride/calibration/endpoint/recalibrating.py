@@ -93,6 +93,7 @@ class Recalibrating(GaussNewtonMethod):
             balanced(settings.residual, samples, current),
             robust=settings.robust,
             ridge=settings.ridge,
+            rank=settings.rank,
             watched=samples.units.fitted,
         )
         fit = newton.fit(current, settings.iterations, say=say)

@@ -158,6 +158,7 @@ def calibrate_gauss_newton(
             part=settings.guard_hard,
             robust=fits.robust,
             ridge=settings.ridge,
+            rank=settings.rank,
             floor=settings.guard_floor,
             say=step,
         )

@@ -42,8 +42,9 @@ class GaussNewtonSettings:
         final_samples: Most samples that whole fits see. They see at least ``scout_samples``, and all samples if
             ``iterations`` is 1.
         trials: Most trials of a step, each more damped than the one before, until the objective falls.
-        rank: Directions per level in which the network is differentiated, for steps of about ``rank * K`` network calls
-            per sample (:mod:`longstride.calibration.endpoint.low_rank`); None: exact derivatives, for about ``K³ / 6``.
+        rank: Directions per level in which the network is differentiated
+            (:mod:`longstride.calibration.endpoint.low_rank`): a step costs about ``(rank + 2) K`` network calls per
+            sample. None: exact derivatives, for about ``K³ / 6``.
         levels: Whether inner levels are free.
         column: Whether the weights of the first state are free.
         window: Number of latest outputs whose weights in a row are free, in the start's own recurrence; None: all
@@ -113,8 +114,8 @@ class GaussNewtonSettings:
             raise InputError(f"expected a confidence of at least 0.5 and below 1, got {self.confidence}")
         if not self.stability > 0:
             raise InputError(f"expected stability > 0, got {self}")
-        if self.rank is not None and self.rank < 1:
-            raise InputError(f"expected a rank of at least 1, or None for exact derivatives, got {self.rank}")
+        if self.rank is not None and (type(self.rank) is not int or self.rank < 1):
+            raise InputError(f"expected a whole rank of at least 1, or None for exact derivatives, got {self.rank!r}")
         if self.window is not None and self.window < 1:
             raise InputError(f"expected a window of at least 1 output, or None for all, got {self.window}")
         if not callable(self.residual):

@@ -42,6 +42,7 @@ def taught(
     part: float,
     robust: float,
     ridge: float,
+    rank: int | None,
     floor: float | None,
     say: Callable[[], None],
 ) -> Fit:
@@ -57,6 +58,7 @@ def taught(
         part: Share of hard samples.
         robust: See :class:`GaussNewton`.
         ridge: See :class:`GaussNewton`.
+        rank: See :class:`GaussNewton`.
         floor: See :func:`~longstride.calibration.loss.relative_scales`; None: plain errors.
         say: Called after every step.
     """
@@ -67,7 +69,9 @@ def taught(
     weights = np.concatenate([mine, theirs, np.ones(samples.held_out)])
     squared = np.concatenate([own.base[:few], pool.runs.base, own.base[few:]])
     scales = None if floor is None else relative_scales(squared, floor, weights)
-    newton = GaussNewton(both, parameters, residual, robust=robust, ridge=ridge, scales=scales, weights=weights)
+    newton = GaussNewton(
+        both, parameters, residual, robust=robust, ridge=ridge, rank=rank, scales=scales, weights=weights
+    )
     try:
         new = newton.fit(fit.table, TAUGHT, prior=fit.prior, say=say)
     except InputError:  # the fit is finite on its own samples, but not on all hard samples
