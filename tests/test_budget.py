@@ -98,7 +98,7 @@ def test_the_command_tells_its_plan_and_keeps_to_it(tmp_path, monkeypatch) -> No
     assert "within the budget: 10 samples to fit in 1 step, 8 that decide" in told
     card = ls.load_card("card.json")
     assert card.calls <= 900
-    for option in ("--held-out", "--iterations"):
+    for option in ("--held-out", "--iterations", "--rank"):
         assert f"{option} does nothing beside --budget" in error("calibrate", "garments", "--budget", 800, option, 8)
     both = error("calibrate", "garments", "--nfe", "4-6", "--budget", 9000, "--out", "book.json")
     assert "a budget is for one number of calls and one guidance scale" in both

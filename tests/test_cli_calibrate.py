@@ -61,6 +61,15 @@ def test_by_default_everything_is_fitted_together(shared: Path):
     assert "accepted" in shown or "this card holds the base: " in shown
 
 
+def test_a_rank_takes_fewer_calls_and_is_on_the_card(shared: Path):
+    for name, options in (("exact.json", ()), ("rank.json", ("--rank", 1))):
+        run("calibrate", shared / "plain", *FEW, "--nfe", 5, "--out", name, *options)
+    exact, rough = ls.load_card("exact.json"), ls.load_card("rank.json")
+    assert (exact.settings["rank"], rough.settings["rank"]) == (None, 1)
+    assert rough.calls < exact.calls
+    assert "method 'iia' does not know --rank" in error("calibrate", shared / "plain", "--method", "iia", "--rank", 2)
+
+
 @pytest.mark.slow
 def test_several_settings_make_one_book(book: Path):
     loaded = ls.load_book(book)

@@ -18,7 +18,7 @@ VALUES |= {"--solver": "ddim", "--negative": "blue", "--label": "1", "--batch-si
 VALUES |= {"--prompts": "prompts.txt"}
 VALUES |= {"--calibration-samples": "4", "--substeps": "2", "--features": "inception", "--real": "x.npz"}
 VALUES |= {"--today-sampler": "ddim", "--today-nfe": "9", "--guidance": "2", "--seed": "1", "--device": "cpu"}
-VALUES |= {"--samples": "32", "--batch": "4", "--held-out": "8", "--iterations": "2", "--method": "iia"}
+VALUES |= {"--samples": "32", "--batch": "4", "--held-out": "8", "--iterations": "2", "--method": "iia", "--rank": "2"}
 #: Options without a value.
 FLAGS = ("--compare", "--any-model", "--decoded", "--quick")
 #: Cases as arguments of a command. The cards are read after the options.

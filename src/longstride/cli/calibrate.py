@@ -58,6 +58,15 @@ def calibrate(
         option("Network calls or time to spend: 2000, 90s, 20min; starts from universal tables.", "BUDGET", QUALITY),
     ] = None,
     iterations: Annotated[int | None, option("Most steps of gauss_newton.", "N", QUALITY, min=1)] = None,
+    rank: Annotated[
+        int | None,
+        option(
+            "Directions per level in which gauss_newton differentiates; fewer calls; default: exact.",
+            "N",
+            QUALITY,
+            min=1,
+        ),
+    ] = None,
     batch: Annotated[
         int | None,
         option("Samples that are fitted; 96, up to 6 calls 128; iia, global 16.", "N", QUALITY, min=1),
@@ -116,7 +125,7 @@ def calibrate(
     whole = pipeline or prompts is not None
     cases: list[Case] = ["pipeline" if whole else "network"]
     refuse_unread(ctx, [*cases, "budget"] if budget is not None else cases)
-    settings: dict[str, object] = {"iterations": iterations, "window": window, "ridge": ridge}
+    settings: dict[str, object] = {"iterations": iterations, "rank": rank, "window": window, "ridge": ridge}
     settings |= {"directions": directions, "r": r, "substeps": substeps, "fine": fine}
     wanted = Wanted(
         model=model,

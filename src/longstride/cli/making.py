@@ -190,7 +190,7 @@ def check_settings(wanted: Wanted) -> None:
 
 
 #: Options that some methods have and others have not.
-_OPTIONS = ("iterations", "window", "ridge", "directions", "r", "substeps", "fine")
+_OPTIONS = ("iterations", "rank", "window", "ridge", "directions", "r", "substeps", "fine")
 
 
 def _tell(wanted: Wanted) -> None:

@@ -54,7 +54,7 @@ UNREAD: dict[str, tuple[Unread, ...]] = {
             "for a whole pipeline: its own scheduler chooses the levels",
         ),
         Unread("pipeline", ("solver",), "for a whole pipeline: its calibration starts from DDIM on its levels"),
-        Unread("budget", ("batch", "held_out", "iterations", "method"), "beside --budget, which chooses them"),
+        Unread("budget", ("batch", "held_out", "iterations", "rank", "method"), "beside --budget, which chooses them"),
     ),
     "recalibrate": (
         Unread(
