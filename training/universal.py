@@ -227,7 +227,7 @@ def main() -> None:
         return
     if given.action == "ranks":
         out, arms = given.out or RESULTS / "ranks.json", universal_starts.RANKS
-        names = given.names or ("wine", "flower", "china", "small_digits")
+        names = given.names or ("wine", "flower", "china", "small_digits", "hsc32")
         universal_starts.measure(given.calls, left_out, WORK / "samples", out, names, given.draws, arms)
         return
     for nfe in given.calls if given.action == "spread" else ():

@@ -23,7 +23,7 @@ from longstride.errors import InputError
 __all__ = ["LADDER", "Plan", "plan_for"]
 
 #: A reference solution has at least so many steps per network call of the table: a table is fitted to its errors, too.
-_FINER = 3
+_FINER = 4
 #: Trials of a step, and fitted samples that rank the universal tables: so many in place of the default's.
 _TRIALS, _RANKED = 2, 4
 #: Directions per level in which the network is differentiated, on few samples and on more: the calls that exact
