@@ -61,21 +61,24 @@ def measure(
             line = results.setdefault(name, {}).setdefault(str(nfe), {})
             if (core := own.get((w, member.dark))) is None:
                 continue
-            if "universal" not in line:
-                line["universal"] = _errors(fresh.squared(fresh.core(core)))
+            before = fresh.squared(fresh.core(core))
+            line.setdefault("universal", _errors(before))
             for budget in BUDGETS:
                 key = "default" if math.isinf(budget) else f"{budget:.0f}"
                 if key not in line:
-                    line[key] = _calibrated(fresh, own, budget, nfe)
+                    line[key] = _calibrated(fresh, own, before, budget, nfe)
                     print(name, nfe, key, line[key], flush=True)
                     write_atomically(out, (json.dumps(results, indent=1) + "\n").encode())
 
 
-def _calibrated(fresh: Solved, cores: Mapping[tuple[float, bool], Core], budget: float, nfe: int) -> dict[str, Any]:
+def _calibrated(
+    fresh: Solved, cores: Mapping[tuple[float, bool], Core], before: Array, budget: float, nfe: int
+) -> dict[str, Any]:
     """Means over draws: geometric ones of errors, tails beside the universal table, and network calls.
 
     ``worse_2`` and ``worse_4`` are the shares of samples more than so many times as far off as with the universal table
-    that never saw the network, and ``largest`` is the largest error of a sample in any draw.
+    that never saw the network, whose squared errors are ``before``. ``largest`` is the largest error of a sample in any
+    draw.
     """
     member, model = fresh.member, fresh.model
     try:
@@ -83,8 +86,6 @@ def _calibrated(fresh: Solved, cores: Mapping[tuple[float, bool], Core], budget:
     except ValueError:
         return {"calls": 0}
     like = fresh.classical_table("ddim@log_snr", nfe)
-    (core,) = (core for (_, dark), core in cores.items() if dark == member.dark)
-    before = fresh.squared(fresh.core(core))
     found, far, calls, accepted = list[dict[str, Any]](), list[dict[str, float]](), list[int](), 0
     for draw in range(DRAWS):
         seeds = range(1000 * draw, 1000 * draw + plan.samples)

@@ -71,9 +71,8 @@ class LowRank:
             States ``(b, *)``, one per number that can move.
         """
         linear = _Linear(self, runs, parameters, steps, batch_size)
-        with np.errstate(
-            invalid="ignore", over="ignore"
-        ):  # a run beside the table may overflow: its ends are not finite
+        # A run beside the table may overflow: then its ends are not finite.
+        with np.errstate(invalid="ignore", over="ignore"):
             changes = steps[:, None] * linear.last()
         movable = np.flatnonzero(linear.free).tolist()
         return [(runs.end + linear.vectors.sum(changes[:, n])).to(runs.end) for n in movable]
